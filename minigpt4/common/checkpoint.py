@@ -1,0 +1,80 @@
+"""Checkpoints: written whole or not at all, read without running code, and checked key by key."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minigpt4.common.errors import CheckpointError
+from minigpt4.common.weights import read_tensors
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write `state` so that `path` is, at every moment, the old file or the new one, never a part.
+
+    Written beside its place, flushed to the disk, then renamed. The temporary file is removed if the
+    writing fails.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as MiniGPT-4 lays it out.
+
+    Returns:
+        A dict with at least `model` (key -> tensor); a bare dict of tensors is taken for the model.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    content = read_tensors(path)
+    if "model" not in content:
+        content = {"model": content}
+    if not all(torch.is_tensor(value) for value in content["model"].values()):
+        raise CheckpointError(f"{path}: `model` must hold tensors only")
+    return content
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+    """Copy tensors into parameters and buffers of the same names.
+
+    Strict in one direction: each tensor must have a place of its shape. That everything that should be
+    loaded was there is for the caller to check (`missing_keys`), who knows what may be absent.
+
+    Raises:
+        CheckpointError: naming the unexpected key or both shapes.
+    """
+    places = dict(module.named_parameters()) | dict(module.named_buffers())
+    for key, tensor in tensors.items():
+        if key not in places:
+            raise CheckpointError(f"{source}: unexpected key {key!r}, which the model does not have")
+        if places[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: {key} is {list(tensor.shape)}, the model wants {list(places[key].shape)}"
+            )
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            places[key].copy_(tensor)
+
+
+def require_keys(needed: set[str], found: Mapping[str, Any], *, source: str) -> None:
+    """Raise CheckpointError unless all `needed` keys are in `found`."""
+    missing = sorted(needed - set(found))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{source}: the key {missing[0]!r}{more} is missing")

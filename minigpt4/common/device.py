@@ -1,0 +1,60 @@
+"""Which device there is, and which number formats it is fast at."""
+
+import torch
+
+from minigpt4.common.errors import ConfigError, nearest
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """The device that was asked for, or the best there is: cuda, then mps, then cpu.
+
+    Raises:
+        ConfigError: if the device asked for is not there.
+    """
+    if name is None or str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {str(name)!r} is not a device (cuda, cuda:0, mps or cpu)") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {str(name)!r} is not there: {torch.cuda.device_count()} CUDA devices found"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' is not there")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products beat float32 here (on a CPU: AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def dtype_for(precision: str, device: torch.device, key: str) -> torch.dtype:
+    """The dtype that a precision key of the YAML means on this device.
+
+    16 bits are a wish for speed: where the device is slow at the format asked for (float16 on a CPU is
+    hundreds of times slower than float32), the nearest fast one is taken.
+
+    Raises:
+        ConfigError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{key}: unknown precision {precision!r}{nearest(str(precision), PRECISIONS)}")
+    if precision == "fp32":
+        return torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    if precision == "bf16" and not has_fast_bf16(device):
+        return torch.float16
+    return PRECISIONS[precision]

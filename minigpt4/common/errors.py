@@ -1,0 +1,26 @@
+"""Errors that are the user's to mend. The entry scripts print them as one line, without traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the message says where, what, and what would be right."""
+
+
+class ConfigError(UserError):
+    """A YAML key or a command-line argument cannot be used as it is."""
+
+
+class DataError(UserError):
+    """Shards, pictures or captions cannot be used as they are."""
+
+
+class CheckpointError(UserError):
+    """A file of weights cannot be used as it is, or does not fit the model."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name that looks most like `name`, else an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,77 @@
+"""How a turn is written for each family of language models: the one place where prompts are made.
+
+Training, evaluation and chat all take their text from a `PromptTemplate`, so that what a model is asked
+is spelled, space for space, as what it was trained on.
+"""
+
+from dataclasses import dataclass, replace
+
+from minigpt4.common.errors import ConfigError
+
+IMAGE_PLACEHOLDER = "<ImageHere>"
+IMAGE_TURN = f"<Img>{IMAGE_PLACEHOLDER}</Img> "
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A turn is `user` + what the user says + `assistant` + the reply + `end`.
+
+    Attributes:
+        user: what stands before the user's words.
+        assistant: what stands between them and the reply.
+        end: the end symbol of a reply; the model learns to write it and chat stops there.
+        next_turn: what stands between a reply and the next turn's `user` in a dialogue.
+        system: what stands before the first turn in a chat.
+    """
+
+    user: str = ""
+    assistant: str = ""
+    end: str = "\n"
+    next_turn: str = ""
+    system: str = ""
+
+    def turn(self, text: str) -> str:
+        """The prompt for one request, up to where the reply begins."""
+        return f"{self.user}{text}{self.assistant}"
+
+    def with_overrides(self, prompt_template: str | None, end_sym: str | None) -> "PromptTemplate":
+        """The same template with the YAML's `prompt_template` ("[INST] {} [/INST] ") and `end_sym`.
+
+        Raises:
+            ConfigError: if `prompt_template` has not exactly one `{}`.
+        """
+        changed = self
+        if prompt_template:
+            parts = prompt_template.split("{}")
+            if len(parts) != 2:
+                raise ConfigError(
+                    f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, where the request goes"
+                )
+            changed = replace(changed, user=parts[0], assistant=parts[1])
+        return changed if end_sym is None else replace(changed, end=end_sym)
+
+
+_GIVE_IMAGE = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide "
+    "it to you. Please answer my questions."
+)
+
+# Vicuna v0's reply ends where the next "###Human" begins, so a dialogue writes the sign once.
+VICUNA_V0 = PromptTemplate("###Human: ", " ###Assistant: ", end="###", system=_GIVE_IMAGE)
+# Later turns begin with BOS again, as LLaMA-2 was trained.
+LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="<s>")
+MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="<s>")
+GEMMA = PromptTemplate(
+    "<start_of_turn>user\n",
+    "<end_of_turn>\n<start_of_turn>model\n",
+    end="<end_of_turn>",
+    next_turn="<end_of_turn>\n",
+)
+CHATML = PromptTemplate(
+    "<|im_start|>user\n",
+    "<|im_end|>\n<|im_start|>assistant\n",
+    end="<|im_end|>",
+    next_turn="<|im_end|>\n",
+)
+# For language models that were never taught to chat: a caption ends with its line.
+PLAIN = PromptTemplate("", " ", end="\n", next_turn="\n")

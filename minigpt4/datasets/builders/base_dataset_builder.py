@@ -1,0 +1,82 @@
+"""From the `datasets:` section of a YAML to datasets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minigpt4.common.config import CONFIG_DIR, bind
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.processors.base_processor import BaseProcessor, build_processor
+
+
+class BaseDatasetBuilder:
+    """Holds what one entry of `datasets:` says; subclasses say which dataset that makes.
+
+    Args:
+        name: the entry's name, for messages.
+        build_info: where the data lies; `storage` is a pattern, a list, or a mapping split -> pattern.
+        batch_size: samples a batch on each device.
+        vis_processor, text_processor: mapping split -> processor section; a split without one takes
+            `train`'s.
+        sample_ratio: this dataset's share where several are mixed, relative to the others'.
+        data_type: the original's key; `images` is the only kind.
+    """
+
+    DATASET_CONFIG = ""  # path of the defaults below configs/datasets
+
+    def __init__(
+        self,
+        name: str,
+        build_info: Mapping[str, Any],
+        batch_size: int,
+        vis_processor: Mapping[str, Any] | None = None,
+        text_processor: Mapping[str, Any] | None = None,
+        sample_ratio: float = 1,
+        data_type: str = "images",
+    ) -> None:
+        self.where = f"datasets.{name}"
+        self.name = name
+        self.build_info = build_info
+        self.batch_size = batch_size
+        self.sample_ratio = sample_ratio
+        self._vis, self._text = vis_processor or {}, text_processor or {}
+        if data_type != "images":
+            raise ConfigError(f"{self.where}.data_type is {data_type!r}, only 'images' is known")
+        if batch_size < 1:
+            raise ConfigError(f"{self.where}.batch_size is {batch_size}, it must be 1 or more")
+
+    @classmethod
+    def default_config_path(cls) -> Path:
+        return CONFIG_DIR / "datasets" / cls.DATASET_CONFIG
+
+    @classmethod
+    def from_config(cls, name: str, cfg: Mapping) -> "BaseDatasetBuilder":
+        """Build from one entry of `datasets:`. Unknown keys raise ConfigError."""
+        arguments = bind(cls, {"name": name, **cfg}, where=f"datasets.{name}")
+        return cls(**arguments)
+
+    def vis_processor(self, split: str) -> BaseProcessor:
+        section = self._vis.get(split, self._vis.get("train"))
+        if section is None:
+            raise ConfigError(f"{self.where}.vis_processor.train is missing: please name an image processor")
+        return build_processor(section, f"{self.where}.vis_processor.{split}")
+
+    def text_processor(self, split: str) -> BaseProcessor:
+        section = self._text.get(split, self._text.get("train"))
+        return build_processor(section, f"{self.where}.text_processor.{split}")
+
+    def build_datasets(self, seed: int = 0) -> dict[str, Any]:
+        """Split name -> dataset."""
+        raise NotImplementedError
+
+
+def build_datasets(datasets_cfg: Mapping, seed: int) -> dict[str, tuple[BaseDatasetBuilder, dict]]:
+    """Everything in `datasets:`, in order: name -> (its builder, its datasets by split)."""
+    if not datasets_cfg:
+        raise ConfigError("the section `datasets` is missing or empty: please name at least one dataset")
+    built = {}
+    for name, section in datasets_cfg.items():
+        builder = registry.get_builder_class(name).from_config(name, section)
+        built[name] = (builder, builder.build_datasets(seed))
+    return built

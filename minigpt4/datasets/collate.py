@@ -1,0 +1,70 @@
+"""Samples to batches, inside the loader's workers, with a count of what had to be skipped."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+
+from minigpt4.common.errors import DataError
+from minigpt4.datasets.datasets.webdataset_stream import Bad
+
+# Fewer samples than this say nothing about a fraction.
+MIN_SEEN = 32
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Dicts of one sample each -> one dict: tensors stacked to [B, ...], the rest as lists."""
+    return {
+        key: torch.stack(values) if torch.is_tensor(values[0]) else values
+        for key in samples[0]
+        for values in [[sample[key] for sample in samples]]
+    }
+
+
+class BatchStream(IterableDataset):
+    """Batches out of a stream of samples and `Bad`s.
+
+    Each batch carries `bad`: reason -> how many were skipped since the batch before. Give it to a
+    DataLoader with `batch_size=None`.
+
+    Args:
+        stream: yields sample dicts and `Bad`s.
+        batch_size: samples a batch; the last of a finite stream may be smaller.
+        max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
+    """
+
+    def __init__(self, stream: Iterable, batch_size: int, max_bad_fraction: float = 0.5) -> None:
+        super().__init__()
+        self.stream = stream
+        self.batch_size = batch_size
+        self.max_bad_fraction = max_bad_fraction
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        samples: list[dict[str, Any]] = []
+        good, bad, unreported = 0, Counter(), Counter()
+        for item in self.stream:
+            if isinstance(item, Bad):
+                bad[item.reason] += 1
+                unreported[item.reason] += 1
+                if good + bad.total() >= MIN_SEEN:
+                    self._check(good, bad, item.where)
+                continue
+            good += 1
+            samples.append(item)
+            if len(samples) == self.batch_size:
+                yield collate(samples) | {"bad": dict(unreported)}
+                samples, unreported = [], Counter()
+        if bad:
+            self._check(good, bad, item.where if isinstance(item, Bad) else "the last shard")
+        if samples:
+            yield collate(samples) | {"bad": dict(unreported)}
+
+    def _check(self, good: int, bad: Counter, where: str) -> None:
+        if bad.total() > self.max_bad_fraction * (good + bad.total()):
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.most_common())
+            raise DataError(
+                f"{bad.total()} of {good + bad.total()} samples are bad ({reasons}; up to {where}), "
+                f"more than run.max_bad_fraction={self.max_bad_fraction} allows"
+            )

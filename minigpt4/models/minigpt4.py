@@ -1,0 +1,152 @@
+"""MiniGPT-4 (Zhu et al. 2023, arXiv:2304.10592): encoder, Q-Former, one linear layer, language model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.common.weights import read_tensors, resolve
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
+from minigpt4.models.vision import EVA_CLIP_G, visual_tokens
+
+BLIP2_URL = (
+    "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
+    "blip2_pretrained_flant5xxl.pth"
+)
+
+
+@registry.register_model("minigpt4")
+class MiniGPT4(MiniGPTBase):
+    """Of all this, stage 1 trains `llama_proj` alone.
+
+    Args (beside those of MiniGPTBase):
+        has_qformer: False joins the encoder's tokens, `patches_per_token` in a row, instead.
+        q_former_model: BLIP-2's file, with Q-Former, queries and `ln_vision`.
+        q_former_kwargs: overrides of the Q-Former's sizes.
+        freeze_qformer: whether Q-Former and queries stay as they are.
+        num_query_token: tokens an image becomes.
+        patches_per_token: without Q-Former, how many neighbours in raster order make one token; 4 as in
+            the original.
+    """
+
+    PRETRAINED_MODEL_CONFIG_DICT = {
+        "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
+        "pretrain_llama2": "models/minigpt4_llama2.yaml",
+        "tiny_llama": "models/minigpt4_tiny_llama.yaml",
+        "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
+        "smollm2": "models/minigpt4_smollm2.yaml",
+        "gemma3_270m": "models/minigpt4_gemma3_270m.yaml",
+    }
+    DEFAULT_MODEL_TYPE = "pretrain_vicuna0"
+
+    def __init__(
+        self,
+        vit_model: str = EVA_CLIP_G,
+        q_former_model: str = BLIP2_URL,
+        image_size: int = 224,
+        drop_path_rate: float = 0.0,
+        use_grad_checkpoint: bool = False,
+        vit_precision: str = "fp16",
+        freeze_vit: bool = True,
+        has_qformer: bool = True,
+        freeze_qformer: bool = True,
+        num_query_token: int = 32,
+        llama_model: str = "",
+        prompt_path: str = "",
+        prompt_template: str | None = None,
+        max_txt_len: int = 32,
+        max_context_len: int = 3800,
+        end_sym: str | None = None,
+        low_resource: bool = False,
+        vit_weights: str | None = None,
+        vit_kwargs: dict[str, Any] | None = None,
+        q_former_kwargs: dict[str, Any] | None = None,
+        patches_per_token: int = 4,
+        llm_backbone: str = "auto",
+        llm_precision: str = "bf16",
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(
+            vit_model=vit_model,
+            vit_weights=vit_weights,
+            vit_kwargs=vit_kwargs,
+            vit_precision=vit_precision,
+            image_size=image_size,
+            drop_path_rate=drop_path_rate,
+            use_grad_checkpoint=use_grad_checkpoint,
+            freeze_vit=freeze_vit,
+            llama_model=llama_model,
+            llm_backbone=llm_backbone,
+            llm_precision=llm_precision,
+            low_resource=low_resource,
+            prompt_path=prompt_path,
+            prompt_template=prompt_template,
+            end_sym=end_sym,
+            max_txt_len=max_txt_len,
+            max_context_len=max_context_len,
+            device=device,
+        )
+        self.has_qformer = has_qformer
+        self.patches_per_token = patches_per_token
+        vision_width = self.visual_encoder.num_features
+        if has_qformer:
+            self.Qformer, self.query_tokens = build_qformer(num_query_token, vision_width, q_former_kwargs)
+            path = resolve(q_former_model, "model.q_former_model")
+            load_blip2(self, read_tensors(path), source=str(path))
+            if freeze_qformer:
+                self.freeze(self.Qformer)
+                self.query_tokens.requires_grad_(False)
+            image_tokens, width = num_query_token, self.query_tokens.shape[-1]
+        else:
+            image_tokens = self._count_joined_tokens()
+            width = vision_width * patches_per_token
+        self.llama_proj = nn.Linear(width, self.llama_model.config.get_text_config().hidden_size)
+        self._finish(image_tokens)
+
+    @torch.no_grad()
+    def _count_joined_tokens(self) -> int:
+        """How many tokens an image becomes without Q-Former; found by looking at an empty one."""
+        size = (1, 3, self.image_size, self.image_size)
+        patches = self._patches(self.visual_encoder, torch.zeros(size)).shape[1]
+        if patches % self.patches_per_token:
+            raise ConfigError(
+                f"model.patches_per_token is {self.patches_per_token}, which does not divide the encoder's "
+                f"{patches} tokens"
+            )
+        return patches // self.patches_per_token
+
+    @staticmethod
+    def _patches(encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        """The encoder's tokens without the class token."""
+        return visual_tokens(encoder, image)[:, getattr(encoder, "num_prefix_tokens", 0) :]
+
+    def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P].
+
+        Frozen parts run in their own dtype whatever autocast says; the projection in its own (float32
+        in training), so that its gradient is exact.
+        """
+        image = self._normalized(image)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.has_qformer:
+                tokens = self._query(self.ln_vision(visual_tokens(self.visual_encoder, image)))
+            else:
+                patches = self.ln_vision(self._patches(self.visual_encoder, image))
+                count, number, width = patches.shape
+                tokens = patches.reshape(
+                    count, number // self.patches_per_token, width * self.patches_per_token
+                )
+        embeds = self.llama_proj(tokens.to(self.llama_proj.weight.dtype))
+        return embeds, torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+
+    def _query(self, vision: torch.Tensor) -> torch.Tensor:
+        """Encoder tokens [N, patches, width] -> query tokens [N, P, hidden]."""
+        dtype = self.Qformer.layernorm.weight.dtype
+        queries = self.query_tokens.to(dtype).expand(len(vision), -1, -1)
+        return self.Qformer(query_embeds=queries, encoder_hidden_states=vision.to(dtype)).last_hidden_state
+
+    def checkpoint_key(self, name: str) -> str:
+        return to_original_key(name)

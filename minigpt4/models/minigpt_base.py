@@ -1,0 +1,322 @@
+"""Images into text: what MiniGPT-4 and MiniGPT-v2 share.
+
+Shapes: B batch, N images of the whole batch, P tokens an image, T text and image tokens, D width of the
+language model, V its vocabulary.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import nn
+
+from minigpt4 import __version__
+from minigpt4.common.device import dtype_for, pick_device
+from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.weights import require_value
+from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
+from minigpt4.models.base_model import BaseModel
+from minigpt4.models.llm import adds_bos, load_language_model, reply_end_ids
+from minigpt4.models.prompting import PromptEncoder, TokenBatch
+from minigpt4.models.vision import build_vision_encoder, image_statistics
+from minigpt4.processors.blip_processors import normalize
+
+# Since transformers 5.4 an image token must be what the first layer sees; see DESIGN and `checkpoint_meta`.
+EMBEDDING_CONVENTION = "first_layer_input"
+
+
+class MiniGPTBase(BaseModel):
+    """A vision encoder and a language model. Subclasses add what lies between, and `encode_img`.
+
+    Args:
+        vit_model, vit_weights, vit_kwargs, image_size, drop_path_rate, use_grad_checkpoint: see
+            `build_vision_encoder`.
+        vit_precision: fp16, bf16 or fp32, for the frozen encoder and Q-Former; what is trained is fp32.
+        freeze_vit: whether the encoder and its `ln_vision` stay as they are.
+        llama_model, llm_backbone, llm_precision: see `load_language_model`.
+        low_resource: True is the original's way to say `llm_precision: 8bit`.
+        prompt_path: a file of prompts, one a line, of which training draws one a batch.
+        prompt_template: e.g. `[INST] {} [/INST] `; None takes the language model's own.
+        end_sym: what ends an answer; None takes the language model's own.
+        max_txt_len: longest answer in tokens.
+        max_context_len: longest prompt in tokens.
+        device: where everything goes; None takes the best there is.
+    """
+
+    def __init__(
+        self,
+        *,
+        vit_model: str,
+        vit_weights: str | None,
+        vit_kwargs: dict[str, Any] | None,
+        vit_precision: str,
+        image_size: int,
+        drop_path_rate: float,
+        use_grad_checkpoint: bool,
+        freeze_vit: bool,
+        llama_model: str,
+        llm_backbone: str,
+        llm_precision: str,
+        low_resource: bool,
+        prompt_path: str,
+        prompt_template: str | None,
+        end_sym: str | None,
+        max_txt_len: int,
+        max_context_len: int,
+        device: str | torch.device | None,
+    ) -> None:
+        super().__init__()
+        target = pick_device(device)
+        self.vit_dtype = dtype_for(vit_precision, target, "model.vit_precision")
+        self.image_size = image_size
+        prompts = _read_prompts(prompt_path)
+        require_value(llama_model, "model.llama_model")
+
+        self.visual_encoder = build_vision_encoder(
+            vit_model,
+            image_size,
+            vit_weights=vit_weights,
+            vit_kwargs=vit_kwargs,
+            drop_path_rate=drop_path_rate,
+            use_grad_checkpoint=use_grad_checkpoint,
+        )
+        self.ln_vision = nn.LayerNorm(self.visual_encoder.num_features)
+        if freeze_vit:
+            self.freeze(self.visual_encoder)
+            self.freeze(self.ln_vision)
+        mean, std = image_statistics(self.visual_encoder)
+        self.register_buffer("image_mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std), persistent=False)
+
+        self.llama_model, self.llama_tokenizer, backbone = load_language_model(
+            llama_model, llm_backbone, "8bit" if low_resource else llm_precision, target
+        )
+        self.freeze(self.llama_model)
+        self.template = backbone.template.with_overrides(prompt_template, end_sym)
+        self.prompt_list = [self.template.turn(prompt) for prompt in prompts]
+        self._ids = {
+            "vit_model": vit_model,
+            "llama_model": str(llama_model).rstrip("/").rsplit("/", 1)[-1],
+            "llm_backbone": backbone.name,
+        }
+        self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
+        self._target_device = target
+
+    def _finish(self, image_tokens: int) -> None:
+        """Called by subclasses once everything is built: settle dtypes and device, and the prompts."""
+        for module in (self.visual_encoder, self.ln_vision, getattr(self, "Qformer", None)):
+            if module is not None:
+                frozen = module in self._frozen
+                module.to(self._target_device, self.vit_dtype if frozen else torch.float32)
+        # All but the language model, which is where it belongs already (and may be quantised).
+        for name, child in self.named_children():
+            if name != "llama_model":
+                child.to(self._target_device)
+        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+            tensor.data = tensor.data.to(self._target_device)
+        self.stop_ids = reply_end_ids(self.llama_model, self.llama_tokenizer, self.template.end)
+        self.prompts = PromptEncoder(
+            self.llama_tokenizer,
+            self.llama_tokenizer.bos_token_id if adds_bos(self.llama_tokenizer) else None,
+            image_tokens,
+            self.template.end,
+            self.max_txt_len,
+            self.max_context_len,
+        )
+
+    # ------------------------------------------------------------------ images
+
+    def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P]."""
+        raise NotImplementedError
+
+    def _normalized(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels are normalised here, on the device; floats are taken to be so already."""
+        image = image.to(self.device, non_blocking=True)
+        if image.dtype == torch.uint8:
+            image = normalize(image, self.image_mean, self.image_std)
+        return image.to(next(self.visual_encoder.parameters()).dtype)
+
+    # ------------------------------------------------------------------ text with images in it
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
+        return self.llama_model.get_input_embeddings()(ids)
+
+    def _embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
+        """Text embeddings with image embeddings [N, P, D] in their places -> [B, T, D]."""
+        embeds = self.embed_tokens(tokens.ids)
+        if images is None:
+            return embeds
+        batch, length, width = embeds.shape
+        flat = embeds.reshape(batch * length, width)
+        images = images.reshape(-1, width).to(flat.dtype)
+        return flat.index_copy(0, tokens.image_index, images).view(batch, length, width)
+
+    def get_context_emb(self, prompt: str, img_list: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A prompt with IMAGE_PLACEHOLDERs and its images' embeddings [1, P, D] each -> [1, T, D]."""
+        _check_image_count(prompt, len(img_list))
+        tokens = self.prompts.encode([prompt]).to(self.device)
+        return self._embed(tokens, torch.cat(list(img_list)) if img_list else None)
+
+    def _training_prompts(self, samples: dict[str, Any]) -> list[str]:
+        """The text around each sample's image: its own instruction, a prompt of the list, or nothing."""
+        batch = len(samples["answer"])
+        if "instruction_input" in samples:
+            return list(samples["instruction_input"])
+        if self.prompt_list:
+            return [random.choice(self.prompt_list)] * batch
+        return [IMAGE_PLACEHOLDER] * batch
+
+    # ------------------------------------------------------------------ loss
+
+    def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
+        """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
+
+        Only target positions go through the head, so no logits are built where there is no label.
+        """
+        prompts = self._training_prompts(samples)
+        image = samples["image"]
+        if image.ndim == 5:  # several images a sample: [B, images, 3, H, W]
+            image = image.flatten(0, 1)
+        _check_image_count("".join(prompts), len(image))
+        tokens = self.prompts.encode(prompts, samples["answer"]).to(self.device)
+        images, _ = self.encode_img(image)
+        hidden = self.llama_model.get_decoder()(
+            inputs_embeds=self._embed(tokens, images),
+            attention_mask=tokens.attention_mask,
+            use_cache=False,
+        ).last_hidden_state
+        logits = self._logits(hidden.flatten(0, 1).index_select(0, tokens.target_index))
+        return F.cross_entropy(logits, tokens.target_ids, reduction="none"), tokens
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
+        logits = self.llama_model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.llama_model.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def forward(self, samples: dict[str, Any], reduction: str = "mean") -> dict[str, torch.Tensor]:
+        """The loss of a batch.
+
+        Args:
+            samples: `image` [B, 3, H, W] or [B, images, 3, H, W], `answer` (list of str), and optionally
+                `instruction_input` (list of str with `<Img><ImageHere></Img>` where an image goes).
+            reduction: `mean` over target tokens; `none` for one loss a sample, averaged over the padded
+                length of the batch as the original does.
+        """
+        losses, tokens = self.token_losses(samples)
+        if reduction == "mean":
+            return {"loss": losses.mean()}
+        batch, length = tokens.ids.shape
+        sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
+        return {"loss": sums / (length - 1)}
+
+    # ------------------------------------------------------------------ generation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        images: torch.Tensor | None,
+        texts: Sequence[str],
+        num_beams: int = 1,
+        max_new_tokens: int = 20,
+        min_length: int = 1,
+        top_p: float = 0.9,
+        repetition_penalty: float = 1.0,
+        length_penalty: float = 1.0,
+        temperature: float = 1.0,
+        do_sample: bool = False,
+    ) -> list[str]:
+        """Answer a batch of prompts, each with its images.
+
+        Args:
+            images: [N, 3, H, W] for all IMAGE_PLACEHOLDERs of `texts` in order; None without any.
+            texts: whole prompts, as `template.turn` writes them.
+
+        Returns:
+            One reply a prompt, without its end symbol and surrounding white space.
+        """
+        _check_image_count("".join(texts), 0 if images is None else len(images))
+        tokens = self.prompts.encode(texts, pad_left=True).to(self.device)
+        embeds = None if images is None else self.encode_img(images)[0]
+        sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
+        ids = self.llama_model.generate(
+            inputs_embeds=self._embed(tokens, embeds),
+            attention_mask=tokens.attention_mask,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_length,
+            repetition_penalty=repetition_penalty,
+            length_penalty=length_penalty,
+            do_sample=do_sample,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.stop_ids[0],
+            **sampling,
+        )
+        return [self._reply(row) for row in ids]
+
+    def _reply(self, ids: torch.Tensor) -> str:
+        """Generated ids -> text, up to the first end of a reply."""
+        kept = []
+        for token in ids.tolist():
+            if token in self.stop_ids:
+                break
+            kept.append(token)
+        text = self.llama_tokenizer.decode(kept, skip_special_tokens=True)
+        end = self.template.end
+        return (text.split(end)[0] if end.strip() else text).strip()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        return {
+            **self._ids,
+            "llm_width": self.llama_model.config.get_text_config().hidden_size,
+            "llm_vocabulary": self.llama_model.config.get_text_config().vocab_size,
+            "image_size": self.image_size,
+            "embedding_convention": EMBEDDING_CONVENTION,
+            "template": vars(self.template),
+            "versions": {
+                "minigpt4": __version__,
+                "torch": torch.__version__.split("+")[0],
+                "transformers": transformers.__version__,
+            },
+        }
+
+    def check_meta(self, meta: dict[str, Any], source: str) -> None:
+        """A projection fits one language model only; say so before shapes clash somewhere deep."""
+        own = self.checkpoint_meta()
+        for key in ("llm_backbone", "llm_width", "llm_vocabulary", "embedding_convention"):
+            if key in meta and meta[key] != own[key]:
+                raise CheckpointError(
+                    f"{source} was trained for the language model {meta.get('llama_model')!r} "
+                    f"({key}: {meta[key]}), model.llama_model is {own['llama_model']!r} ({key}: {own[key]})"
+                )
+        if meta.get("vit_model", own["vit_model"]) != own["vit_model"]:
+            raise CheckpointError(
+                f"{source} was trained with model.vit_model {meta['vit_model']!r}, here it is {own['vit_model']!r}"
+            )
+
+
+def _read_prompts(path: str) -> list[str]:
+    """The prompts of a file, one a line; those without an image are left out, as in the original."""
+    if not path:
+        return []
+    file = Path(require_value(path, "model.prompt_path"))
+    if not file.is_file():
+        raise ConfigError(f"model.prompt_path: no file {path!r}")
+    prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if IMAGE_PLACEHOLDER in line]
+    if not prompts:
+        raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")
+    return prompts
+
+
+def _check_image_count(text: str, images: int) -> None:
+    wanted = text.count(IMAGE_PLACEHOLDER)
+    if wanted != images:
+        raise ValueError(f"the prompts have {wanted} {IMAGE_PLACEHOLDER}, but {images} images were given")

@@ -1,0 +1,98 @@
+"""BLIP-2's processors, as MiniGPT-4 uses them: a plain square resize, and captions in small letters."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minigpt4.common.registry import registry
+from minigpt4.processors.base_processor import BaseProcessor
+
+# The colour statistics CLIP (and so EVA-CLIP) was trained with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalize(
+    pixels: torch.Tensor, mean: Sequence[float] | torch.Tensor, std: Sequence[float] | torch.Tensor
+) -> torch.Tensor:
+    """uint8 [..., 3, H, W] -> float32 of the same shape, zero mean and unit variance per channel."""
+    mean, std = (torch.as_tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
+    return (pixels.float().div(255) - mean) / std
+
+
+class BlipImageBaseProcessor(BaseProcessor):
+    """Square bicubic resize and normalisation. No crop and no flip, in training neither (as MiniGPT-4).
+
+    Called directly it answers the original's normalised float32 tensor [3, H, W]. Datasets ask
+    `to_batch` instead: uint8, a quarter of the bytes, which the model normalises on its device with its
+    encoder's own statistics. A mean or std given in the YAML is honoured by normalising here.
+
+    Args:
+        image_size: side of the square, in pixels.
+        mean, std: per channel, for values in 0..1; CLIP's where not given.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.image_size = image_size
+        self.own_statistics = mean is not None or std is not None
+        self.mean = tuple(mean or CLIP_MEAN)
+        self.std = tuple(std or CLIP_STD)
+
+    def resize(self, image: Image.Image) -> torch.Tensor:
+        """A picture of any mode and size -> uint8 [3, image_size, image_size]."""
+        image = image.convert("RGB")
+        size = (self.image_size, self.image_size)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return normalize(self.resize(image), self.mean, self.std)
+
+    def to_batch(self, image: Image.Image) -> torch.Tensor:
+        """What a batch carries: uint8 [3, H, W], or the normalised floats where the YAML set mean or std."""
+        return self(image) if self.own_statistics else self.resize(image)
+
+
+@registry.register_processor("blip2_image_train")
+class Blip2ImageTrainProcessor(BlipImageBaseProcessor):
+    """As BlipImageBaseProcessor. `min_scale` and `max_scale` are the original's keys, unused there too."""
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        min_scale: float = 0.5,
+        max_scale: float = 1.0,
+    ) -> None:
+        super().__init__(image_size, mean, std)
+
+
+@registry.register_processor("blip2_image_eval")
+class Blip2ImageEvalProcessor(BlipImageBaseProcessor):
+    """As BlipImageBaseProcessor."""
+
+
+@registry.register_processor("blip_caption")
+class BlipCaptionProcessor(BaseProcessor):
+    """Small letters, BLIP's list of signs replaced by spaces, at most `max_words` words, after `prompt`."""
+
+    SIGNS = re.compile(r'[.!"()*#:;~]')
+
+    def __init__(self, prompt: str = "", max_words: int = 50) -> None:
+        self.prompt = prompt
+        self.max_words = max_words
+
+    def __call__(self, caption: str) -> str:
+        text = re.sub(r"\s{2,}", " ", self.SIGNS.sub(" ", caption.lower()))
+        words = text.rstrip("\n").strip(" ").split(" ")
+        return self.prompt + " ".join(words[: self.max_words])
