@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,6 +12,10 @@ from minigpt4.common.config import CONFIG_DIR, bind
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
 from minigpt4.common.weights import resolve
 
+# `arch` and `model_type` chose the class, `ckpt` is read below; `prompt` stands in the original's model
+# defaults and has no meaning there either.
+IGNORED_KEYS = ("arch", "model_type", "ckpt", "prompt")
+
 
 class BaseModel(nn.Module):
     """An nn.Module with frozen parts.
@@ -19,7 +23,7 @@ class BaseModel(nn.Module):
     Subclasses name their defaults in PRETRAINED_MODEL_CONFIG_DICT (model type -> YAML below configs/).
     """
 
-    PRETRAINED_MODEL_CONFIG_DICT: dict[str, str] = {}
+    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
     DEFAULT_MODEL_TYPE = ""
 
     def __init__(self) -> None:
@@ -31,7 +35,8 @@ class BaseModel(nn.Module):
         known = cls.PRETRAINED_MODEL_CONFIG_DICT
         if model_type not in known:
             raise ConfigError(
-                f"model.model_type: unknown {model_type!r}{nearest(str(model_type), known)} (known: {', '.join(known)})"
+                f"model.model_type: unknown {model_type!r}{nearest(str(model_type), known)} "
+                f"(known: {', '.join(known)})"
             )
         return CONFIG_DIR / known[model_type]
 
@@ -43,7 +48,7 @@ class BaseModel(nn.Module):
             ConfigError: for unknown keys, placeholders and paths that do not exist.
             CheckpointError: for weights that do not fit.
         """
-        arguments = bind(cls, cfg, where="model", ignore=("arch", "model_type", "ckpt"))
+        arguments = bind(cls, cfg, where="model", ignore=IGNORED_KEYS)
         checkpoint = cfg.get("ckpt")
         path = resolve(checkpoint, "model.ckpt") if checkpoint else None
         model = cls(**{"device": device} | arguments)

@@ -65,7 +65,8 @@ def find_backbone(name: str, model_type: str) -> Backbone:
     if name != "auto":
         if name not in BACKBONES:
             raise ConfigError(
-                f"model.llm_backbone: unknown {name!r}{nearest(name, BACKBONES)} (known: auto, {', '.join(BACKBONES)})"
+                f"model.llm_backbone: unknown {name!r}{nearest(name, BACKBONES)} "
+                f"(known: auto, {', '.join(BACKBONES)})"
             )
         return BACKBONES[name]
     for backbone in BACKBONES.values():

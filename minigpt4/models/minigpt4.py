@@ -1,6 +1,6 @@
 """MiniGPT-4 (Zhu et al. 2023, arXiv:2304.10592): encoder, Q-Former, one linear layer, language model."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ class MiniGPT4(MiniGPTBase):
             the original.
     """
 
-    PRETRAINED_MODEL_CONFIG_DICT = {
+    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {
         "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
         "pretrain_llama2": "models/minigpt4_llama2.yaml",
         "tiny_llama": "models/minigpt4_tiny_llama.yaml",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -116,7 +117,7 @@ class MiniGPTBase(BaseModel):
         for name, child in self.named_children():
             if name != "llama_model":
                 child.to(self._target_device)
-        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+        for tensor in (*self._parameters.values(), *self._buffers.values()):
             tensor.data = tensor.data.to(self._target_device)
         self.stop_ids = reply_end_ids(self.llama_model, self.llama_tokenizer, self.template.end)
         self.prompts = PromptEncoder(
@@ -140,6 +141,13 @@ class MiniGPTBase(BaseModel):
         if image.dtype == torch.uint8:
             image = normalize(image, self.image_mean, self.image_std)
         return image.to(next(self.visual_encoder.parameters()).dtype)
+
+    def to_pixels(self, image: torch.Tensor) -> np.ndarray:
+        """[3, H, W], uint8 or normalised -> uint8 array [H, W, 3], for a person to look at."""
+        if image.dtype != torch.uint8:
+            std, mean = (b.cpu().view(3, 1, 1) for b in (self.image_std, self.image_mean))
+            image = (image.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+        return image.permute(1, 2, 0).cpu().numpy()
 
     # ------------------------------------------------------------------ text with images in it
 
@@ -171,6 +179,10 @@ class MiniGPTBase(BaseModel):
         if self.prompt_list:
             return [random.choice(self.prompt_list)] * batch
         return [IMAGE_PLACEHOLDER] * batch
+
+    def caption_prompt(self) -> str:
+        """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
+        return self.prompt_list[0] if self.prompt_list else IMAGE_PLACEHOLDER
 
     # ------------------------------------------------------------------ loss
 
@@ -299,7 +311,8 @@ class MiniGPTBase(BaseModel):
                 )
         if meta.get("vit_model", own["vit_model"]) != own["vit_model"]:
             raise CheckpointError(
-                f"{source} was trained with model.vit_model {meta['vit_model']!r}, here it is {own['vit_model']!r}"
+                f"{source} was trained with model.vit_model {meta['vit_model']!r}, "
+                f"here it is {own['vit_model']!r}"
             )
 
 

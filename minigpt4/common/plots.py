@@ -1,0 +1,58 @@
+"""Pictures of a run: its loss curve, and a grid of what it said."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+RIGHT, WRONG = "#1a7f37", "#b42318"
+
+
+def draw_loss(records: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Draw loss and learning rate over steps.
+
+    Args:
+        records: dicts with `step`, `loss` and `lr`, as the runner logs them.
+        path: a PNG file.
+    """
+    steps = [r["step"] for r in records]
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    axis.plot(steps, [r["loss"] for r in records], color="#2563eb", label="training loss")
+    axis.set(xlabel="step", ylabel="loss per token (nats)", yscale="log")
+    axis.grid(alpha=0.3)
+    rate = axis.twinx()
+    rate.plot(steps, [r["lr"] for r in records], color="#9ca3af", linestyle="--", label="learning rate")
+    rate.set_ylabel("learning rate")
+    handles = [line for a in (axis, rate) for line in a.get_lines()]
+    axis.legend(handles=handles, loc="upper right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_samples(samples: Sequence[dict[str, Any]], path: str | Path, columns: int = 4) -> None:
+    """Draw a grid of pictures with what the model said and what was true.
+
+    Args:
+        samples: dicts with `image` (uint8 array [H, W, 3]), `caption`, `truth`, `exact_match`.
+        path: a PNG file.
+    """
+    rows = -(-len(samples) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3 * columns, 3.4 * rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, sample in zip(axes.flat, samples, strict=False):
+        axis.imshow(np.asarray(sample["image"]))
+        said = "\n".join(textwrap.wrap(f"said: {sample['caption']}", 34))
+        true = "\n".join(textwrap.wrap(f"true: {sample['truth']}", 34))
+        colour = RIGHT if sample["exact_match"] else WRONG
+        axis.set_title(f"{said}\n{true}", fontsize=8, color=colour, loc="left")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,43 @@
+"""What every task is: how to build the parts, and one step of training."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from minigpt4.common.config import Config
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.datasets.builders import BaseDatasetBuilder, build_datasets
+from minigpt4.models.base_model import BaseModel
+
+
+def setup_task(cfg: Config) -> "BaseTask":
+    """The task that `run.task` names."""
+    if "task" not in cfg.run_cfg:
+        raise ConfigError("run.task is missing: please set it in the YAML, e.g. `image_text_pretrain`")
+    return registry.get_task_class(cfg.run_cfg.task)()
+
+
+class BaseTask:
+    """Builds model and datasets, and says what a step and an evaluation are."""
+
+    def build_datasets(self, cfg: Config) -> dict[str, tuple[BaseDatasetBuilder, dict]]:
+        """Name -> (builder, datasets by split)."""
+        return build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
+
+    def build_model(self, cfg: Config, device: str | torch.device | None = None) -> BaseModel:
+        model_class = registry.get_model_class(cfg.model_cfg.arch)
+        return model_class.from_config(cfg.model_cfg, device=device)
+
+    def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
+        """The loss of one batch, a scalar with a gradient."""
+        return model(samples)["loss"]
+
+    def evaluate(self, model: BaseModel, batches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One record a sample."""
+        raise NotImplementedError
+
+    def summarize(self, records: list[dict[str, Any]]) -> dict[str, float]:
+        """Records -> metrics by name."""
+        raise NotImplementedError

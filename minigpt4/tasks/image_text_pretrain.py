@@ -1,0 +1,110 @@
+"""Captions: the loss of true ones, and what the model says when nobody helps it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from minigpt4.common.registry import registry
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.tasks.base_task import BaseTask
+
+
+@registry.register_task("image_text_pretrain")
+class ImageTextPretrainTask(BaseTask):
+    """Stage 1 (and any other training on pictures with captions)."""
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        model: MiniGPTBase,
+        batches: Iterable[dict[str, Any]],
+        *,
+        shuffled: bool = False,
+        keep_images: int = 0,
+        total: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Caption pictures greedily, and take the loss of their true captions.
+
+        Args:
+            model: any model with `token_losses` and `generate`; it is left in the mode it was in.
+            batches: as `BatchStream` gives them.
+            shuffled: deal the pictures to wrong captions, which shows what the loss owes to looking.
+                Samples of a batch in which no other caption is found are left out.
+            keep_images: how many of the first records keep their pixels (uint8 array [H, W, 3]).
+            total: number of samples, for the progress bar.
+
+        Returns:
+            Dicts with `image_id`, `group`, `truth`, `caption`, `exact_match`, `loss` (nats a token),
+            `tokens`, and `image` where kept.
+        """
+        was_training = model.training
+        model.eval()
+        records: list[dict[str, Any]] = []
+        with tqdm(total=total, desc="evaluating", unit="picture", disable=None) as bar:
+            for samples in batches:
+                samples = deal_to_wrong_captions(samples) if shuffled else samples
+                if samples["answer"]:
+                    records += _records(model, samples, keep_images - len(records))
+                bar.update(len(samples["answer"]))
+        model.train(was_training)
+        return records
+
+    def summarize(self, records: list[dict[str, Any]]) -> dict[str, float]:
+        """Mean loss a token, exact match over all, and over each group where the data names groups."""
+        tokens = sum(r["tokens"] for r in records)
+        metrics = {
+            "samples": len(records),
+            "loss": sum(r["loss"] * r["tokens"] for r in records) / max(tokens, 1),
+            "exact_match": _share(records),
+        }
+        for group in sorted({r["group"] for r in records if r["group"]}):
+            metrics[f"exact_match_{group}"] = _share([r for r in records if r["group"] == group])
+        return metrics
+
+
+def _share(records: list[dict[str, Any]]) -> float:
+    return sum(r["exact_match"] for r in records) / max(len(records), 1)
+
+
+def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int) -> list[dict[str, Any]]:
+    truths = samples["answer"]
+    prompts = [model.caption_prompt()] * len(truths)
+    losses, tokens = model.token_losses(samples | {"instruction_input": prompts})
+    sums = losses.new_zeros(len(truths)).index_add(0, tokens.target_row, losses).tolist()
+    counts = Counter(tokens.target_row.tolist())
+    captions = model.generate(samples["image"], prompts, max_new_tokens=model.max_txt_len)
+    records = []
+    for row, (truth, caption) in enumerate(zip(truths, captions, strict=True)):
+        record = {
+            "image_id": samples["image_id"][row],
+            "group": samples["group"][row],
+            "truth": truth,
+            "caption": caption,
+            "exact_match": caption == truth,
+            "loss": sums[row] / counts[row],
+            "tokens": counts[row],
+        }
+        if row < keep:
+            record["image"] = model.to_pixels(samples["image"][row])
+        records.append(record)
+    return records
+
+
+def deal_to_wrong_captions(samples: dict[str, Any]) -> dict[str, Any]:
+    """Give each caption the picture of the next sample of the batch whose caption differs."""
+    answers = samples["answer"]
+    count = len(answers)
+    pairs = []
+    for row, answer in enumerate(answers):
+        others = ((row + step) % count for step in range(1, count))
+        other = next((o for o in others if answers[o] != answer), None)
+        if other is not None:
+            pairs.append((row, other))
+    dealt: dict[str, Any] = {
+        key: [values[row] for row, _ in pairs] for key, values in samples.items() if isinstance(values, list)
+    }
+    dealt["image"] = samples["image"][[other for _, other in pairs]]
+    return dealt
