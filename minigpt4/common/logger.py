@@ -21,6 +21,13 @@ def setup_logger(is_main: bool = True) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON for programs and people, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 class JsonLines:
     """Appends one JSON object a line; each line is on its way to the disk when `write` returns."""
 

@@ -50,9 +50,15 @@ def draw_samples(samples: Sequence[dict[str, Any]], path: str | Path, columns: i
         axis.axis("off")
     for axis, sample in zip(axes.flat, samples, strict=False):
         axis.imshow(np.asarray(sample["image"]))
-        said = "\n".join(textwrap.wrap(f"said: {sample['caption']}", 34))
-        true = "\n".join(textwrap.wrap(f"true: {sample['truth']}", 34))
+        title = f"{_wrapped('said', sample['caption'])}\n{_wrapped('true', sample['truth'])}"
         colour = RIGHT if sample["exact_match"] else WRONG
-        axis.set_title(f"{said}\n{true}", fontsize=8, color=colour, loc="left")
+        # An untrained model says anything, `$` signs that would be taken for formulas too.
+        axis.set_title(title, fontsize=8, color=colour, loc="left", parse_math=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _wrapped(label: str, text: str) -> str:
+    """A caption in a few short lines of printable characters."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "\n".join(textwrap.wrap(f"{label}: {printable}", 34, max_lines=3))

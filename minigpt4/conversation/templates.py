@@ -45,7 +45,8 @@ class PromptTemplate:
             parts = prompt_template.split("{}")
             if len(parts) != 2:
                 raise ConfigError(
-                    f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, where the request goes"
+                    f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, "
+                    "where the request goes"
                 )
             changed = replace(changed, user=parts[0], assistant=parts[1])
         return changed if end_sym is None else replace(changed, end=end_sym)

@@ -33,13 +33,21 @@ class BatchStream(IterableDataset):
         stream: yields sample dicts and `Bad`s.
         batch_size: samples a batch; the last of a finite stream may be smaller.
         max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
+        limit: stop after so many samples.
     """
 
-    def __init__(self, stream: Iterable, batch_size: int, max_bad_fraction: float = 0.5) -> None:
+    def __init__(
+        self,
+        stream: Iterable,
+        batch_size: int,
+        max_bad_fraction: float = 0.5,
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.stream = stream
         self.batch_size = batch_size
         self.max_bad_fraction = max_bad_fraction
+        self.limit = limit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         samples: list[dict[str, Any]] = []
@@ -56,6 +64,8 @@ class BatchStream(IterableDataset):
             if len(samples) == self.batch_size:
                 yield collate(samples) | {"bad": dict(unreported)}
                 samples, unreported = [], Counter()
+            if good == self.limit:
+                break
         if bad:
             self._check(good, bad, item.where if isinstance(item, Bad) else "the last shard")
         if samples:

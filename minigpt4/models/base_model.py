@@ -1,4 +1,4 @@
-"""What every model here can do: be built from YAML, keep frozen parts frozen, save and load what it trains."""
+"""What every model here can do: be built from YAML, keep frozen parts frozen, save what it trains."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -27,3 +27,36 @@ def build_processor(cfg: Mapping | None, where: str) -> BaseProcessor:
     if "name" not in plain(cfg):
         raise ConfigError(f"{where}.name is missing (known: {', '.join(registry.list_processors())})")
     return registry.get_processor_class(cfg["name"]).from_config(cfg, where)
+
+
+def processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProcessor:
+    """The processor of one split; a split that has none of its own takes `train`'s."""
+    by_split = by_split or {}
+    chosen = split if split in by_split else "train"
+    return build_processor(by_split.get(chosen), f"{where}.{chosen}")
+
+
+def processors_of(datasets: Mapping[str, Mapping], split: str) -> tuple[BaseProcessor, BaseProcessor]:
+    """The image and the caption processor of a config's first dataset, for pictures from elsewhere.
+
+    Args:
+        datasets: the section `datasets:`.
+        split: as in `processor_for`.
+
+    Raises:
+        ConfigError: if there is no dataset, or it names no image processor.
+    """
+    if not datasets:
+        raise ConfigError("the section `datasets` is missing or empty: its image processor is needed")
+    name, section = next(iter(datasets.items()))
+    return (
+        image_processor_for(section.get("vis_processor"), split, f"datasets.{name}.vis_processor"),
+        processor_for(section.get("text_processor"), split, f"datasets.{name}.text_processor"),
+    )
+
+
+def image_processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProcessor:
+    """As `processor_for`, but one must be named: a picture cannot be batched as it is."""
+    if not by_split:
+        raise ConfigError(f"{where}.train is missing: please name an image processor")
+    return processor_for(by_split, split, where)

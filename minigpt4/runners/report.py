@@ -1,10 +1,10 @@
 """What a run leaves behind for people: `report.json`, two pictures and a table."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.logger import write_json
 from minigpt4.common.plots import draw_loss, draw_samples
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ def write_report(
         history: the log's records.
         records: the evaluation's; those with an `image` are drawn.
     """
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", report)
     draw_loss(history, folder / "loss.png")
     drawn = [record for record in records if "image" in record]
     if drawn:

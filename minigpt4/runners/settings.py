@@ -73,7 +73,8 @@ class RunSettings:
         for key in ("init_lr", "min_lr", "warmup_lr", "weight_decay", "grad_clip"):
             if isinstance(getattr(self, key), str):
                 raise ConfigError(
-                    f"run.{key} is the text {getattr(self, key)!r}, not a number (YAML wants 1.0e-4, not 1e-4)"
+                    f"run.{key} is the text {getattr(self, key)!r}, not a number "
+                    "(YAML wants 1.0e-4, not 1e-4)"
                 )
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"run.max_bad_fraction is {self.max_bad_fraction}, it must be from 0 to 1")

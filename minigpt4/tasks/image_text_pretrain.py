@@ -1,5 +1,6 @@
 """Captions: the loss of true ones, and what the model says when nobody helps it."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,8 @@ from tqdm import tqdm
 from minigpt4.common.registry import registry
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.tasks.base_task import BaseTask
+
+log = logging.getLogger(__name__)
 
 
 @registry.register_task("image_text_pretrain")
@@ -43,13 +46,17 @@ class ImageTextPretrainTask(BaseTask):
         was_training = model.training
         model.eval()
         records: list[dict[str, Any]] = []
+        bad: Counter[str] = Counter()
         with tqdm(total=total, desc="evaluating", unit="picture", disable=None) as bar:
             for samples in batches:
+                bad.update(samples.pop("bad", {}))
                 samples = deal_to_wrong_captions(samples) if shuffled else samples
                 if samples["answer"]:
                     records += _records(model, samples, keep_images - len(records))
                 bar.update(len(samples["answer"]))
         model.train(was_training)
+        if bad:
+            log.warning("samples skipped: %s", dict(bad))
         return records
 
     def summarize(self, records: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from minigpt4.common.config import CONFIG_DIR, bind
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.processors.base_processor import BaseProcessor, build_processor
+from minigpt4.processors.base_processor import BaseProcessor, image_processor_for, processor_for
 
 
 class BaseDatasetBuilder:
@@ -57,14 +57,12 @@ class BaseDatasetBuilder:
         return cls(**arguments)
 
     def vis_processor(self, split: str) -> BaseProcessor:
-        section = self._vis.get(split, self._vis.get("train"))
-        if section is None:
-            raise ConfigError(f"{self.where}.vis_processor.train is missing: please name an image processor")
-        return build_processor(section, f"{self.where}.vis_processor.{split}")
+        """The image processor of a split."""
+        return image_processor_for(self._vis, split, f"{self.where}.vis_processor")
 
     def text_processor(self, split: str) -> BaseProcessor:
-        section = self._text.get(split, self._text.get("train"))
-        return build_processor(section, f"{self.where}.text_processor.{split}")
+        """The caption processor of a split."""
+        return processor_for(self._text, split, f"{self.where}.text_processor")
 
     def build_datasets(self, seed: int = 0) -> dict[str, Any]:
         """Split name -> dataset."""
