@@ -23,6 +23,8 @@ class BaseModel(nn.Module):
     Subclasses name their defaults in PRETRAINED_MODEL_CONFIG_DICT (model type -> YAML below configs/).
     """
 
+    # Parts whose weights have a file of their own: `ckpt` may leave them out even where they are trained.
+    LOADED_ELSEWHERE: tuple[str, ...] = ()
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
     DEFAULT_MODEL_TYPE = ""
 
@@ -53,7 +55,7 @@ class BaseModel(nn.Module):
         path = resolve(checkpoint, "model.ckpt") if checkpoint else None
         model = cls(**{"device": device} | arguments)
         if path is not None:
-            model.load_checkpoint(path)
+            model.load_checkpoint(path, allow_missing=cls.LOADED_ELSEWHERE)
         return model
 
     @property
@@ -90,8 +92,12 @@ class BaseModel(nn.Module):
             if parameter.requires_grad
         }
 
-    def load_checkpoint(self, path: str | Path) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, allow_missing: tuple[str, ...] = ()) -> dict[str, Any]:
         """Load the `model` part of a checkpoint and return the whole of it.
+
+        Args:
+            path: the file.
+            allow_missing: beginnings of keys that need not be in it.
 
         Raises:
             CheckpointError: if it is no checkpoint, lacks a trainable tensor, has one the model does not
@@ -103,7 +109,8 @@ class BaseModel(nn.Module):
         for key in checkpoint["model"]:
             if key not in own:
                 raise CheckpointError(f"{path}: unexpected key {key!r}{nearest(key, own)}")
-        require_keys(set(self.trainable_state_dict()), checkpoint["model"], source=str(path))
+        needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
+        require_keys(needed, checkpoint["model"], source=str(path))
         tensors = {own[key]: value for key, value in checkpoint["model"].items()}
         load_into(self, tensors, source=str(path))
         return checkpoint

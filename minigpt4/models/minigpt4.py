@@ -32,6 +32,7 @@ class MiniGPT4(MiniGPTBase):
             the original.
     """
 
+    LOADED_ELSEWHERE = ("visual_encoder.", "ln_vision.", "Qformer.", "query_tokens")
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {
         "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
         "pretrain_llama2": "models/minigpt4_llama2.yaml",
