@@ -1,0 +1,184 @@
+"""train.py's parts, end to end at small sizes: what a run writes, repeats, resumes and refuses."""
+
+import argparse
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dataset.shapes.make_shards import write_split
+from minigpt4.common.config import Config
+from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.runners.report import report_table
+from minigpt4.tasks import setup_task
+from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
+from tests.conftest import golden_model_config
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_split(folder / "train", "train", 40, seed=0, samples_per_shard=20)
+    write_split(folder / "test", "test", 10, seed=0, samples_per_shard=10)
+    return folder
+
+
+def run_config(shards: Path, output: Path, **run: Any) -> Config:
+    """The config of a short run of the golden model on shapes, by way of a YAML file."""
+    model = golden_model_config(model_type="pretrain_llama2")
+    del model["ckpt"]
+    processors = {
+        "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 56}},
+        "text_processor": {"train": {"name": "blip_caption"}},
+    }
+    storage = {"train": f"{shards}/train/{{00000..00001}}.tar", "test": f"{shards}/test/00000.tar"}
+    settings = {
+        "task": "image_text_pretrain",
+        "max_epoch": 2,
+        "iters_per_epoch": 4,
+        "init_lr": 0.01,
+        "log_freq": 2,
+        "num_workers": 0,
+        "device": "cpu",
+        "amp": False,
+        "output_dir": str(output),
+    }
+    content = {
+        "model": model,
+        "datasets": {"cc_sbu": {"batch_size": 4, "build_info": {"storage": storage}, **processors}},
+        "run": settings | run,
+    }
+    path = shards / f"{output.name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Config(argparse.Namespace(cfg_path=path, options=[]))
+
+
+def train(cfg: Config) -> tuple[dict[str, Any], Any]:
+    task = setup_task(cfg)
+    datasets = task.build_datasets(cfg)
+    torch.manual_seed(cfg.run_cfg.get("seed", 42))
+    model = task.build_model(cfg, device=cfg.run_cfg.device)
+    runner = registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
+    return runner.train(), runner
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves_behind(shards: Path, tmp_path: Path) -> None:
+    report, runner = train(run_config(shards, tmp_path / "job", test_splits=["test"]))
+    assert {p.name for p in (tmp_path / "job").iterdir()} == {
+        *("checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_latest.pth"),
+        *("log.jsonl", "loss.png", "samples.png", "report.json"),
+    }
+    assert json.loads((tmp_path / "job" / "report.json").read_text()) == report
+    assert report["trainable_parameters"] == 48 * 64 + 64
+    assert report["samples"] == 10
+    assert {"exact_match_one_object", "exact_match_two_objects", "loss"} <= report.keys()
+    assert report["before"].keys() == {k for k in report if k.startswith("exact_match")} | {
+        "loss",
+        "samples",
+    }
+    assert report["loss"] < report["before"]["loss"]
+    assert "exact match one object" in report_table(report)
+
+    checkpoint = torch.load(tmp_path / "job" / "checkpoint_latest.pth", weights_only=True)
+    assert checkpoint["model"].keys() == {"llama_proj.weight", "llama_proj.bias"}
+    assert torch.equal(checkpoint["model"]["llama_proj.weight"], runner.bare_model.llama_proj.weight)
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 8)
+    assert checkpoint["meta"]["llm_width"] == 64
+    assert checkpoint["config"]["run"]["init_lr"] == 0.01
+
+    log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
+
+
+def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path: Path) -> None:
+    _, first = train(run_config(shards, tmp_path / "a"))
+    _, again = train(run_config(shards, tmp_path / "b"))
+    train(run_config(shards, tmp_path / "other", seed=7))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "other")
+    assert torch.equal(first.bare_model.llama_proj.weight, again.bare_model.llama_proj.weight)
+
+
+def test_accumulation_averages_the_gradients(shards: Path, tmp_path: Path) -> None:
+    """Two batches accumulated step like one batch of both: the loss is divided, unlike in the original."""
+    cfg = run_config(
+        shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0, iters_per_epoch=2, max_epoch=1
+    )
+    task = setup_task(cfg)
+    torch.manual_seed(0)
+    model = task.build_model(cfg, device="cpu")
+    expected = torch.zeros_like(model.llama_proj.weight)
+    runner = registry.get_runner_class("runner_base")(
+        cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
+    )
+    batches = list(islice(runner._train_batches(), 2))
+    for samples in batches:
+        del samples["bad"]
+        (gradient,) = torch.autograd.grad(model(samples)["loss"], [model.llama_proj.weight])
+        expected += gradient / 2
+    seen = []
+    runner.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(model.llama_proj.weight.grad.clone())
+    )
+    for samples in batches:
+        runner._step(samples)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+
+
+def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:
+    train(run_config(shards, tmp_path / "job", max_epoch=1))
+    checkpoint = tmp_path / "job" / "checkpoint_0.pth"
+    _, runner = train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(checkpoint)))
+    log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
+    state = runner.optimizer.state_dict()["state"][0]
+    assert state["step"] == 8
+    torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match=r"has no 'optimizer', it cannot be resumed"):
+        train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(tmp_path / "bare.pth")))
+
+
+def test_an_earlier_run_is_kept(shards: Path, tmp_path: Path) -> None:
+    train(run_config(shards, tmp_path / "job", max_epoch=1))
+    before = (tmp_path / "job" / "checkpoint_0.pth").read_bytes()
+    train(run_config(shards, tmp_path / "job", max_epoch=1, seed=1))
+    assert (tmp_path / "job.1" / "checkpoint_0.pth").read_bytes() == before
+    assert (tmp_path / "job" / "checkpoint_0.pth").read_bytes() != before
+
+
+def test_a_frozen_model_is_refused_and_splits_must_exist(shards: Path, tmp_path: Path) -> None:
+    cfg = run_config(shards, tmp_path / "job", test_splits=["validation"])
+    with pytest.raises(ConfigError, match=r"run.test_splits: datasets.cc_sbu has no split 'validation'"):
+        train(cfg)
+    task = setup_task(cfg)
+    model = task.build_model(cfg, device="cpu").requires_grad_(False)
+    with pytest.raises(ConfigError, match="nothing is trained"):
+        registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets={})
+
+
+def test_the_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:
+    cfg = run_config(shards, tmp_path / "job")
+    missing = [f"{shards}/train/00000.tar", f"{shards}/train/99999.tar"]
+    cfg.config.datasets.cc_sbu.build_info.storage.train = missing
+    report, _ = train(cfg)
+    assert report["bad_samples"].keys() == {"missing shard"}
+    last = json.loads((tmp_path / "job" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["bad"] == report["bad_samples"]
+
+
+def test_evaluation_deals_pictures_to_wrong_captions() -> None:
+    samples = {"image": torch.arange(4), "answer": ["a", "a", "b", "c"], "image_id": list("wxyz")}
+    dealt = deal_to_wrong_captions(samples)
+    assert dealt["answer"] == ["a", "a", "b", "c"]
+    assert dealt["image"].tolist() == [2, 2, 3, 0]
+    same = deal_to_wrong_captions({"image": torch.arange(2), "answer": ["a", "a"], "image_id": ["v", "w"]})
+    assert same["answer"] == []
