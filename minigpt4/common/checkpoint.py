@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code, and checked key by key."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError
+from minigpt4.common.errors import CheckpointError, nearest
 from minigpt4.common.weights import read_tensors
 
 
@@ -21,15 +20,16 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not mkstemp's: its files can be read by their owner alone.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -45,7 +45,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_tensors(path)
     if "model" not in content:
         content = {"model": content}
-    if not all(torch.is_tensor(value) for value in content["model"].values()):
+    tensors = content["model"]
+    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise CheckpointError(f"{path}: `model` must hold tensors only")
     return content
 
@@ -62,7 +63,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source:
     places = dict(module.named_parameters()) | dict(module.named_buffers())
     for key, tensor in tensors.items():
         if key not in places:
-            raise CheckpointError(f"{source}: unexpected key {key!r}, which the model does not have")
+            raise CheckpointError(f"{source}: unexpected key {key!r}{nearest(key, places)}")
         if places[key].shape != tensor.shape:
             raise CheckpointError(
                 f"{source}: {key} is {list(tensor.shape)}, the model wants {list(places[key].shape)}"

@@ -23,8 +23,21 @@ SECTIONS = ("model", "datasets", "run", "evaluation_datasets", "preprocess")
 
 
 def plain(node: Any) -> Any:
-    """An OmegaConf node as dicts, lists and scalars, interpolations resolved."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    """An OmegaConf node as dicts, lists and scalars, interpolations resolved.
+
+    Raises:
+        ConfigError: for an interpolation that leads nowhere.
+    """
+    try:
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def require_mapping(section: Any, where: str) -> None:
+    """Raise ConfigError unless a YAML section holds keys (or nothing)."""
+    if section is not None and not isinstance(section, Mapping | DictConfig):
+        raise ConfigError(f"{where} is {section!r}, it must be a mapping of keys to values")
 
 
 def bind(
@@ -42,8 +55,9 @@ def bind(
         The keyword arguments to call `target` with.
 
     Raises:
-        ConfigError: for an unknown key, naming the nearest known one, or a missing one.
+        ConfigError: for an unknown key, naming the nearest known one, a missing one, or what is no mapping.
     """
+    require_mapping(mapping, where)
     arguments = {key: value for key, value in (plain(mapping) or {}).items() if key not in ignore}
     parameters = {
         name: parameter
@@ -74,7 +88,8 @@ def load_yaml(path: str | Path) -> DictConfig:
         raise ConfigError(f"no config file {path}{nearest(path.name, siblings)}")
     try:
         config = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        # OSError: OmegaConf's word for a YAML that is a lone number.
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} must hold a mapping with the sections {', '.join(SECTIONS)}")
@@ -91,7 +106,10 @@ def _parse_options(options: list[str] | None) -> DictConfig:
     for word in words:
         if "=" not in word:
             raise ConfigError(f"--options wants key=value, found {word!r}")
-    return OmegaConf.from_dotlist(words)
+    try:
+        return OmegaConf.from_dotlist(words)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--options {' '.join(words)}: {error}") from error
 
 
 class Config:
@@ -109,8 +127,11 @@ class Config:
         for section in user:
             if section not in SECTIONS:
                 raise ConfigError(
-                    f"{args.cfg_path}: unknown section {section!r}{nearest(str(section), SECTIONS)}"
+                    f"{args.cfg_path}: unknown section {section!r}{nearest(section, SECTIONS)} "
+                    f"(known: {', '.join(SECTIONS)})"
                 )
+            require_mapping(user[section], str(section))
+        user = OmegaConf.create({section: user[section] for section in user if user[section] is not None})
         self.config = OmegaConf.merge(self._model_defaults(user), self._dataset_defaults(user), user)
 
     @staticmethod
@@ -127,7 +148,8 @@ class Config:
     @staticmethod
     def _dataset_defaults(user: DictConfig) -> DictConfig:
         defaults = OmegaConf.create()
-        for name in user.get("datasets") or {}:
+        for name, section in user.get("datasets", {}).items():
+            require_mapping(section, f"datasets.{name}")
             path = registry.get_builder_class(name).default_config_path()
             defaults = OmegaConf.merge(defaults, load_yaml(path))
         return defaults

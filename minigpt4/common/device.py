@@ -1,5 +1,7 @@
 """Which device there is, and which number formats it is fast at."""
 
+import os
+
 import torch
 
 from minigpt4.common.errors import ConfigError, nearest
@@ -10,18 +12,21 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 def pick_device(name: str | torch.device | None = None) -> torch.device:
     """The device that was asked for, or the best there is: cuda, then mps, then cpu.
 
+    `cuda` without a number is this process's own card where a launcher started several processes.
+
     Raises:
         ConfigError: if the device asked for is not there.
     """
     if name is None or str(name) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else name
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {str(name)!r} is not a device (cuda, cuda:0, mps or cpu)") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ConfigError(
             f"device {str(name)!r} is not there: {torch.cuda.device_count()} CUDA devices found"
         )

@@ -1,15 +1,16 @@
 """Where weights come from: one resolver for every key of the YAML that names a file or a model."""
 
 import importlib.util
+import pickle
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".gguf", ".ckpt")
 PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
 
 
@@ -46,10 +47,14 @@ def resolve(value: str | None, key: str) -> Path | str:
     path = Path(value).expanduser()
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not path.parent.is_dir():
+    if (
+        re.fullmatch(r"[\w.-]+/[\w.-]+", value)
+        and path.suffix not in WEIGHT_SUFFIXES
+        and not path.parent.is_dir()
+    ):
         return value  # `google/gemma-2b-it`
-    siblings = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ConfigError(f"{key}: no file or folder {value!r}{nearest(value, siblings)}")
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ConfigError(f"{key}: no file or folder {value!r}{nearest(path.name, siblings)}")
 
 
 def _inside_package(value: str, key: str) -> Path:
@@ -91,13 +96,15 @@ def read_tensors(path: str | Path) -> dict:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or is no file of tensors: {error}") from error
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to run the code.
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {foreign[1]}, code or an object" if foreign else "it is damaged or is"
+        raise CheckpointError(f"{path} is refused: {reason}, no file of tensors") from error
     except Exception as error:
-        # pickle.UnpicklingError and whatever an odd pickle makes of the reader
-        first_line = str(error).strip().splitlines()[0]
+        # A pickle that is none makes the reader stumble in many ways.
         raise CheckpointError(
-            f"{path} is refused: it holds code or objects instead of tensors ({first_line})"
+            f"{path} is damaged or is no file of tensors ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")

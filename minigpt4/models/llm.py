@@ -18,7 +18,6 @@ from transformers import (
 
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError, nearest
-from minigpt4.common.weights import resolve
 from minigpt4.conversation import templates
 from minigpt4.conversation.templates import PromptTemplate
 
@@ -79,7 +78,7 @@ def find_backbone(name: str, model_type: str) -> Backbone:
 
 
 def load_language_model(
-    llama_model: str,
+    source: Path | str,
     llm_backbone: str,
     llm_precision: str,
     device: torch.device,
@@ -87,7 +86,7 @@ def load_language_model(
     """Load a causal language model and its tokenizer, straight into its final dtype.
 
     Args:
-        llama_model: see `minigpt4.common.weights.resolve`; a `.gguf` file is dequantised.
+        source: what `resolve` made of `model.llama_model`; a `.gguf` file is dequantised.
         llm_backbone: `auto` or a key of BACKBONES.
         llm_precision: bf16, fp16, fp32, 8bit or 4bit.
         device: where it will run.
@@ -95,7 +94,6 @@ def load_language_model(
     Raises:
         ConfigError: if the folder holds no language model, or a setting cannot be had.
     """
-    source = resolve(llama_model, "model.llama_model")
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(source)}
     if isinstance(source, Path) and source.is_file():
         if source.suffix != ".gguf":

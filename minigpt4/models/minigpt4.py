@@ -70,6 +70,7 @@ class MiniGPT4(MiniGPTBase):
         llm_precision: str = "bf16",
         device: str | torch.device | None = None,
     ) -> None:
+        q_former_path = resolve(q_former_model, "model.q_former_model") if has_qformer else None
         super().__init__(
             vit_model=vit_model,
             vit_weights=vit_weights,
@@ -95,8 +96,7 @@ class MiniGPT4(MiniGPTBase):
         vision_width = self.visual_encoder.num_features
         if has_qformer:
             self.Qformer, self.query_tokens = build_qformer(num_query_token, vision_width, q_former_kwargs)
-            path = resolve(q_former_model, "model.q_former_model")
-            load_blip2(self, read_tensors(path), source=str(path))
+            load_blip2(self, read_tensors(q_former_path), source=str(q_former_path))
             if freeze_qformer:
                 self.freeze(self.Qformer)
                 self.query_tokens.requires_grad_(False)

@@ -18,7 +18,7 @@ from torch import nn
 from minigpt4 import __version__
 from minigpt4.common.device import dtype_for, pick_device
 from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.common.weights import require_value
+from minigpt4.common.weights import require_value, resolve
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.llm import adds_bos, load_language_model, reply_end_ids
@@ -75,7 +75,7 @@ class MiniGPTBase(BaseModel):
         self.vit_dtype = dtype_for(vit_precision, target, "model.vit_precision")
         self.image_size = image_size
         prompts = _read_prompts(prompt_path)
-        require_value(llama_model, "model.llama_model")
+        llama_path = resolve(llama_model, "model.llama_model")
 
         self.visual_encoder = build_vision_encoder(
             vit_model,
@@ -94,7 +94,7 @@ class MiniGPTBase(BaseModel):
         self.register_buffer("image_std", torch.tensor(std), persistent=False)
 
         self.llama_model, self.llama_tokenizer, backbone = load_language_model(
-            llama_model, llm_backbone, "8bit" if low_resource else llm_precision, target
+            llama_path, llm_backbone, "8bit" if low_resource else llm_precision, target
         )
         self.freeze(self.llama_model)
         self.template = backbone.template.with_overrides(prompt_template, end_sym)
@@ -129,8 +129,6 @@ class MiniGPTBase(BaseModel):
             self.max_context_len,
         )
 
-    # ------------------------------------------------------------------ images
-
     def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P]."""
         raise NotImplementedError
@@ -148,8 +146,6 @@ class MiniGPTBase(BaseModel):
             std, mean = (b.cpu().view(3, 1, 1) for b in (self.image_std, self.image_mean))
             image = (image.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
         return image.permute(1, 2, 0).cpu().numpy()
-
-    # ------------------------------------------------------------------ text with images in it
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
@@ -183,8 +179,6 @@ class MiniGPTBase(BaseModel):
     def caption_prompt(self) -> str:
         """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
         return self.prompt_list[0] if self.prompt_list else IMAGE_PLACEHOLDER
-
-    # ------------------------------------------------------------------ loss
 
     def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
         """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
@@ -227,8 +221,6 @@ class MiniGPTBase(BaseModel):
         batch, length = tokens.ids.shape
         sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
         return {"loss": sums / (length - 1)}
-
-    # ------------------------------------------------------------------ generation
 
     @torch.no_grad()
     def generate(
@@ -282,8 +274,6 @@ class MiniGPTBase(BaseModel):
         text = self.llama_tokenizer.decode(kept, skip_special_tokens=True)
         end = self.template.end
         return (text.split(end)[0] if end.strip() else text).strip()
-
-    # ------------------------------------------------------------------ checkpoints
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {

@@ -98,8 +98,6 @@ class RunnerBase:
             arguments["decay_rate"] = s.lr_decay_rate
         return scheduler_class(self.optimizer, **arguments)
 
-    # ------------------------------------------------------------------ data
-
     def _loader(self, dataset: Any, batch_size: int, workers: int) -> DataLoader:
         dataset.rank, dataset.world_size = self.accelerator.process_index, self.accelerator.num_processes
         return DataLoader(
@@ -118,8 +116,6 @@ class RunnerBase:
                 loaders.append(self._loader(splits[split], builder.batch_size, self.settings.num_workers))
                 ratios.append(builder.sample_ratio)
         return mix(loaders, ratios, self.settings.seed)
-
-    # ------------------------------------------------------------------ training
 
     def train(self) -> dict[str, Any]:
         """Train, evaluate, and leave checkpoint, log, plots and report in `output_dir`.
@@ -214,8 +210,6 @@ class RunnerBase:
                 "%-16s %12s parameters, %s trained", part, f"{count['total']:,}", f"{count['trainable']:,}"
             )
 
-    # ------------------------------------------------------------------ evaluation
-
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Caption all of `test_splits` on the main process -> (metrics, records). Empty without any."""
         records: list[dict[str, Any]] = []
@@ -232,8 +226,6 @@ class RunnerBase:
         metrics = self.task.summarize(records)
         log.info("evaluation: %s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
         return metrics, records
-
-    # ------------------------------------------------------------------ checkpoints
 
     def _save(self, epoch: int) -> None:
         if not self.accelerator.is_main_process:
@@ -270,6 +262,8 @@ class RunnerBase:
 def make_accelerator(settings: RunSettings) -> Accelerator:
     """accelerate's engine on the device that was asked for, in the precision that pays there."""
     device = pick_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     precision = "no"
     if settings.amp and device.type in ("cuda", "cpu"):
         if has_fast_bf16(device):
