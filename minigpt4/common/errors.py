@@ -1,12 +1,19 @@
 """Errors that are the user's to mend. The entry scripts print them as one line, without traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
+
+# What torch puts before a message that comes out of a loader's worker: a whole traceback.
+_FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker .*\nminigpt4\.[\w.]+: ", re.DOTALL)
 
 
 class UserError(Exception):
     """Something outside the code is wrong; the message says where, what, and what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_FROM_WORKER.sub("", message).rstrip())
 
 
 class ConfigError(UserError):

@@ -1,51 +1,19 @@
-"""A dialogue about pictures, and the text a language model is given for it."""
-
-from dataclasses import dataclass, field
+"""What the original kept in this module, under its names: dialogues, chat and stopping."""
 
 from minigpt4.conversation import templates
-from minigpt4.conversation.templates import PromptTemplate
-
-
-@dataclass
-class Conversation:
-    """Messages in turn, written out by one template.
-
-    Attributes:
-        template: how turns are spelled; the model's own, so that chat asks as training did.
-        messages: [role, text] pairs, users and assistants in turn; an assistant's text of None is the
-            reply that is wanted.
-        system: what stands before the first turn.
-    """
-
-    template: PromptTemplate
-    messages: list[list[str | None]] = field(default_factory=list)
-    system: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.system is None:
-            self.system = self.template.system
-
-    @property
-    def roles(self) -> tuple[str, str]:
-        """How the user's and the assistant's messages are marked."""
-        return self.template.user, self.template.assistant
-
-    def append_message(self, role: str, message: str | None) -> None:
-        self.messages.append([role, message])
-
-    def get_prompt(self) -> str:
-        """The whole dialogue as text, up to where the next reply begins. BOS is not written out."""
-        text = self.system
-        for place, (role, message) in enumerate(self.messages):
-            if role == self.template.user and place:
-                text += self.template.next_turn
-            text += role + (message or "")
-        return text
-
-    def copy(self) -> "Conversation":
-        return Conversation(self.template, [list(m) for m in self.messages], self.system)
-
+from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.dialogue import Conversation
+from minigpt4.conversation.stopping import StoppingCriteriaSub
 
 CONV_VISION_Vicuna0 = Conversation(templates.VICUNA_V0)
 CONV_VISION_LLama2 = Conversation(templates.LLAMA2)
 CONV_VISION_minigptv2 = Conversation(templates.MINIGPT_V2)
+
+__all__ = [
+    "CONV_VISION_LLama2",
+    "CONV_VISION_Vicuna0",
+    "CONV_VISION_minigptv2",
+    "Chat",
+    "Conversation",
+    "StoppingCriteriaSub",
+]

@@ -48,7 +48,15 @@ class PromptTemplate:
                     f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, "
                     "where the request goes"
                 )
-            changed = replace(changed, user=parts[0], assistant=parts[1])
+            # How a dialogue begins and goes on belongs to the way its turns are marked.
+            family = next((known for known in (VICUNA_V0, LLAMA2) if known.user == parts[0]), self)
+            changed = replace(
+                self,
+                user=parts[0],
+                assistant=parts[1],
+                next_turn=family.next_turn,
+                system=family.system,
+            )
         return changed if end_sym is None else replace(changed, end=end_sym)
 
 

@@ -12,6 +12,8 @@ from minigpt4.datasets.datasets.webdataset_stream import Bad
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
+# So many with not one good among them, and whatever fraction is allowed, an endless stream is given up.
+HOPELESS = 10_000
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 class BatchStream(IterableDataset):
     """Batches out of a stream of samples and `Bad`s.
 
-    Each batch carries `bad`: reason -> how many were skipped since the batch before. Give it to a
+    Each batch carries `bad`: reason -> how many were skipped since the batch before. A full batch waits
+    for the next good sample, so that the last one carries what was skipped up to the end. Give it to a
     DataLoader with `batch_size=None`.
 
     Args:
@@ -59,11 +62,11 @@ class BatchStream(IterableDataset):
                 if good + bad.total() >= MIN_SEEN:
                     self._check(good, bad, item.where)
                 continue
-            good += 1
-            samples.append(item)
             if len(samples) == self.batch_size:
                 yield collate(samples) | {"bad": dict(unreported)}
                 samples, unreported = [], Counter()
+            good += 1
+            samples.append(item)
             if good == self.limit:
                 break
         if bad:
@@ -72,9 +75,12 @@ class BatchStream(IterableDataset):
             yield collate(samples) | {"bad": dict(unreported)}
 
     def _check(self, good: int, bad: Counter, where: str) -> None:
-        if bad.total() > self.max_bad_fraction * (good + bad.total()):
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.most_common())
-            raise DataError(
-                f"{bad.total()} of {good + bad.total()} samples are bad ({reasons}; up to {where}), "
-                f"more than run.max_bad_fraction={self.max_bad_fraction} allows"
-            )
+        hopeless = not good and bad.total() >= HOPELESS
+        if not hopeless and bad.total() <= self.max_bad_fraction * (good + bad.total()):
+            return
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.most_common())
+        limit = f"more than run.max_bad_fraction={self.max_bad_fraction} allows"
+        raise DataError(
+            f"{bad.total()} of {good + bad.total()} samples are bad ({reasons}; up to {where}), "
+            f"{'not one of them is good' if hopeless else limit}"
+        )

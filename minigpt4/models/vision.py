@@ -135,13 +135,14 @@ def _match_by_order(
     """Rename a checkpoint of the same network under other names, tensor by tensor in order.
 
     Ported networks (EfficientNet-Lite in several packages) list the same tensors in the same order. Each
-    shape must agree; tensors beyond the encoder's last (the classifier) are left out.
+    shape must agree, and the last part of each name (weight, bias, running_mean, ...); tensors beyond the
+    encoder's last (the classifier) are left out.
     """
     own = encoder.state_dict()
     if len(tensors) < len(own):
         raise CheckpointError(f"{source}: {len(tensors)} tensors, the encoder has {len(own)}")
     for (name, place), (key, value) in zip(own.items(), tensors.items(), strict=False):
-        if place.shape != value.shape:
+        if place.shape != value.shape or name.rsplit(".", 1)[-1] != key.rsplit(".", 1)[-1]:
             raise CheckpointError(
                 f"{source}: neither names nor order of its tensors fit the encoder: {key} is "
                 f"{list(value.shape)} where {name} is {list(place.shape)}"

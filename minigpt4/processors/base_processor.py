@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from minigpt4.common.config import bind, plain
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.config import bind, plain, require_mapping
+from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
 
 
@@ -24,15 +24,20 @@ def build_processor(cfg: Mapping | None, where: str) -> BaseProcessor:
     """Build the processor that a section's `name` asks for; no section means the identity."""
     if cfg is None:
         return BaseProcessor()
-    if "name" not in plain(cfg):
+    require_mapping(cfg, where)
+    if "name" not in cfg:
         raise ConfigError(f"{where}.name is missing (known: {', '.join(registry.list_processors())})")
     return registry.get_processor_class(cfg["name"]).from_config(cfg, where)
 
 
 def processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProcessor:
     """The processor of one split; a split that has none of its own takes `train`'s."""
-    by_split = by_split or {}
+    by_split = plain(by_split) or {}
     chosen = split if split in by_split else "train"
+    if by_split and chosen not in by_split:
+        raise ConfigError(
+            f"{where}.train is missing{nearest('train', by_split)} (there: {', '.join(map(str, by_split))})"
+        )
     return build_processor(by_split.get(chosen), f"{where}.{chosen}")
 
 
@@ -59,4 +64,7 @@ def image_processor_for(by_split: Mapping | None, split: str, where: str) -> Bas
     """As `processor_for`, but one must be named: a picture cannot be batched as it is."""
     if not by_split:
         raise ConfigError(f"{where}.train is missing: please name an image processor")
-    return processor_for(by_split, split, where)
+    processor = processor_for(by_split, split, where)
+    if not hasattr(processor, "to_batch"):
+        raise ConfigError(f"{where}: {type(processor).__name__} is no image processor")
+    return processor

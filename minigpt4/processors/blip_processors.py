@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.processors.base_processor import BaseProcessor
 
@@ -33,6 +34,9 @@ class BlipImageBaseProcessor(BaseProcessor):
     Args:
         image_size: side of the square, in pixels.
         mean, std: per channel, for values in 0..1; CLIP's where not given.
+
+    Raises:
+        ConfigError: for a size below 1, or statistics that are not three numbers.
     """
 
     def __init__(
@@ -41,6 +45,11 @@ class BlipImageBaseProcessor(BaseProcessor):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
+        if not isinstance(image_size, int) or image_size < 1:
+            raise ConfigError(f"an image processor's image_size is {image_size!r}, not a whole number from 1")
+        for key, value in {"mean": mean, "std": std}.items():
+            if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
+                raise ConfigError(f"an image processor's {key} is {value!r}, not three numbers")
         self.image_size = image_size
         self.own_statistics = mean is not None or std is not None
         self.mean = tuple(mean or CLIP_MEAN)

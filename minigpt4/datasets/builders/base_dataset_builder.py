@@ -1,6 +1,7 @@
 """From the `datasets:` section of a YAML to datasets."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class BaseDatasetBuilder:
     @classmethod
     def from_config(cls, name: str, cfg: Mapping) -> "BaseDatasetBuilder":
         """Build from one entry of `datasets:`. Unknown keys raise ConfigError."""
-        arguments = bind(cls, {"name": name, **cfg}, where=f"datasets.{name}")
-        return cls(**arguments)
+        make = partial(cls, name)
+        return make(**bind(make, cfg, where=f"datasets.{name}"))
 
     def vis_processor(self, split: str) -> BaseProcessor:
         """The image processor of a split."""

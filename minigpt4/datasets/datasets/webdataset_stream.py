@@ -6,6 +6,7 @@ broken picture, and nothing is dropped without being counted.
 
 import io
 import json
+import os
 import random
 import tarfile
 from collections.abc import Callable, Iterator
@@ -18,12 +19,14 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.weights import require_value
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Above this a picture is a decompression bomb: 100 million pixels are 300 MB once decoded.
 MAX_PIXELS = 100_000_000
 SHUFFLE_BUFFER = 1000
@@ -49,11 +52,19 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
         key: the YAML key, for messages.
 
     Raises:
-        ConfigError: for a placeholder.
+        ConfigError: for a placeholder, nothing, or braces that do not match.
         DataError: if no local shard of them exists.
     """
-    patterns = [storage] if isinstance(storage, str) else list(storage)
-    shards = [shard for pattern in patterns for shard in braceexpand.braceexpand(require_value(pattern, key))]
+    patterns = storage if isinstance(storage, list) else [storage]
+    try:
+        shards = [
+            os.path.expanduser(shard)
+            for pattern in patterns or [None]
+            # No escapes: on Windows a backslash is part of the path.
+            for shard in braceexpand.braceexpand(require_value(pattern, key), escape=False)
+        ]
+    except ValueError as error:
+        raise ConfigError(f"{key} is {storage!r}: {error}") from error
     if not any(_is_remote(shard) or Path(shard).is_file() for shard in shards):
         raise DataError(
             f"{key}: no shard matches {storage!r} (looked for {shards[0]} and {len(shards) - 1} more)"
@@ -109,12 +120,15 @@ class WebdatasetStream(IterableDataset):
     def _decode(self, raw: dict[str, Any]) -> dict[str, Any] | Bad:
         try:
             caption, meta = _caption(raw)
+            answer = self.text_processor(caption)
+            if not answer.strip():  # it was nothing but signs
+                raise BadSample("empty caption")
             image = self.image_transform(_open_image(raw))
         except BadSample as bad:
             return Bad(str(bad), f"{raw['__url__']}:{raw['__key__']}")
         return {
             "image": image,
-            "answer": self.text_processor(caption),
+            "answer": answer,
             "image_id": raw["__key__"],
             "group": str(meta.get("group", "")),
         }
@@ -141,33 +155,65 @@ def _shuffled(items: Iterator, rng: random.Random) -> Iterator:
         yield buffer.pop()
 
 
+class _Header(tarfile.TarInfo):
+    """A damaged header is an error; tarfile itself takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def _read_shards(shards: Iterator[str]) -> Iterator[dict[str, Any] | Bad]:
     for shard in shards:
-        problems: list[Exception] = []
-        count = 0
+        yield from _read_shard(shard)
 
-        def stop_here(error: Exception, problems: list[Exception] = problems) -> bool:
-            problems.append(error)
-            return False
 
-        try:
-            with gopen(shard) if _is_remote(shard) else open(shard, "rb") as stream:
-                members = tar_file_expander([{"url": shard, "stream": stream}], handler=stop_here)
-                for sample in group_by_keys(members, handler=stop_here):
-                    count += 1
-                    yield sample
-        except OSError as error:
-            problems.append(error)
-        if problems:
-            yield Bad(_shard_reason(problems[0]), shard)
-        elif not count:
-            yield Bad("empty shard", shard)
+def _read_shard(shard: str) -> Iterator[dict[str, Any] | Bad]:
+    """All samples up to where the shard is damaged, then what was wrong with it."""
+    reasons: list[str] = []
+
+    def repeated(_: Exception) -> bool:
+        reasons.append("repeated file")
+        return True
+
+    count = 0
+    for sample in group_by_keys(_members(shard, reasons), handler=repeated):
+        count += 1
+        yield sample
+    if not count and not reasons:
+        reasons.append("empty shard")
+    for reason in reasons:
+        yield Bad(reason, shard)
+
+
+def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
+    """The files of a shard, as `group_by_keys` wants them; why it ends early is added to `reasons`."""
+    try:
+        with (
+            gopen(shard) if _is_remote(shard) else open(shard, "rb") as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
+        ):
+            for info in tar:
+                # `__` begins what webdataset keeps for itself.
+                if info.isreg() and not info.name.startswith("__"):
+                    yield {"fname": info.name, "data": tar.extractfile(info).read(), "__url__": shard}
+                tar.members = []  # else every header of the shard stays in memory
+    except (OSError, EOFError, tarfile.TarError) as error:
+        reasons.append(_shard_reason(error))
 
 
 def _shard_reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "missing shard"
-    return "truncated shard" if isinstance(error, (tarfile.TarError, EOFError)) else "unreadable shard"
+    text = str(error)
+    if text == "empty file":
+        return "empty shard"
+    if isinstance(error, EOFError) or "truncated" in text or "unexpected end" in text:
+        return "truncated shard"
+    return "damaged shard" if isinstance(error, tarfile.TarError) else "unreadable shard"
 
 
 def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -176,7 +222,7 @@ def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "json" in raw:
         try:
             meta = json.loads(raw["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadSample("broken json") from error
         if not isinstance(meta, dict):
             raise BadSample("broken json")
@@ -185,9 +231,11 @@ def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         caption = raw["txt"].decode("utf-8", errors="replace")
     if caption is None:
         raise BadSample("no caption")
-    if not str(caption).strip():
+    if not isinstance(caption, str):
+        raise BadSample("caption is no text")
+    if not caption.strip():
         raise BadSample("empty caption")
-    return str(caption), meta
+    return caption, meta
 
 
 def _open_image(raw: dict[str, Any]) -> Image.Image:
@@ -195,13 +243,15 @@ def _open_image(raw: dict[str, Any]) -> Image.Image:
     if suffix is None:
         raise BadSample("no image")
     try:
-        image = Image.open(io.BytesIO(raw[suffix]))
+        image = Image.open(io.BytesIO(raw[suffix]), formats=IMAGE_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadSample("image too large")
         image.load()
+    except BadSample:
+        raise
     except Image.DecompressionBombError as error:
         raise BadSample("image too large") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        # PIL raises any of the three for what is no picture or only a part of one.
+    except Exception as error:
+        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
         raise BadSample("broken image") from error
     return image

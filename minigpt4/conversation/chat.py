@@ -1,0 +1,284 @@
+"""Talking with a model about pictures.
+
+Shapes: P tokens an image, T tokens of a prompt, D the language model's width.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from minigpt4.common.errors import DataError
+from minigpt4.conversation.dialogue import Conversation
+from minigpt4.conversation.stopping import StopAtText, read_reply
+from minigpt4.conversation.streaming import ReplyStream
+from minigpt4.conversation.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
+
+log = logging.getLogger(__name__)
+
+# Below this temperature sampling is greedy up to rounding; at 0 it would divide by zero.
+GREEDY_BELOW = 0.05
+
+
+class Chat:
+    """Keeps a dialogue going. One `Chat` serves many conversations; what belongs to one is passed in.
+
+    A dialogue is a `Conversation(model.template)` and a list of its images, in order.
+
+    Args:
+        model: a MiniGPT4 or MiniGPTv2.
+        vis_processor: makes an image tensor of a picture.
+        device: as in the original; the model puts images where it is itself.
+        stopping_criteria: more reasons to stop than the model's end ids and the template's end symbol.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        vis_processor: Callable[[Image.Image], torch.Tensor],
+        device: str | torch.device | None = None,
+        stopping_criteria: list[StoppingCriteria] | None = None,
+    ) -> None:
+        self.model = model
+        self.vis_processor = vis_processor
+        self.device = model.device if device is None else torch.device(device)
+        self.stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
+        if model.template.end:
+            self.stopping_criteria.append(StopAtText(model.llama_tokenizer, model.template.end))
+        self._special = _special_text(model.llama_tokenizer, model.template)
+
+    # ------------------------------------------------------------------ what the user says
+
+    def upload_img(
+        self,
+        image: Image.Image | str | Path | torch.Tensor,
+        conv: Conversation,
+        img_list: list[Any],
+    ) -> str:
+        """Put an image into the dialogue; `encode_img` reads it.
+
+        Args:
+            image: a picture, a path, or a tensor [3, H, W] (uint8, or normalised floats).
+        """
+        self._say(IMAGE_TURN, conv)
+        img_list.append(image)
+        return "Received."
+
+    def encode_img(self, img_list: list[Any]) -> None:
+        """Replace each image in the list by its embeddings [1, P, D]; those that are embedded stay."""
+        for place, image in enumerate(img_list):
+            if not _is_embedded(image):
+                img_list[place] = self._embed_image(image)
+
+    @torch.no_grad()
+    def _embed_image(self, image: Image.Image | str | Path | torch.Tensor) -> torch.Tensor:
+        if isinstance(image, (str, Path)):
+            with Image.open(image) as file:
+                image = file.convert("RGB")
+        if not isinstance(image, torch.Tensor):
+            # uint8 is normalised by the model, with its own encoder's statistics.
+            process = getattr(self.vis_processor, "to_batch", self.vis_processor)
+            image = process(image)
+        return self.model.encode_img(image.reshape(1, *image.shape[-3:]))[0]
+
+    def ask(self, text: str, conv: Conversation) -> None:
+        """Add a question; it follows the image or the question that has not been answered yet.
+
+        Text that the tokenizer or the model would read as more than text loses that meaning.
+        """
+        self._say(self._harmless(text), conv)
+
+    def _say(self, text: str, conv: Conversation) -> None:
+        user = conv.roles[0]
+        _drop_unanswered(conv)
+        if conv.messages and conv.messages[-1][0] == user:
+            before = conv.messages[-1][1]
+            conv.messages[-1][1] = f"{before.rstrip()} {text}"
+        else:
+            conv.append_message(user, text)
+
+    def _harmless(self, text: str) -> str:
+        """ "<s>" becomes "< s>": readable, but no special token and no place for an image."""
+        return self._special.sub(r"\1 ", text)
+
+    # ------------------------------------------------------------------ what the model answers
+
+    @torch.no_grad()
+    def answer_prepare(
+        self,
+        conv: Conversation,
+        img_list: list[Any],
+        max_new_tokens: int = 300,
+        num_beams: int = 1,
+        min_length: int = 1,
+        top_p: float = 0.9,
+        repetition_penalty: float = 1.05,
+        length_penalty: float = 1,
+        temperature: float = 1.0,
+        max_length: int = 2000,
+    ) -> dict[str, Any]:
+        """Open the reply in `conv`, and say what `model_generate` is to be called with.
+
+        Args:
+            max_new_tokens, min_length: length of the reply in tokens.
+            temperature: 0 (or anything below GREEDY_BELOW) takes the likeliest token each time.
+            max_length: longest prompt and reply together, in tokens. Of a dialogue that grows longer,
+                or longer than `model.max_context_len`, the model is not given the oldest turns.
+
+        Raises:
+            DataError: if the first image and the last question alone are too long.
+        """
+        self.encode_img(img_list)
+        _drop_unanswered(conv)
+        asked = conv.copy()
+        asked.append_message(conv.roles[1], None)
+        room = min(self.model.max_context_len, max_length - max_new_tokens)
+        prompt, images = self._shortened(asked, img_list, room)
+        embeds = self.model.get_context_emb(prompt, images)
+        conv.append_message(conv.roles[1], None)
+        sample = temperature >= GREEDY_BELOW
+        return {
+            "inputs_embeds": embeds,
+            "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+            "max_new_tokens": max_new_tokens,
+            "min_new_tokens": min_length,
+            "num_beams": num_beams,
+            "do_sample": sample,
+            "repetition_penalty": float(repetition_penalty),
+            "length_penalty": float(length_penalty),
+            "stopping_criteria": StoppingCriteriaList(self.stopping_criteria),
+            "eos_token_id": self.model.stop_ids,
+            "pad_token_id": self.model.stop_ids[0],
+            **({"top_p": float(top_p), "temperature": float(temperature)} if sample else {}),
+        }
+
+    def _shortened(
+        self, conv: Conversation, images: list[torch.Tensor], room: int
+    ) -> tuple[str, list[torch.Tensor]]:
+        """The prompt of at most `room` tokens and its images: whole turns are left out, oldest first.
+
+        What stays: BOS, the system text, the first turn with an image, and the open turn.
+        """
+        conv, images = conv.copy(), list(images)
+        dropped = 0
+        while not self._fits(conv.get_prompt(), room):
+            turn = _oldest_to_drop(conv)
+            if turn is None:
+                raise DataError(
+                    f"the question is too long: with its image it may have {room} tokens "
+                    f"(model.max_context_len is {self.model.max_context_len})"
+                )
+            before = _count_images(conv, 0, turn.start)
+            del images[before : before + _count_images(conv, turn.start, turn.stop)]
+            del conv.messages[turn.start : turn.stop]
+            dropped += 1
+        if dropped:
+            log.info("the chat is longer than %d tokens: left out %d old turns", room, dropped)
+        return conv.get_prompt(), images
+
+    def _fits(self, prompt: str, room: int) -> bool:
+        try:
+            return len(self.model.prompts.prompt_ids(prompt)) <= room
+        except DataError:  # longer than max_context_len
+            return False
+
+    def model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The language model's `generate`: [1, T] ids of the reply."""
+        return self.model.llama_model.generate(*args, **kwargs)
+
+    def answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> tuple[str, np.ndarray]:
+        """The reply as text and as ids; it is added to `conv`. For `settings` see `answer_prepare`."""
+        arguments = self.answer_prepare(conv, img_list, **settings)
+        ids = self.model_generate(**arguments)[0]
+        text = self._read(ids.tolist())
+        conv.messages[-1][1] = self._harmless(text)
+        return text, ids.cpu().numpy()
+
+    def stream_answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> Iterator[str]:
+        """The reply piece by piece, as it is generated; `conv` holds what was read of it.
+
+        Some pieces are empty: one comes each step, and closing the iterator between two of them stops
+        the generation. With several beams the whole reply is in one piece, because which beam wins is
+        not known before. For `settings` see `answer_prepare`.
+        """
+        arguments = self.answer_prepare(conv, img_list, **settings)
+        return self._stream(arguments, conv.messages[-1])
+
+    def _stream(self, arguments: dict[str, Any], message: list[str | None]) -> Iterator[str]:
+        stream = ReplyStream(self._read, self.model.template.end)
+        arguments["stopping_criteria"].append(stream)
+        thread = threading.Thread(target=self._fill, args=(stream, arguments), daemon=True)
+        thread.start()
+        text = ""
+        try:
+            for piece in stream:
+                if piece:
+                    text += piece
+                    message[1] = self._harmless(text)
+                yield piece
+            message[1] = self._harmless(text)
+        finally:
+            stream.closed.set()
+            thread.join()
+
+    def _fill(self, stream: ReplyStream, arguments: dict[str, Any]) -> None:
+        """Runs in its own thread; whatever goes wrong is handed to the reader of the stream."""
+        try:
+            if arguments["num_beams"] == 1:
+                self.model_generate(**arguments, streamer=stream)
+            else:
+                stream.put(self.model_generate(**arguments))
+                stream.end()
+        except BaseException as error:
+            stream.fail(error)
+
+    def _read(self, ids: list[int]) -> str:
+        return read_reply(self.model.llama_tokenizer, ids, self.model.stop_ids, self.model.template.end)
+
+
+def _is_embedded(image: Any) -> bool:
+    """Embeddings are [1, P, D], images [3, H, W] or [1, 3, H, W]."""
+    return isinstance(image, torch.Tensor) and image.ndim == 3 and len(image) == 1
+
+
+def _drop_unanswered(conv: Conversation) -> None:
+    """Take back a reply that was opened and never came."""
+    if conv.messages and conv.messages[-1] == [conv.roles[1], None]:
+        conv.messages.pop()
+
+
+def _count_images(conv: Conversation, start: int, stop: int) -> int:
+    return sum((text or "").count(IMAGE_PLACEHOLDER) for _, text in conv.messages[start:stop])
+
+
+def _oldest_to_drop(conv: Conversation) -> range | None:
+    """The messages of the oldest turn that may go: not the first with an image, and not the last."""
+    starts = [place for place, (role, _) in enumerate(conv.messages) if role == conv.roles[0]]
+    turns = [range(start, stop) for start, stop in pairwise(starts)]
+    for turn in turns:
+        if _count_images(conv, 0, turn.start) or not _count_images(conv, turn.start, turn.stop):
+            return turn
+    return None
+
+
+def _special_text(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> re.Pattern:
+    """Finds the first sign of each text that the model would read as more than text.
+
+    These are the image's placeholder, the tokenizer's special tokens, and what the template is written
+    with and the tokenizer reads as one (in some files `<start_of_turn>` is not declared special).
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    marks = "\0".join(vars(template).values())
+    known = {IMAGE_PLACEHOLDER, *tokenizer.all_special_tokens}
+    known |= {token.content for token in added if token.special or token.content in marks}
+    # A space after its only sign would leave a token of one sign (a line's end) what it is.
+    words = sorted(re.escape(word) for word in known if len(word) > 1)
+    return re.compile(f"(?=(?:{'|'.join(words)}))(.)", re.DOTALL)

@@ -1,0 +1,76 @@
+"""A reply handed over while it is being generated: from the thread that writes it to the one that reads."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+
+class ReplyStream(BaseStreamer, StoppingCriteria):
+    """Written by `generate` in one thread, token by token; read in another, piece by piece.
+
+    `generate` is given it twice: as its streamer, and as a stopping criterion, through which it hears
+    each step that the reader has gone. The reader gets an empty piece each step, so that it never waits
+    for longer than a step and may go at any time.
+
+    Args:
+        read: all ids of a reply so far -> its text.
+        end: the end symbol, which `read` cuts away once it is complete.
+    """
+
+    def __init__(self, read: Callable[[list[int]], str], end: str) -> None:
+        self.closed = threading.Event()  # set when nobody reads any more
+        self._read, self._end = read, end
+        self._ids: list[int] = []
+        self._shown = 0
+        self._pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take new ids. Text is read from the first id on: single ids have no text of their own."""
+        self._ids += value.flatten().tolist()
+        self._show(settled_part(self._read(self._ids), self._end))
+
+    def end(self) -> None:
+        self._show(self._read(self._ids))
+        self._pieces.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` where the stream is read."""
+        self._pieces.put(error)
+
+    def _show(self, text: str) -> None:
+        # By length: bytes that turn out to be no character spoil valid ones before them (LLaMA's
+        # tokenizer judges a run of bytes as a whole), but those have been shown already.
+        if len(text) > self._shown:
+            self._pieces.put(text[self._shown :])
+            self._shown = len(text)
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """[B, T] ids -> [B], all True once nobody reads any more."""
+        self._pieces.put("")
+        return torch.full((len(input_ids),), self.closed.is_set(), device=input_ids.device)
+
+    def __iter__(self) -> Iterator[str]:
+        while (piece := self._pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+
+def settled_part(text: str, end: str) -> str:
+    """As much of an unfinished reply as can be shown: what later tokens cannot change any more.
+
+    Held back are the begin of what may become the end symbol, the sign for half a character, and
+    white space, which is dropped where it turns out to be the last.
+    """
+    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    for length in range(min(len(end) - 1, len(text)), 0, -1):
+        if text.endswith(end[:length]):
+            return text[:-length].rstrip()
+    return text.rstrip()
