@@ -108,7 +108,9 @@ def test_without_qformer_neighbours_are_joined_in_raster_order() -> None:
 
 
 def test_tokens_that_cannot_be_joined_are_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"model.patches_per_token is 3, which does not divide .* 16 tokens"):
+    with pytest.raises(
+        ConfigError, match=r"model.patches_per_token is 3, which does not divide .* 16 tokens"
+    ):
         build_golden_model(has_qformer=False, patches_per_token=3, ckpt=None)
 
 

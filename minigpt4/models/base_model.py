@@ -52,7 +52,7 @@ class BaseModel(nn.Module):
         """
         arguments = bind(cls, cfg, where="model", ignore=IGNORED_KEYS)
         checkpoint = cfg.get("ckpt")
-        path = resolve(checkpoint, "model.ckpt") if checkpoint else None
+        path = None if checkpoint is None else resolve(checkpoint, "model.ckpt")
         model = cls(**{"device": device} | arguments)
         if path is not None:
             model.load_checkpoint(path, allow_missing=cls.LOADED_ELSEWHERE)

@@ -11,7 +11,7 @@ from timm.models.eva import Eva
 from torch import nn
 
 from minigpt4.common.checkpoint import load_into, require_keys
-from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.errors import CheckpointError, ConfigError, nearest
 from minigpt4.common.weights import read_tensors, resolve
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
@@ -58,7 +58,7 @@ def build_vision_encoder(
     try:
         if vit_model == EVA_CLIP_G:
             encoder = _eva_clip_g(image_size, drop_path_rate, kwargs)
-            weights = resolve(vit_weights or EVA_CLIP_G_URL, "model.vit_weights")
+            source = EVA_CLIP_G_URL if vit_weights is None else vit_weights
         else:
             encoder = timm.create_model(
                 vit_model,
@@ -67,10 +67,11 @@ def build_vision_encoder(
                 drop_path_rate=drop_path_rate,
                 **kwargs,
             )
-            weights = resolve(vit_weights, "model.vit_weights") if vit_weights else None
+            source = vit_weights
     except (TypeError, RuntimeError) as error:
         raise ConfigError(f"model.vit_model {vit_model!r} with vit_kwargs {kwargs}: {error}") from error
-    if weights is not None:
+    if source is not None:
+        weights = resolve(source, "model.vit_weights")
         load_vision_weights(encoder, read_tensors(weights), source=str(weights))
     if use_grad_checkpoint:
         encoder.set_grad_checkpointing()
@@ -81,7 +82,8 @@ def _eva_clip_g(image_size: int, drop_path_rate: float, overrides: Mapping[str, 
     unknown = set(overrides) - set(EVA_CLIP_G_KWARGS)
     if unknown:
         raise ConfigError(
-            f"unknown key model.vit_kwargs.{sorted(unknown)[0]} (known: {', '.join(EVA_CLIP_G_KWARGS)})"
+            f"unknown key model.vit_kwargs.{sorted(unknown)[0]}"
+            f"{nearest(sorted(unknown)[0], EVA_CLIP_G_KWARGS)} (known: {', '.join(EVA_CLIP_G_KWARGS)})"
         )
     encoder = Eva(
         img_size=image_size,

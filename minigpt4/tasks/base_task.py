@@ -27,6 +27,8 @@ class BaseTask:
         return build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
 
     def build_model(self, cfg: Config, device: str | torch.device | None = None) -> BaseModel:
+        if "arch" not in cfg.model_cfg:
+            raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
         model_class = registry.get_model_class(cfg.model_cfg.arch)
         return model_class.from_config(cfg.model_cfg, device=device)
 

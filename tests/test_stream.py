@@ -1,0 +1,268 @@
+"""The stream of samples: what comes out, in which order, and what the processors make of it."""
+
+import io
+import pickle
+import random
+from collections import Counter
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from minigpt4.common.errors import DataError
+from minigpt4.common.registry import registry
+from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+from minigpt4.datasets.mixing import mix
+from minigpt4.processors.blip_processors import BlipCaptionProcessor, normalize
+from tests.conftest import GOLDEN
+from tests.shards import encoded, numbers, picture, sample, sorted_out, stream, write_good, write_shard
+
+
+def test_everything_is_read_once_and_in_order(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=5)
+    samples, bad = sorted_out(stream(shards))
+    assert list(numbers(samples)) == list(range(15)) and not bad
+    assert [s["image_id"] for s in samples[:2]] == ["000000000", "000000001"]
+    assert list(numbers(stream(shards))) == list(range(15))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_shards(tmp_path, workers) -> None:
+    shards = write_good(tmp_path, shards=3, each=4)
+    loader = DataLoader(BatchStream(stream(shards), 3), batch_size=None, num_workers=workers)
+    batches = list(loader)
+    read = [int(caption.split()[1]) for batch in batches for caption in batch["answer"]]
+    assert sorted(read) == list(range(12))
+    assert len(read) == 12
+    if workers == 1:
+        assert read == list(range(12))
+    assert all(batch["image"].shape[1:] == (3, 8, 8) for batch in batches)
+
+
+def test_ranks_share_the_shards(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=2)
+    read = []
+    for rank in range(2):
+        part = stream(shards)
+        part.rank, part.world_size = rank, 2
+        read.append(list(numbers(part)))
+    assert read == [[0, 1, 4, 5], [2, 3]]
+
+
+def test_a_loader_survives_the_way_to_a_spawned_worker(tmp_path) -> None:
+    batches = BatchStream(stream(write_good(tmp_path, shards=1, each=3)), 3)
+    (here,), (there,) = batches, pickle.loads(pickle.dumps(batches))
+    assert here["answer"] == there["answer"] == ["picture 0", "picture 1", "picture 2"]
+    assert torch.equal(here["image"], there["image"])
+
+
+def test_a_limit_ends_the_stream(tmp_path) -> None:
+    batches = BatchStream(stream(write_good(tmp_path, shards=2, each=5)), 3, limit=7)
+    assert [len(batch["answer"]) for batch in batches] == [3, 3, 1]
+
+
+def drawn(shards: list[str], count: int, rank: int = 0, **options) -> list[int]:
+    endless = stream(shards, training=True, **options)
+    endless.rank, endless.world_size = rank, 2
+    return list(numbers(islice(endless, count)))
+
+
+def test_the_order_belongs_to_seed_and_rank(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=4, each=25)
+    first = drawn(shards, 200, seed=1)
+    assert first == drawn(shards, 200, seed=1)
+    assert first != drawn(shards, 200, seed=2)
+    assert first != drawn(shards, 200, seed=1, rank=1)
+
+
+def test_workers_draw_different_orders(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=2, each=20)
+    batches = BatchStream(stream(shards, training=True), 10)
+    first, second = islice(DataLoader(batches, batch_size=None, num_workers=2), 2)
+    assert first["answer"] != second["answer"]
+
+
+def test_shuffling_loses_nothing_and_leaves_nothing_in_place(tmp_path, monkeypatch) -> None:
+    """One shard of 40 over and over: among 4,000 draws each picture turns up about 100 times."""
+    monkeypatch.setattr("minigpt4.datasets.datasets.webdataset_stream.SHUFFLE_BUFFER", 80)
+    shards = write_good(tmp_path, shards=1, each=40)
+    order = drawn(shards, 4000)
+    counts = Counter(order)
+    # 4,079 were read, each picture 101 or 102 times; 79 of them still lie in the buffer, two of each or so.
+    assert counts.keys() == set(range(40)) and min(counts.values()) >= 85 and max(counts.values()) <= 102
+    in_place = sum(n == place % 40 for place, n in enumerate(order))
+    assert in_place < 250  # 100 by chance, 4,000 without shuffling
+    follows = sum(b == a + 1 for a, b in pairwise(order))
+    assert follows < 300
+
+
+def test_random_is_not_touched_by_a_stream(tmp_path) -> None:
+    """The stream has a generator of its own: a run's other random draws do not depend on it."""
+    shards = write_good(tmp_path, shards=2, each=3)
+    random.seed(0)
+    before = random.getstate()
+    drawn(shards, 20)
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG"), ("JPG", "JPEG")]
+)
+def test_suffixes(tmp_path, suffix, kind) -> None:
+    shard = write_shard(tmp_path / "0.tar", sample("a", encoded(picture(), kind), suffix=suffix))
+    (item,) = stream([shard])
+    assert item["image"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "JPEG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("1", "PNG"),
+        ("CMYK", "JPEG"),
+    ],
+)
+def test_modes_become_three_channels(tmp_path, mode, kind) -> None:
+    data = encoded(picture(mode=mode), kind)
+    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", data))])
+    assert item["image"].dtype == torch.uint8 and item["image"].shape == (3, 8, 8)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), expected)
+
+
+def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
+    data = [encoded(picture(seed, size=32), quality=90) for seed in range(5)]
+    shard = write_shard(tmp_path / "0.tar", [m for n, d in enumerate(data) for m in sample(f"{n}", d)])
+    for item, jpeg in zip(stream([shard], size=32), data, strict=True):
+        assert np.array_equal(
+            item["image"].permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg)))
+        )
+
+
+@pytest.mark.parametrize(
+    ("caption", "meta", "expected"),
+    [
+        ("From the text", {"caption": 'A "Red" car #1: go!'}, "a red car 1 go"),
+        ("From the TEXT; file", None, "from the text file"),
+        ("from the text", {"caption": None}, "from the text"),
+        ("from the text", {"url": "http://x"}, "from the text"),
+        (None, {"caption": "json alone"}, "json alone"),
+    ],
+)
+def test_caption_from_json_before_text(tmp_path, caption, meta, expected) -> None:
+    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", caption=caption, meta=meta))])
+    assert item["answer"] == expected
+
+
+def test_the_group_of_the_json_travels_along(tmp_path) -> None:
+    members = sample("a", meta={"group": "birds"}) + sample("b")
+    assert [item["group"] for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
+
+
+def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=1)
+    assert expand_shards(f"{tmp_path}/{{00000..00002}}.tar", "k") == shards
+    assert expand_shards([shards[2], f"{tmp_path}/{{00000,00001}}.tar"], "k") == [shards[2], *shards[:2]]
+    assert expand_shards("pipe:cat a.tar", "k") == ["pipe:cat a.tar"]
+
+
+def test_backslashes_belong_to_the_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: True)
+    assert expand_shards(r"C:\data\{0..1}.tar", "k") == [r"C:\data\0.tar", r"C:\data\1.tar"]
+
+
+def test_a_shard_through_a_pipe(tmp_path) -> None:
+    (shard,) = write_good(tmp_path, shards=1, each=3)
+    samples, bad = sorted_out(stream([f"pipe:cat {shard}"]))
+    assert list(numbers(samples)) == [0, 1, 2] and not bad
+
+
+def test_mix_draws_in_proportion_and_the_same_again() -> None:
+    """10,000 draws at 1:3; five standard deviations are 5 * sqrt(10000 * 0.25 * 0.75) = 217."""
+    loaders = [["few"] * 10_000, ["many"] * 10_000]
+    draws = list(islice(mix(loaders, [1, 3], seed=0), 10_000))
+    assert abs(draws.count("few") - 2500) < 217
+    assert draws == list(islice(mix(loaders, [1, 3], seed=0), 10_000))
+    assert draws != list(islice(mix(loaders, [1, 3], seed=1), 10_000))
+
+
+def test_mix_begins_again_with_what_has_ended() -> None:
+    assert list(islice(mix([[1, 2, 3]], [1], seed=0), 7)) == [1, 2, 3, 1, 2, 3, 1]
+    with pytest.raises(DataError, match="has not one batch"):
+        next(mix([[]], [1], seed=0))
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_image_processors_are_the_originals(name) -> None:
+    golden = torch.load(GOLDEN / "image_processor.pt", weights_only=True)
+    image = Image.fromarray(golden["pixels"].numpy())
+    processor = registry.get_processor_class(f"blip2_image_{name}").from_config({"image_size": 56})
+    torch.testing.assert_close(processor(image), golden[name], rtol=0, atol=1e-6)
+
+
+def test_caption_processor_is_the_originals(reference) -> None:
+    processor = BlipCaptionProcessor()
+    assert [processor(text) for text in reference["captions_in"]] == reference["captions_out"]
+
+
+def test_prompt_and_number_of_words_of_a_caption() -> None:
+    assert (
+        BlipCaptionProcessor(prompt="a picture of ", max_words=2)("A Red, big car") == "a picture of a red,"
+    )
+
+
+def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
+    processor = registry.get_processor_class("blip2_image_train").from_config({"image_size": 56})
+    image = picture(size=100)
+    batch = processor.to_batch(image)
+    assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
+    torch.testing.assert_close(golden_model._normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}, {"mean": [0, 0, 0]}])
+def test_mean_and_std_of_the_yaml_are_honoured(golden_model, given) -> None:
+    processor = registry.get_processor_class("blip2_image_eval").from_config({"image_size": 56, **given})
+    batch = processor.to_batch(picture(size=56))
+    pixels = torch.from_numpy(np.asarray(picture(size=56)).copy()).permute(2, 0, 1)
+    std = given.get("std", (0.26862954, 0.26130258, 0.27577711))
+    torch.testing.assert_close(batch, normalize(pixels, given["mean"], std), rtol=0, atol=1e-6)
+    assert batch.dtype == torch.float32
+    # The model takes floats as they are.
+    torch.testing.assert_close(golden_model._normalized(batch[None])[0], batch, rtol=0, atol=0)
+
+
+def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = registry.get_lr_scheduler_class(name)(optimizer, epochs, iters, **arguments)
+    seen = []
+    for epoch in range(epochs):
+        for step in range(iters):
+            returned = scheduler.step(cur_epoch=epoch, cur_step=step)
+            seen.append(optimizer.param_groups[0]["lr"])
+            assert returned == seen[-1]
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step"])
+def test_schedules_are_the_originals(reference, kind) -> None:
+    arguments = dict(reference["schedule_args"][kind])
+    epochs, iters = arguments.pop("max_epoch"), arguments.pop("iters_per_epoch")
+    expected = reference["schedules"][kind]
+    assert len(expected) == epochs * iters
+    assert rates(f"linear_warmup_{kind}_lr", epochs, iters, **arguments) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
+def test_a_warm_up_longer_than_an_epoch_goes_on(name) -> None:
+    seen = rates(name, 3, 4, min_lr=0.0, init_lr=1.0, warmup_steps=8, warmup_start_lr=0.0)
+    assert seen[:8] == pytest.approx([n / 8 for n in range(8)])
+    assert seen[8] > 0.2
+    assert seen[8:] == sorted(seen[8:], reverse=True)
