@@ -1,0 +1,99 @@
+"""Writes the drawn world as the shards that img2dataset leaves: pictures, captions, metadata.
+
+    python -m dataset.shapes.make_shards --out data/shapes
+
+makes `data/shapes/{train,val,test}/00000.tar` and so on, with members `000000000.jpg`, `.txt` and
+`.json`. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dataset.shapes import world
+
+# Val and test ask for single things and for pairs alike; train has few scenes of one thing.
+SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
+
+
+def samples(split: str, count: int, seed: int) -> Iterator[tuple[world.Scene, bytes]]:
+    """Draws `count` scenes of a split, each with its JPEG file."""
+    rng = random.Random(f"{split} {seed}")
+    for _ in range(count):
+        scene = world.sample_scene(split, SINGLE_SHARE[split], rng)
+        yield scene, world.jpeg(world.draw(scene, world.lay_out(scene, rng)))
+
+
+def metadata(scene: world.Scene, key: str) -> dict[str, object]:
+    """What img2dataset says of a picture, and the scene beside it."""
+    things = [{"size": thing.size, "colour": thing.colour, "shape": thing.shape} for thing in scene.things]
+    return {
+        "caption": world.caption(scene),
+        "url": f"shapes://{key}",
+        "key": key,
+        "status": "success",
+        "width": world.SIDE,
+        "height": world.SIDE,
+        "group": "one_object" if len(things) == 1 else "two_objects",
+        "scene": {"count": len(things), "things": things, "relation": scene.relation},
+    }
+
+
+def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]]) -> None:
+    """Writes one tar file, whole or not at all; `first` numbers its first sample."""
+    unfinished = file.with_name(f"{file.name}.partial")
+    with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, (scene, picture) in enumerate(content, first):
+            key = f"{number:09d}"
+            about = json.dumps(metadata(scene, key), sort_keys=True)
+            members = {"jpg": picture, "txt": world.caption(scene).encode()}
+            members["json"] = about.encode()
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")  # its time and owner are 0
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    unfinished.replace(file)
+
+
+def write_split(folder: Path, split: str, count: int, seed: int, samples_per_shard: int) -> None:
+    """Writes all shards of a split, and takes away those of an earlier, larger one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = samples(split, count, seed)
+    written = set()
+    for shard, first in enumerate(range(0, count, samples_per_shard)):
+        size = min(samples_per_shard, count - first)
+        file = folder / f"{shard:05d}.tar"
+        write_shard(file, first, [next(stream) for _ in range(size)])
+        written.add(file)
+        print(f"\r{split}: {first + size} of {count} pictures", end="", flush=True)
+    print()
+    for file in set(folder.glob("[0-9][0-9][0-9][0-9][0-9].tar")) - written:
+        file.unlink()
+
+
+def main() -> None:
+    """Writes the three splits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=6000, help="pictures")
+    parser.add_argument("--val", type=int, default=500, help="pictures")
+    parser.add_argument("--test", type=int, default=600, help="pictures")
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    for split in world.SPLITS:
+        count = getattr(args, split)
+        write_split(args.out / split, split, count, args.seed, args.samples_per_shard)
+    print(f"{time.perf_counter() - start:.1f} s; in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
