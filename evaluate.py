@@ -68,7 +68,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
     log.info("finding the shards")
     shards = expand_shards(args.shards, "--shards")
-    image_processor, text_processor = processors_of(plain(cfg.datasets_cfg), "eval")
+    image_processor, text_processor = processors_of(
+        plain(cfg.datasets_cfg), "eval", cfg.model_cfg.get("image_size")
+    )
     stream = WebdatasetStream(shards, image_processor.to_batch, text_processor, training=False)
     # One worker: the order of the shards is kept, and pictures are decoded while the model works.
     batches = DataLoader(

@@ -129,3 +129,23 @@ def test_a_trained_qformer_is_saved_under_the_originals_names(tmp_path) -> None:
     model.load_checkpoint(tmp_path / "c.pth")
     assert torch.equal(model.query_tokens, recorded["query_tokens"])
     assert torch.equal(model.Qformer.layernorm.weight, recorded["Qformer.bert.embeddings.LayerNorm.weight"])
+
+
+def test_generation_ends_at_an_end_symbol_of_several_tokens(golden_model) -> None:
+    """As "###" does: the batch stops being extended once every row has spelled it, and it is not shown."""
+    free = golden_model.generate(UINT8[:1], ["<ImageHere>"], max_new_tokens=12)[0]
+    end = free[4:7]  # three characters in the middle of what it says anyway
+    model = build_golden_model(end_sym=end)
+    assert len(model.llama_tokenizer(end, add_special_tokens=False).input_ids) > 1
+    lengths = []
+    generate = model.llama_model.generate
+
+    def spy(**kwargs):
+        ids = generate(**kwargs)
+        lengths.append(ids.shape[1])
+        return ids
+
+    model.llama_model.generate = spy
+    reply = model.generate(UINT8[:1], ["<ImageHere>"], max_new_tokens=12)[0]
+    assert reply == free[: free.index(end)].rstrip()
+    assert lengths[0] < 12

@@ -6,6 +6,7 @@ Shapes: P tokens an image, T tokens of a prompt, D the language model's width.
 import logging
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,14 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 
 from minigpt4.common.errors import DataError
 from minigpt4.conversation.dialogue import Conversation
-from minigpt4.conversation.stopping import StopAtText, read_reply
+from minigpt4.conversation.stopping import read_reply
 from minigpt4.conversation.streaming import ReplyStream
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
 
 log = logging.getLogger(__name__)
+
+# True, and meant so: the original penalises repetitions within the reply alone, too.
+warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 # Below this temperature sampling is greedy up to rounding; at 0 it would divide by zero.
 GREEDY_BELOW = 0.05
@@ -50,12 +54,8 @@ class Chat:
         self.model = model
         self.vis_processor = vis_processor
         self.device = model.device if device is None else torch.device(device)
-        self.stopping_criteria = StoppingCriteriaList(stopping_criteria or [])
-        if model.template.end:
-            self.stopping_criteria.append(StopAtText(model.llama_tokenizer, model.template.end))
+        self.stopping_criteria = StoppingCriteriaList([*(stopping_criteria or []), *model.text_stops()])
         self._special = _special_text(model.llama_tokenizer, model.template)
-
-    # ------------------------------------------------------------------ what the user says
 
     def upload_img(
         self,
@@ -108,8 +108,6 @@ class Chat:
     def _harmless(self, text: str) -> str:
         """ "<s>" becomes "< s>": readable, but no special token and no place for an image."""
         return self._special.sub(r"\1 ", text)
-
-    # ------------------------------------------------------------------ what the model answers
 
     @torch.no_grad()
     def answer_prepare(

@@ -62,14 +62,14 @@ def build_page(chat: Chat, title: str) -> gr.Blocks:
             concurrency_limit=1,
             api_visibility="private",
         )
-        # The dialogue has a small button of its own that empties it.
-        gr.on(
-            [restart.click, dialogue.clear],
-            lambda: (_new_session(chat), [], None),
-            outputs=[session, dialogue, box],
-            cancels=[reply],
-            api_visibility="private",
-        )
+        # One after the other: what is still on its way from a reply that is being stopped must not
+        # appear in the new dialogue. (The dialogue has a small button of its own that empties it.)
+        for event in (restart.click, dialogue.clear):
+            event(None, cancels=[reply]).then(
+                lambda: (_new_session(chat), [], None),
+                outputs=[session, dialogue, box],
+                api_visibility="private",
+            )
     return page
 
 

@@ -43,10 +43,10 @@ class PromptTemplate:
         changed = self
         if prompt_template:
             parts = prompt_template.split("{}")
-            if len(parts) != 2:
+            if len(parts) != 2 or parts[0] == parts[1]:
                 raise ConfigError(
-                    f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, "
-                    "where the request goes"
+                    f"model.prompt_template is {prompt_template!r}: it must hold {{}} once, where the "
+                    "request goes, and mark where the reply begins, e.g. '[INST] {} [/INST] '"
                 )
             # How a dialogue begins and goes on belongs to the way its turns are marked.
             family = next((known for known in (VICUNA_V0, LLAMA2) if known.user == parts[0]), self)
@@ -67,9 +67,10 @@ _GIVE_IMAGE = (
 
 # Vicuna v0's reply ends where the next "###Human" begins, so a dialogue writes the sign once.
 VICUNA_V0 = PromptTemplate("###Human: ", " ###Assistant: ", end="###", system=_GIVE_IMAGE)
-# Later turns begin with BOS again, as LLaMA-2 was trained.
-LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="<s>")
-MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="<s>")
+# Later turns begin with BOS again, as LLaMA-2 was trained. The space behind it is what makes today's
+# tokenizers write the same ids as the one it was trained with, "<s>" "▁[" ...
+LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="</s><s> ")
+MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="</s><s> ")
 GEMMA = PromptTemplate(
     "<start_of_turn>user\n",
     "<end_of_turn>\n<start_of_turn>model\n",

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
+from transformers import StoppingCriteriaList
 
 from minigpt4 import __version__
 from minigpt4.common.device import dtype_for, pick_device
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.common.weights import require_value, resolve
+from minigpt4.conversation.stopping import StopAtText, read_reply
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.llm import adds_bos, load_language_model, reply_end_ids
@@ -222,6 +224,13 @@ class MiniGPTBase(BaseModel):
         sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
         return {"loss": sums / (length - 1)}
 
+    def text_stops(self) -> StoppingCriteriaList:
+        """What ends a reply beside `stop_ids`: an end symbol of several tokens, such as "###"."""
+        end = self.template.end
+        one_token = self.llama_tokenizer.convert_tokens_to_ids(end) in self.stop_ids
+        stops = [StopAtText(self.llama_tokenizer, end)] if end and not one_token else []
+        return StoppingCriteriaList(stops)
+
     @torch.no_grad()
     def generate(
         self,
@@ -260,20 +269,11 @@ class MiniGPTBase(BaseModel):
             do_sample=do_sample,
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
+            stopping_criteria=self.text_stops(),
             **sampling,
         )
-        return [self._reply(row) for row in ids]
-
-    def _reply(self, ids: torch.Tensor) -> str:
-        """Generated ids -> text, up to the first end of a reply."""
-        kept = []
-        for token in ids.tolist():
-            if token in self.stop_ids:
-                break
-            kept.append(token)
-        text = self.llama_tokenizer.decode(kept, skip_special_tokens=True)
         end = self.template.end
-        return (text.split(end)[0] if end.strip() else text).strip()
+        return [read_reply(self.llama_tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {

@@ -41,23 +41,34 @@ def processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProce
     return build_processor(by_split.get(chosen), f"{where}.{chosen}")
 
 
-def processors_of(datasets: Mapping[str, Mapping], split: str) -> tuple[BaseProcessor, BaseProcessor]:
+def check_image_size(processor: BaseProcessor, image_size: int | None, where: str) -> None:
+    """Raise ConfigError if pictures are made in another size than `model.image_size` (None: not set)."""
+    if image_size is not None and processor.image_size != image_size:
+        raise ConfigError(
+            f"{where}.image_size is {processor.image_size}, but model.image_size is {image_size}"
+        )
+
+
+def processors_of(
+    datasets: Mapping[str, Mapping], split: str, image_size: int | None
+) -> tuple[BaseProcessor, BaseProcessor]:
     """The image and the caption processor of a config's first dataset, for pictures from elsewhere.
 
     Args:
         datasets: the section `datasets:`.
         split: as in `processor_for`.
+        image_size: what the model wants, as in `check_image_size`.
 
     Raises:
-        ConfigError: if there is no dataset, or it names no image processor.
+        ConfigError: if there is no dataset, or it names no image processor, or one of another size.
     """
     if not datasets:
         raise ConfigError("the section `datasets` is missing or empty: its image processor is needed")
     name, section = next(iter(datasets.items()))
-    return (
-        image_processor_for(section.get("vis_processor"), split, f"datasets.{name}.vis_processor"),
-        processor_for(section.get("text_processor"), split, f"datasets.{name}.text_processor"),
-    )
+    where = f"datasets.{name}"
+    images = image_processor_for(section.get("vis_processor"), split, f"{where}.vis_processor")
+    check_image_size(images, image_size, f"{where}.vis_processor")
+    return images, processor_for(section.get("text_processor"), split, f"{where}.text_processor")
 
 
 def image_processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProcessor:

@@ -10,6 +10,7 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import BaseDatasetBuilder, build_datasets
 from minigpt4.models.base_model import BaseModel
+from minigpt4.processors.base_processor import check_image_size
 
 
 def setup_task(cfg: Config) -> "BaseTask":
@@ -24,7 +25,12 @@ class BaseTask:
 
     def build_datasets(self, cfg: Config) -> dict[str, tuple[BaseDatasetBuilder, dict]]:
         """Name -> (builder, datasets by split)."""
-        return build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
+        datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
+        for builder, splits in datasets.values():
+            for split in splits:
+                where = f"{builder.where}.vis_processor"
+                check_image_size(builder.vis_processor(split), cfg.model_cfg.get("image_size"), where)
+        return datasets
 
     def build_model(self, cfg: Config, device: str | torch.device | None = None) -> BaseModel:
         if "arch" not in cfg.model_cfg:
