@@ -59,6 +59,8 @@ class RunnerBase:
         self.log = JsonLines(self.output_dir / "log.jsonl")
         self.start_epoch = 0
         self.bad = Counter()
+        if self.settings.wandb_log:
+            log.warning("run.wandb_log: True has no effect yet; the run is logged to %s", self.log.path)
 
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
