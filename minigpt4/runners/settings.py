@@ -29,7 +29,7 @@ class RunSettings:
         device: cuda, mps or cpu; None takes the best there is.
         distributed, world_size, dist_url, dist_backend: accepted from the original's YAMLs; the launcher
             (torchrun, accelerate launch) decides.
-        wandb_log, job_name: accepted from the original's YAMLs; trackers are not built yet, and a run says so.
+        wandb_log, job_name: as in the original; there are no trackers yet, and a run says so.
         batch_size_eval: batch size of the evaluation.
     """
 
