@@ -149,3 +149,15 @@ def test_generation_ends_at_an_end_symbol_of_several_tokens(golden_model) -> Non
     reply = model.generate(UINT8[:1], ["<ImageHere>"], max_new_tokens=12)[0]
     assert reply == free[: free.index(end)].rstrip()
     assert lengths[0] < 12
+
+
+def test_autocast_does_not_touch_what_is_frozen(golden_model, golden_io) -> None:
+    """float32 by YAML is float32 in training too; a trained Q-Former does compute in autocast's bf16."""
+    samples = {"image": golden_io["image"], "answer": golden_io["captions"]}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(golden_model(samples)["loss"], golden_io["loss_stage1"], rtol=0, atol=1e-4)
+        unfrozen = build_golden_model(freeze_qformer=False).eval()
+        embeds, _ = unfrozen.encode_img(golden_io["image"])
+    assert embeds.dtype == torch.float32
+    difference = (embeds - golden_io["image_embeds"]).abs().max()
+    assert 1e-4 < difference < 0.1

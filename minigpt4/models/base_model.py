@@ -1,6 +1,7 @@
 """What every model here can do: be built from YAML, keep frozen parts frozen, save what it trains."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +67,12 @@ class BaseModel(nn.Module):
         """Take a part out of training for good: no gradients, and evaluation mode whatever is called."""
         module.requires_grad_(False).eval()
         self._frozen.append(module)
+
+    def own_precision(self, module: nn.Module) -> AbstractContextManager:
+        """The context to run a part in: frozen parts keep their dtype, trained ones take autocast's."""
+        if module in self._frozen:
+            return torch.autocast(self.device.type, enabled=False)
+        return nullcontext()
 
     def train(self, mode: bool = True) -> "BaseModel":
         super().train(mode)

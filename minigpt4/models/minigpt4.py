@@ -127,20 +127,24 @@ class MiniGPT4(MiniGPTBase):
     def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P].
 
-        Frozen parts run in their own dtype whatever autocast says; the projection in its own (float32
-        in training), so that its gradient is exact.
+        The projection computes in its own dtype (float32 in training) whatever autocast says: it costs
+        next to nothing, and its gradient is exact.
         """
         image = self._normalized(image)
-        with torch.autocast(self.device.type, enabled=False):
+        with self.own_precision(self.visual_encoder):
             if self.has_qformer:
-                tokens = self._query(self.ln_vision(visual_tokens(self.visual_encoder, image)))
+                vision = self.ln_vision(visual_tokens(self.visual_encoder, image))
             else:
                 patches = self.ln_vision(self._patches(self.visual_encoder, image))
                 count, number, width = patches.shape
                 tokens = patches.reshape(
                     count, number // self.patches_per_token, width * self.patches_per_token
                 )
-        embeds = self.llama_proj(tokens.to(self.llama_proj.weight.dtype))
+        if self.has_qformer:
+            with self.own_precision(self.Qformer):
+                tokens = self._query(vision)
+        with torch.autocast(self.device.type, enabled=False):
+            embeds = self.llama_proj(tokens.to(self.llama_proj.weight.dtype))
         return embeds, torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
 
     def _query(self, vision: torch.Tensor) -> torch.Tensor:

@@ -194,12 +194,13 @@ class MiniGPTBase(BaseModel):
         _check_image_count("".join(prompts), len(image))
         tokens = self.prompts.encode(prompts, samples["answer"]).to(self.device)
         images, _ = self.encode_img(image)
-        hidden = self.llama_model.get_decoder()(
-            inputs_embeds=self._embed(tokens, images),
-            attention_mask=tokens.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
-        logits = self._logits(hidden.flatten(0, 1).index_select(0, tokens.target_index))
+        with self.own_precision(self.llama_model):
+            hidden = self.llama_model.get_decoder()(
+                inputs_embeds=self._embed(tokens, images),
+                attention_mask=tokens.attention_mask,
+                use_cache=False,
+            ).last_hidden_state
+            logits = self._logits(hidden.flatten(0, 1).index_select(0, tokens.target_index))
         return F.cross_entropy(logits, tokens.target_ids, reduction="none"), tokens
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
