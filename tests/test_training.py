@@ -61,7 +61,6 @@ def run_config(shards: Path, output: Path, **run: Any) -> Config:
 def train(cfg: Config) -> tuple[dict[str, Any], Any]:
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
-    torch.manual_seed(cfg.run_cfg.get("seed", 42))
     model = task.build_model(cfg, device=cfg.run_cfg.device)
     runner = registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
     return runner.train(), runner
@@ -113,7 +112,6 @@ def test_accumulation_averages_the_gradients(shards: Path, tmp_path: Path) -> No
         shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0, iters_per_epoch=2, max_epoch=1
     )
     task = setup_task(cfg)
-    torch.manual_seed(0)
     model = task.build_model(cfg, device="cpu")
     expected = torch.zeros_like(model.llama_proj.weight)
     runner = registry.get_runner_class("runner_base")(

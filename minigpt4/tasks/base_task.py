@@ -33,9 +33,11 @@ class BaseTask:
         return datasets
 
     def build_model(self, cfg: Config, device: str | torch.device | None = None) -> BaseModel:
+        """Build the model that `model:` describes; what starts at random starts from `run.seed`."""
         if "arch" not in cfg.model_cfg:
             raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
         model_class = registry.get_model_class(cfg.model_cfg.arch)
+        torch.manual_seed(cfg.run_cfg.get("seed", 42))
         return model_class.from_config(cfg.model_cfg, device=device)
 
     def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
