@@ -50,7 +50,7 @@ def check_image_size(processor: BaseProcessor, image_size: int | None, where: st
 
 
 def processors_of(
-    datasets: Mapping[str, Mapping], split: str, image_size: int | None
+    datasets: Mapping[str, Mapping], split: str, image_size: int | None = None
 ) -> tuple[BaseProcessor, BaseProcessor]:
     """The image and the caption processor of a config's first dataset, for pictures from elsewhere.
 
@@ -67,7 +67,7 @@ def processors_of(
     name, section = next(iter(datasets.items()))
     where = f"datasets.{name}"
     images = image_processor_for(section.get("vis_processor"), split, f"{where}.vis_processor")
-    check_image_size(images, image_size, f"{where}.vis_processor")
+    check_image_size(images, image_size, f"{where}.vis_processor.train")
     return images, processor_for(section.get("text_processor"), split, f"{where}.text_processor")
 
 

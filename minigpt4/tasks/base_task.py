@@ -28,7 +28,7 @@ class BaseTask:
         datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
         for builder, splits in datasets.values():
             for split in splits:
-                where = f"{builder.where}.vis_processor"
+                where = f"{builder.where}.vis_processor.{split}"
                 check_image_size(builder.vis_processor(split), cfg.model_cfg.get("image_size"), where)
         return datasets
 
