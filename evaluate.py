@@ -7,7 +7,7 @@ higher loss then, one that only guesses has not.
 
 example:
   python evaluate.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml \\
-      --shards 'output/shapes/test/{00000..00000}.tar' --out report.json
+      --shards 'output/shapes/test/{00000..00000}.tar' --out output/report.json
 """
 
 import argparse
