@@ -133,11 +133,11 @@ class RunnerBase:
         self.accelerator.wait_for_everyone()
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._say_what_is_trained()
+        batches = self._train_batches()  # a split that is not there is told before anything is evaluated
         before, _ = self.evaluate()
         if self.settings.evaluate:
             return before
         started = time.perf_counter()
-        batches = self._train_batches()
         for epoch in range(self.start_epoch, self.settings.max_epoch):
             self._train_epoch(epoch, batches)
             self._save(epoch)
