@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minigpt4.datasets.datasets.webdataset_stream import Bad, WebdatasetStream
+from minigpt4.datasets.datasets.base_dataset import Bad
+from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
 
 SIZE = 8

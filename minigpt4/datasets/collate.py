@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from minigpt4.common.errors import DataError
-from minigpt4.datasets.datasets.webdataset_stream import Bad
+from minigpt4.datasets.datasets.base_dataset import Bad
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32

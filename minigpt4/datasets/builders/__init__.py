@@ -1,6 +1,10 @@
 """Builders: one declarative class a dataset name."""
 
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, build_datasets
-from minigpt4.datasets.builders.image_text_pair_builder import CCSBUBuilder, LaionBuilder
+from minigpt4.datasets.builders.image_text_pair_builder import (
+    CCSBUAlignBuilder,
+    CCSBUBuilder,
+    LaionBuilder,
+)
 
-__all__ = ["BaseDatasetBuilder", "CCSBUBuilder", "LaionBuilder", "build_datasets"]
+__all__ = ["BaseDatasetBuilder", "CCSBUAlignBuilder", "CCSBUBuilder", "LaionBuilder", "build_datasets"]

@@ -1,31 +1,51 @@
-"""The image-caption sets of stage 1."""
+"""The image-caption sets: shards for stage 1, a folder of clean pairs for stage 2."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
 
 from minigpt4.common.config import bind
+from minigpt4.common.errors import DataError
 from minigpt4.common.registry import registry
+from minigpt4.common.weights import require_value
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
 
 
-class WebdatasetBuilder(BaseDatasetBuilder):
-    """Webdataset shards; the split `train` is endless and shuffled, the others are read once in order."""
+class StorageBuilder(BaseDatasetBuilder):
+    """`build_info.storage` says where the split `train` is, or maps splits to where they are.
 
-    def build_datasets(self, seed: int = 0) -> dict[str, WebdatasetStream]:
+    The split `train` is endless and shuffled, the others are read once in order.
+    """
+
+    def build_datasets(self, seed: int = 0) -> dict[str, Dataset]:
         storage = bind(_build_info, self.build_info, where=f"{self.where}.build_info")["storage"]
         by_split = storage if isinstance(storage, dict) else {"train": storage}
-        return {
-            split: WebdatasetStream(
-                expand_shards(pattern, f"{self.where}.build_info.storage"),
-                self.vis_processor(split).to_batch,
-                self.text_processor(split),
-                training=split == "train",
-                seed=seed,
-            )
-            for split, pattern in by_split.items()
-        }
+        key = f"{self.where}.build_info.storage"
+        return {split: self.build_split(split, place, key, seed) for split, place in by_split.items()}
+
+    def build_split(self, split: str, storage: Any, key: str, seed: int) -> Dataset:
+        """The dataset of one split. `key` is what the YAML calls `storage`, for messages."""
+        raise NotImplementedError
 
 
 def _build_info(storage: str | list | dict) -> None:
     """The keys that `build_info` may have."""
+
+
+class WebdatasetBuilder(StorageBuilder):
+    """Webdataset shards: a brace pattern, or a list of them."""
+
+    def build_split(self, split: str, storage: str | list[str], key: str, seed: int) -> WebdatasetStream:
+        return WebdatasetStream(
+            expand_shards(storage, key),
+            self.vis_processor(split).to_batch,
+            self.text_processor(split),
+            training=split == "train",
+            seed=seed,
+        )
 
 
 @registry.register_builder("cc_sbu")
@@ -40,3 +60,24 @@ class LaionBuilder(WebdatasetBuilder):
     """LAION, as BLIP-2 filtered it."""
 
     DATASET_CONFIG = "laion/defaults.yaml"
+
+
+@registry.register_builder("cc_sbu_align")
+class CCSBUAlignBuilder(StorageBuilder):
+    """Stage 2's folder: pictures in `image/`, captions in `filter_cap.json`."""
+
+    DATASET_CONFIG = "cc_sbu/align.yaml"
+
+    def build_split(self, split: str, storage: str, key: str, seed: int) -> CCSBUAlignDataset:
+        folder = Path(require_value(storage, key)).expanduser()
+        try:
+            return CCSBUAlignDataset(
+                self.vis_processor(split).to_batch,
+                self.text_processor(split),
+                folder / "image",
+                [folder / "filter_cap.json"],
+                training=split == "train",
+                seed=seed,
+            )
+        except DataError as error:
+            raise DataError(f"{key}: {error}") from error

@@ -1,47 +1,32 @@
-"""Image-text pairs out of webdataset shards, in the layout that img2dataset leaves.
+"""Image-text pairs out of webdataset shards, in the layout that img2dataset leaves."""
 
-A stream yields samples and, where something is wrong, a `Bad` with the reason: it never stops for one
-broken picture, and nothing is dropped without being counted.
-"""
-
-import io
 import json
 import os
 import random
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import braceexpand
 import torch
 from PIL import Image
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.weights import require_value
+from minigpt4.datasets.datasets.base_dataset import (
+    Bad,
+    BadSample,
+    check_caption,
+    open_picture,
+    place_among_readers,
+)
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Above this a picture is a decompression bomb: 100 million pixels are 300 MB once decoded.
-MAX_PIXELS = 100_000_000
 SHUFFLE_BUFFER = 1000
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A sample or a shard that was skipped, and why."""
-
-    reason: str
-    where: str
-
-
-class BadSample(Exception):
-    """Raised inside this module with the reason a sample is skipped."""
 
 
 def expand_shards(storage: str | list[str], key: str) -> list[str]:
@@ -106,9 +91,7 @@ class WebdatasetStream(IterableDataset):
         self.rank, self.world_size = 0, 1
 
     def __iter__(self) -> Iterator[dict[str, Any] | Bad]:
-        worker = get_worker_info()
-        place, places = (worker.id, worker.num_workers) if worker else (0, 1)
-        place, places = self.rank * places + place, self.world_size * places
+        place, places = place_among_readers(self.rank, self.world_size)
         if not self.training:
             raw = _read_shards(iter(self.shards[place::places]))
         else:
@@ -231,27 +214,11 @@ def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         caption = raw["txt"].decode("utf-8", errors="replace")
     if caption is None:
         raise BadSample("no caption")
-    if not isinstance(caption, str):
-        raise BadSample("caption is no text")
-    if not caption.strip():
-        raise BadSample("empty caption")
-    return caption, meta
+    return check_caption(caption), meta
 
 
 def _open_image(raw: dict[str, Any]) -> Image.Image:
     suffix = next((s for s in IMAGE_SUFFIXES if s in raw), None)
     if suffix is None:
         raise BadSample("no image")
-    try:
-        image = Image.open(io.BytesIO(raw[suffix]), formats=IMAGE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadSample("image too large")
-        image.load()
-    except BadSample:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadSample("image too large") from error
-    except Exception as error:
-        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
-        raise BadSample("broken image") from error
-    return image
+    return open_picture(raw[suffix])

@@ -1,0 +1,202 @@
+"""What all datasets share: how a picture is opened, what is bad, and who reads what.
+
+A dataset is a stream: iterated, it yields samples and, where something is wrong, a `Bad` with the reason.
+It never stops for one broken picture, and nothing is dropped without being counted.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, get_worker_info
+
+from minigpt4.common.errors import DataError
+
+# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Above this a picture is a decompression bomb: 100 million pixels are 300 MB once decoded.
+MAX_PIXELS = 100_000_000
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample or a shard that was skipped, and why."""
+
+    reason: str
+    where: str
+
+
+class BadSample(Exception):
+    """Raised inside the datasets with the reason a sample is skipped."""
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """A picture's file -> the decoded picture. Raises BadSample."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise BadSample("image too large")
+        image.load()
+    except BadSample:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadSample("image too large") from error
+    except Exception as error:
+        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
+        raise BadSample("broken image") from error
+    return image
+
+
+def check_caption(caption: Any) -> str:
+    """The caption, if it is text that says something. Raises BadSample."""
+    if not isinstance(caption, str):
+        raise BadSample("caption is no text")
+    if not caption.strip():
+        raise BadSample("empty caption")
+    return caption
+
+
+def place_among_readers(rank: int, world_size: int) -> tuple[int, int]:
+    """Which of how many readers this is: every worker of every rank reads a part of its own."""
+    worker = get_worker_info()
+    number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+    return rank * workers + number, world_size * workers
+
+
+class BaseDataset(Dataset):
+    """Pictures in a folder and a list of annotations; subclasses say what sample one annotation makes.
+
+    Indexed, it answers a sample or a `Bad`. Iterated, it is a stream: in training without end, each pass
+    in a new order that seed and number of the pass decide; else once, in order. All ranks and workers
+    together read each entry of a pass once.
+
+    Args:
+        vis_processor: PIL image -> tensor [3, H, W].
+        text_processor: text -> text.
+        vis_root: the folder of the pictures.
+        ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations`.
+        training: whether the stream is endless and shuffled.
+        seed: decides the order.
+
+    Raises:
+        DataError: for files that are not as they should be.
+    """
+
+    REQUIRED_KEYS: ClassVar[tuple[str, ...]] = ()  # what every entry must have
+
+    def __init__(
+        self,
+        vis_processor: Callable[[Image.Image], torch.Tensor],
+        text_processor: Callable[[str], str],
+        vis_root: str | Path,
+        ann_paths: list[str | Path],
+        *,
+        training: bool,
+        seed: int = 0,
+    ) -> None:
+        self.vis_processor = vis_processor
+        self.text_processor = text_processor
+        self.vis_root = Path(vis_root)
+        self.training = training
+        self.seed = seed
+        self.rank, self.world_size = 0, 1
+        self.annotation: list[dict[str, Any]] = []
+        for path in ann_paths:
+            entries = read_annotations(path)
+            for number, entry in enumerate(entries):
+                try:
+                    self.check_entry(entry)
+                except ValueError as error:
+                    raise DataError(f"{path}, entry {number}: {error}") from error
+            self.annotation += entries
+        if not self.annotation:
+            raise DataError(f"there is not one entry in {', '.join(map(str, ann_paths))}")
+        if not self.vis_root.is_dir():
+            raise DataError(f"there is no folder of pictures {self.vis_root}")
+
+    def check_entry(self, entry: Any) -> None:
+        """Raise ValueError if an entry cannot be used, whatever its picture is."""
+        if not isinstance(entry, dict):
+            raise ValueError(f"{entry!r} is no mapping")
+        missing = [key for key in self.REQUIRED_KEYS if key not in entry]
+        if missing:
+            raise ValueError(f"{missing[0]!r} is missing (it has {', '.join(map(repr, entry)) or 'nothing'})")
+
+    def picture_name(self, entry: dict[str, Any]) -> str:
+        """The path of an entry's picture below `vis_root`."""
+        raise NotImplementedError
+
+    def sample(self, entry: dict[str, Any]) -> Sample:
+        """The sample that an entry makes. Raises BadSample."""
+        raise NotImplementedError
+
+    def picture(self, entry: dict[str, Any]) -> torch.Tensor:
+        """An entry's picture [3, H, W]. Raises BadSample."""
+        path = self.vis_root / self.picture_name(entry)
+        if not os.path.isfile(path):  # unlike Path.is_file, this never raises
+            raise BadSample("missing image")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadSample("unreadable image") from error
+        return self.vis_processor(open_picture(data))
+
+    def __len__(self) -> int:
+        return len(self.annotation)
+
+    def __getitem__(self, index: int) -> Sample | Bad:
+        entry = self.annotation[index]
+        try:
+            return self.sample(entry)
+        except BadSample as bad:
+            return Bad(str(bad), str(self.vis_root / self.picture_name(entry)))
+
+    def __iter__(self) -> Iterator[Sample | Bad]:
+        place, places = place_among_readers(self.rank, self.world_size)
+        if not self.training:
+            yield from (self[index] for index in range(place, len(self), places))
+            return
+        # The passes follow each other in one endless row, of which a reader takes every `places`-th: none
+        # gets more than another, and none is left without where there are more readers than entries.
+        shuffled, order = -1, np.empty(0)
+        while True:
+            number, index = divmod(place, len(self))
+            if number != shuffled:
+                shuffled, order = number, np.random.default_rng([self.seed, number]).permutation(len(self))
+            yield self[order[index]]
+            place += places
+
+
+def read_annotations(path: str | Path) -> list[Any]:
+    """The entries of an annotation file: a list, or a mapping with a list under `annotations`.
+
+    Raises:
+        DataError: if there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a mark at its head
+    except FileNotFoundError as error:
+        raise DataError(f"there is no annotation file {path}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise DataError(f"{path} must hold a list of entries, or a mapping with one under 'annotations'")
+    return entries
+
+
+def check_inside(name: str) -> None:
+    """Raise ValueError if a name out of an annotation file would leave the folder it is joined to."""
+    # Windows' rules know both separators and drives.
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts:
+        raise ValueError(f"{name!r} leaves the folder of the pictures")
