@@ -31,8 +31,9 @@ def test_a_placeholder_names_its_key(key, value) -> None:
         build_golden_model(**{key: value})
 
 
-@pytest.mark.parametrize("key", ["llama_model", "q_former_model"])
-@pytest.mark.parametrize("value", ["", None])
+@pytest.mark.parametrize(
+    ("key", "value"), [("llama_model", ""), ("llama_model", None), ("q_former_model", "")]
+)
 def test_nothing_names_its_key(key, value) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"model.{key} is {value!r}: please set it")):
         build_golden_model(**{key: value})

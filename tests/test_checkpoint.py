@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from minigpt4.common.checkpoint import load_into, read_checkpoint, require_keys, save_checkpoint
-from minigpt4.common.errors import CheckpointError
+from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.models.vision import build_vision_encoder
 from tests.conftest import GOLDEN, build_golden_model, golden_model_config
 
@@ -179,10 +179,8 @@ def test_tensors_that_do_not_fit(golden_model, tmp_path, tensors, messages) -> N
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("llm_backbone", "gemma"),
         ("llm_width", 2048),
         ("llm_vocabulary", 256000),
-        ("embedding_convention", "before_scaling"),
     ],
 )
 def test_a_checkpoint_of_another_language_model_names_both(golden_model, tmp_path, key, value) -> None:
@@ -201,8 +199,84 @@ def test_a_checkpoint_of_another_encoder_names_both(golden_model, tmp_path) -> N
     meta = golden_model.checkpoint_meta() | {"vit_model": "tf_efficientnet_lite0"}
     save_checkpoint({"model": projection(), "meta": meta}, tmp_path / "c.pth")
     refused(
-        golden_model, tmp_path / "c.pth", "model.vit_model 'tf_efficientnet_lite0', here it is 'eva_clip_g'"
+        golden_model,
+        tmp_path / "c.pth",
+        "was trained with the encoder 'tf_efficientnet_lite0'",
+        "model.vit_model is 'eva_clip_g'",
     )
+
+
+def saved(model, path: Path, **changes) -> Path:
+    """A projection of ones, with the model's own meta but for `changes`."""
+    save_checkpoint({"model": projection(), "meta": model.checkpoint_meta() | changes}, path)
+    return path
+
+
+def test_a_language_model_of_the_same_sizes_is_told_apart(golden_model, tmp_path) -> None:
+    """Vicuna and LLaMA-2 have one width and one vocabulary; a folder that was renamed is still the same."""
+    renamed = saved(golden_model, tmp_path / "renamed.pth", llama_model="llama-2-7b-chat-hf")
+    assert build_golden_model(ckpt=str(renamed)).llama_proj.bias.eq(1).all()
+    other_precision = saved(golden_model, tmp_path / "p.pth", llm_fingerprint="0123456789abcdef")
+    assert build_golden_model(ckpt=str(other_precision)).llama_proj.bias.eq(1).all()
+    other = saved(
+        golden_model, tmp_path / "other.pth", llama_model="vicuna-7b", llm_fingerprint="0123456789abcdef"
+    )
+    refused(
+        golden_model,
+        other,
+        "was trained for the language model 'vicuna-7b', model.llama_model is 'llm', and their weights differ",
+        "model.ckpt_allow_mismatch: True",
+    )
+
+
+def test_other_turns_than_a_checkpoint_was_trained_with(tmp_path) -> None:
+    prompts = {"prompt_path": "prompts/caption.txt"}
+    vicuna = build_golden_model(prompt_template="###Human: {} ###Assistant: ", **prompts)
+    path = saved(vicuna, tmp_path / "c.pth")
+    refused(
+        build_golden_model(),
+        path,
+        "was trained with turns written '###Human: ... ###Assistant: ', here they are written "
+        "'[INST] ... [/INST] '",
+    )
+    # The spacing is no other template, and a projection trained on bare images fits any.
+    assert build_golden_model(prompt_template="###Human:{}###Assistant:", ckpt=str(path), **prompts)
+    bare = saved(build_golden_model(), tmp_path / "bare.pth")
+    vicuna.load_checkpoint(bare)
+
+
+def test_a_mismatch_is_loaded_where_the_yaml_says_so(golden_model, tmp_path, caplog) -> None:
+    path = saved(golden_model, tmp_path / "c.pth", vit_model="vit_large")
+    model = build_golden_model(ckpt=str(path), ckpt_allow_mismatch=True)
+    assert model.llama_proj.bias.eq(1).all()
+    assert "was trained with the encoder 'vit_large'" in caplog.text
+    # Shapes fit or do not, whatever is allowed.
+    save_checkpoint({"model": projection(out=2048)}, tmp_path / "wide.pth")
+    with pytest.raises(CheckpointError, match=r"llama_proj.weight is \[2048, 48\]"):
+        build_golden_model(ckpt=str(tmp_path / "wide.pth"), ckpt_allow_mismatch=True)
+
+
+def test_the_embedding_convention_is_said_or_asked_for(golden_model, tmp_path) -> None:
+    path = saved(golden_model, tmp_path / "c.pth", embedding_convention="table_row")
+    refused(
+        golden_model,
+        path,
+        "was trained with embedding_convention table_row, not first_layer_input",
+        "please set model.ckpt_embedding_convention",
+    )
+    # LLaMA has no factor: the projection stays what it is.
+    model = build_golden_model(ckpt=str(path), ckpt_embedding_convention="table_row")
+    assert model.llama_proj.bias.eq(1).all()
+    with pytest.raises(ConfigError, match=r"ckpt_embedding_convention is 'table_rows'; did you mean 'table_"):
+        build_golden_model(ckpt=str(path), ckpt_embedding_convention="table_rows")
+    own = saved(golden_model, tmp_path / "own.pth")
+    with pytest.raises(CheckpointError, match="embedding_convention first_layer_input, not table_row"):
+        build_golden_model(ckpt=str(own), ckpt_embedding_convention="table_row")
+
+
+def test_meta_that_is_no_dict(golden_model, tmp_path) -> None:
+    save_checkpoint({"model": projection(), "meta": [1]}, tmp_path / "c.pth")
+    refused(golden_model, tmp_path / "c.pth", "`meta` is a list, it must be a dict")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -51,11 +51,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+def load_into(
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    source: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Copy tensors into parameters and buffers of the same names.
 
+    A parameter that was built without memory (on the `meta` device) is made here, in `dtype` and on
+    `device`, one after the other: no second copy of the module is ever held.
+
     Strict in one direction: each tensor must have a place of its shape. That everything that should be
-    loaded was there is for the caller to check (`missing_keys`), who knows what may be absent.
+    loaded was there is for the caller to check (`require_keys`), who knows what may be absent.
 
     Raises:
         CheckpointError: naming the unexpected key or both shapes.
@@ -70,7 +80,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source:
             )
     with torch.no_grad():
         for key, tensor in tensors.items():
-            places[key].copy_(tensor)
+            place = places[key]
+            if not place.is_meta:
+                place.copy_(tensor)
+                continue
+            owner, _, name = key.rpartition(".")
+            # A copy, also where nothing changes: the tensor may be a view of the file.
+            value = tensor.to(device=device, dtype=dtype, copy=True)
+            setattr(module.get_submodule(owner), name, nn.Parameter(value, place.requires_grad))
 
 
 def require_keys(needed: set[str], found: Mapping[str, Any], *, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Six tables of names: which class a YAML means by `minigpt4`, `cc_sbu`, `runner_base`, ...
+"""Seven tables of names: which class a YAML means by `minigpt4`, `cc_sbu`, `gemma`, `runner_base`, ...
 
 This module imports nothing of the package above it. The package that fills a table is imported when
 the table is first asked, so whoever has imported `registry` alone can look any name up, and a script's
@@ -19,6 +19,7 @@ PACKAGES = {
     "task": "minigpt4.tasks",
     "processor": "minigpt4.processors",
     "model": "minigpt4.models",
+    "backbone": "minigpt4.models.backbones",
     "runner": "minigpt4.runners",
     "lr_scheduler": "minigpt4.common.optims",
 }
@@ -63,6 +64,9 @@ class Registry:
     def register_model(self, name: str) -> Callable[[type[T]], type[T]]:
         return self._register("model", name)
 
+    def register_backbone(self, name: str) -> Callable[[type[T]], type[T]]:
+        return self._register("backbone", name)
+
     def register_runner(self, name: str) -> Callable[[type[T]], type[T]]:
         return self._register("runner", name)
 
@@ -81,6 +85,9 @@ class Registry:
     def get_model_class(self, name: str) -> type:
         return self._get("model", name)
 
+    def get_backbone_class(self, name: str) -> type:
+        return self._get("backbone", name)
+
     def get_runner_class(self, name: str) -> type:
         return self._get("runner", name)
 
@@ -98,6 +105,9 @@ class Registry:
 
     def list_models(self) -> list[str]:
         return self._list("model")
+
+    def list_backbones(self) -> list[str]:
+        return self._list("backbone")
 
     def list_runners(self) -> list[str]:
         return self._list("runner")

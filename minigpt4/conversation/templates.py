@@ -30,6 +30,11 @@ class PromptTemplate:
     next_turn: str = ""
     system: str = ""
 
+    @property
+    def signs(self) -> tuple[str, str]:
+        """What marks the user's and the assistant's words, whatever the spacing around it."""
+        return self.user.strip(), self.assistant.strip()
+
     def turn(self, text: str) -> str:
         """The prompt for one request, up to where the reply begins."""
         return f"{self.user}{text}{self.assistant}"

@@ -1,5 +1,6 @@
 """MiniGPT-4 (Zhu et al. 2023, arXiv:2304.10592): encoder, Q-Former, one linear layer, language model."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -7,10 +8,10 @@ from torch import nn
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.common.weights import read_tensors, resolve
+from minigpt4.common.weights import WeightSource, read_tensors, resolve_file
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
-from minigpt4.models.vision import EVA_CLIP_G, visual_tokens
+from minigpt4.models.vision import EVA_CLIP_G, published_weights, visual_tokens
 
 BLIP2_URL = (
     "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
@@ -24,7 +25,8 @@ class MiniGPT4(MiniGPTBase):
 
     Args (beside those of MiniGPTBase):
         has_qformer: False joins the encoder's tokens, `patches_per_token` in a row, instead.
-        q_former_model: BLIP-2's file, with Q-Former, queries and `ln_vision`.
+        q_former_model: BLIP-2's file, with Q-Former, queries and `ln_vision`; None for random weights,
+            which must be trained (`freeze_qformer: False`).
         q_former_kwargs: overrides of the Q-Former's sizes.
         freeze_qformer: whether Q-Former and queries stay as they are.
         num_query_token: tokens an image becomes.
@@ -32,10 +34,10 @@ class MiniGPT4(MiniGPTBase):
             the original.
     """
 
-    LOADED_ELSEWHERE = ("visual_encoder.", "ln_vision.", "Qformer.", "query_tokens")
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {
         "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
         "pretrain_llama2": "models/minigpt4_llama2.yaml",
+        "pretrain_gemma": "models/minigpt4_gemma.yaml",
         "tiny_llama": "models/minigpt4_tiny_llama.yaml",
         "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
         "smollm2": "models/minigpt4_smollm2.yaml",
@@ -46,7 +48,7 @@ class MiniGPT4(MiniGPTBase):
     def __init__(
         self,
         vit_model: str = EVA_CLIP_G,
-        q_former_model: str = BLIP2_URL,
+        q_former_model: str | None = BLIP2_URL,
         image_size: int = 224,
         drop_path_rate: float = 0.0,
         use_grad_checkpoint: bool = False,
@@ -68,9 +70,19 @@ class MiniGPT4(MiniGPTBase):
         patches_per_token: int = 4,
         llm_backbone: str = "auto",
         llm_precision: str = "bf16",
+        llm_sanity_check: bool = True,
+        attn_implementation: str | None = None,
+        device_map: str | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        q_former_path = resolve(q_former_model, "model.q_former_model") if has_qformer else None
+        q_former_path = None
+        if has_qformer and q_former_model is not None:
+            q_former_path = resolve_file(q_former_model, "model.q_former_model")
+        elif has_qformer and freeze_qformer:
+            raise ConfigError(
+                "model.q_former_model is null, so the Q-Former begins with random weights, but "
+                "model.freeze_qformer is True: please name BLIP-2's file, or train it"
+            )
         super().__init__(
             vit_model=vit_model,
             vit_weights=vit_weights,
@@ -89,14 +101,23 @@ class MiniGPT4(MiniGPTBase):
             end_sym=end_sym,
             max_txt_len=max_txt_len,
             max_context_len=max_context_len,
+            llm_sanity_check=llm_sanity_check,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
             device=device,
         )
         self.has_qformer = has_qformer
         self.patches_per_token = patches_per_token
         vision_width = self.visual_encoder.num_features
         if has_qformer:
-            self.Qformer, self.query_tokens = build_qformer(num_query_token, vision_width, q_former_kwargs)
-            load_blip2(self, read_tensors(q_former_path), source=str(q_former_path))
+            self.Qformer, self.query_tokens = build_qformer(
+                num_query_token, vision_width, q_former_kwargs, empty=q_former_path is not None
+            )
+            if q_former_path is not None:
+                dtype = self.vit_dtype if freeze_qformer else torch.float32
+                tensors = read_tensors(q_former_path, mapped=True)
+                load_blip2(self, tensors, source=str(q_former_path), dtype=dtype, device=self._target_device)
+                self.loaded_elsewhere += ("Qformer.", "query_tokens")
             if freeze_qformer:
                 self.freeze(self.Qformer)
                 self.query_tokens.requires_grad_(False)
@@ -110,8 +131,9 @@ class MiniGPT4(MiniGPTBase):
     @torch.no_grad()
     def _count_joined_tokens(self) -> int:
         """How many tokens an image becomes without Q-Former; found by looking at an empty one."""
-        size = (1, 3, self.image_size, self.image_size)
-        patches = self._patches(self.visual_encoder, torch.zeros(size)).shape[1]
+        first = next(self.visual_encoder.parameters())
+        image = torch.zeros(1, 3, self.image_size, self.image_size, dtype=first.dtype, device=first.device)
+        patches = self._patches(self.visual_encoder, image).shape[1]
         if patches % self.patches_per_token:
             raise ConfigError(
                 f"model.patches_per_token is {self.patches_per_token}, which does not divide the encoder's "
@@ -155,3 +177,13 @@ class MiniGPT4(MiniGPTBase):
 
     def checkpoint_key(self, name: str) -> str:
         return to_original_key(name)
+
+    @classmethod
+    def weight_sources(cls, cfg: Mapping) -> list[WeightSource]:
+        vit_weights = cfg.get("vit_weights") or published_weights(cfg.get("vit_model", EVA_CLIP_G))
+        blip2 = cfg.get("q_former_model", BLIP2_URL)
+        sources = [WeightSource("model.vit_weights", vit_weights, "file")]
+        if cfg.get("has_qformer", True) and blip2 is not None:
+            sources.append(WeightSource("model.q_former_model", blip2, "file"))
+        sources.append(WeightSource("model.llama_model", cfg.get("llama_model"), "model"))
+        return sources + super().weight_sources(cfg)

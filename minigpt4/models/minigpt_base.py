@@ -4,8 +4,10 @@ Shapes: B batch, N images of the whole batch, P tokens an image, T text and imag
 language model, V its vocabulary.
 """
 
+import hashlib
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,18 @@ from transformers import StoppingCriteriaList
 
 from minigpt4 import __version__
 from minigpt4.common.device import dtype_for, pick_device
-from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.common.weights import require_value, resolve
+from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.weights import require_value, resolve_model
 from minigpt4.conversation.stopping import StopAtText, read_reply
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
-from minigpt4.models.base_model import BaseModel
-from minigpt4.models.llm import adds_bos, load_language_model, reply_end_ids
+from minigpt4.models.base_model import FIRST_LAYER_INPUT, TABLE_ROW, BaseModel
+from minigpt4.models.identity import find_mismatch
+from minigpt4.models.llm import load_language_model, warn_if_dead
 from minigpt4.models.prompting import PromptEncoder, TokenBatch
 from minigpt4.models.vision import build_vision_encoder, image_statistics
 from minigpt4.processors.blip_processors import normalize
 
-# Since transformers 5.4 an image token must be what the first layer sees; see DESIGN and `checkpoint_meta`.
-EMBEDDING_CONVENTION = "first_layer_input"
+log = logging.getLogger(__name__)
 
 
 class MiniGPTBase(BaseModel):
@@ -47,6 +49,8 @@ class MiniGPTBase(BaseModel):
         end_sym: what ends an answer; None takes the language model's own.
         max_txt_len: longest answer in tokens.
         max_context_len: longest prompt in tokens.
+        llm_sanity_check: warn at the start if the language model knows no English.
+        attn_implementation, device_map: see `load_language_model`; the first is the encoder's too.
         device: where everything goes; None takes the best there is.
     """
 
@@ -70,6 +74,9 @@ class MiniGPTBase(BaseModel):
         end_sym: str | None,
         max_txt_len: int,
         max_context_len: int,
+        llm_sanity_check: bool,
+        attn_implementation: str | None,
+        device_map: str | None,
         device: str | torch.device | None,
     ) -> None:
         super().__init__()
@@ -77,7 +84,7 @@ class MiniGPTBase(BaseModel):
         self.vit_dtype = dtype_for(vit_precision, target, "model.vit_precision")
         self.image_size = image_size
         prompts = _read_prompts(prompt_path)
-        llama_path = resolve(llama_model, "model.llama_model")
+        llama_path = resolve_model(llama_model, "model.llama_model")
 
         self.visual_encoder = build_vision_encoder(
             vit_model,
@@ -86,7 +93,11 @@ class MiniGPTBase(BaseModel):
             vit_kwargs=vit_kwargs,
             drop_path_rate=drop_path_rate,
             use_grad_checkpoint=use_grad_checkpoint,
+            attn_implementation=attn_implementation,
+            dtype=self.vit_dtype if freeze_vit else torch.float32,
+            device=target,
         )
+        self.loaded_elsewhere += ("visual_encoder.", "ln_vision.")
         self.ln_vision = nn.LayerNorm(self.visual_encoder.num_features)
         if freeze_vit:
             self.freeze(self.visual_encoder)
@@ -95,16 +106,22 @@ class MiniGPTBase(BaseModel):
         self.register_buffer("image_mean", torch.tensor(mean), persistent=False)
         self.register_buffer("image_std", torch.tensor(std), persistent=False)
 
-        self.llama_model, self.llama_tokenizer, backbone = load_language_model(
-            llama_path, llm_backbone, "8bit" if low_resource else llm_precision, target
+        self.llama_model, self.llama_tokenizer, self.backbone = load_language_model(
+            llama_path,
+            llm_backbone,
+            "8bit" if low_resource else llm_precision,
+            target,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
         )
         self.freeze(self.llama_model)
-        self.template = backbone.template.with_overrides(prompt_template, end_sym)
+        if llm_sanity_check:
+            warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id)
+        self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
         self.prompt_list = [self.template.turn(prompt) for prompt in prompts]
         self._ids = {
             "vit_model": vit_model,
             "llama_model": str(llama_model).rstrip("/").rsplit("/", 1)[-1],
-            "llm_backbone": backbone.name,
         }
         self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
         self._target_device = target
@@ -121,10 +138,10 @@ class MiniGPTBase(BaseModel):
                 child.to(self._target_device)
         for tensor in (*self._parameters.values(), *self._buffers.values()):
             tensor.data = tensor.data.to(self._target_device)
-        self.stop_ids = reply_end_ids(self.llama_model, self.llama_tokenizer, self.template.end)
+        self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, self.template.end)
         self.prompts = PromptEncoder(
             self.llama_tokenizer,
-            self.llama_tokenizer.bos_token_id if adds_bos(self.llama_tokenizer) else None,
+            self.backbone.bos_id,
             image_tokens,
             self.template.end,
             self.max_txt_len,
@@ -155,7 +172,7 @@ class MiniGPTBase(BaseModel):
 
     def _embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
         """Text embeddings with image embeddings [N, P, D] in their places -> [B, T, D]."""
-        embeds = self.embed_tokens(tokens.ids)
+        embeds = self.embed_tokens(tokens.ids).to(self.device)
         if images is None:
             return embeds
         batch, length, width = embeds.shape
@@ -200,7 +217,9 @@ class MiniGPTBase(BaseModel):
                 attention_mask=tokens.attention_mask,
                 use_cache=False,
             ).last_hidden_state
-            logits = self._logits(hidden.flatten(0, 1).index_select(0, tokens.target_index))
+            # Under `device_map: auto` the last layer may be on another card than the first.
+            wanted = tokens.target_index.to(hidden.device)
+            logits = self._logits(hidden.flatten(0, 1).index_select(0, wanted)).to(self.device)
         return F.cross_entropy(logits, tokens.target_ids, reduction="none"), tokens
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -277,13 +296,18 @@ class MiniGPTBase(BaseModel):
         return [read_reply(self.llama_tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
 
     def checkpoint_meta(self) -> dict[str, Any]:
+        config = self.llama_model.config.get_text_config()
         return {
             **self._ids,
-            "llm_width": self.llama_model.config.get_text_config().hidden_size,
-            "llm_vocabulary": self.llama_model.config.get_text_config().vocab_size,
+            "vit_width": self.visual_encoder.num_features,
+            "llm_fingerprint": self._fingerprint(),
+            "llm_width": config.hidden_size,
+            "llm_vocabulary": config.vocab_size,
             "image_size": self.image_size,
-            "embedding_convention": EMBEDDING_CONVENTION,
+            "embedding_convention": FIRST_LAYER_INPUT,
             "template": vars(self.template),
+            # Without prompts no turn was written, and another template may follow.
+            "prompted": bool(self.prompt_list),
             "versions": {
                 "minigpt4": __version__,
                 "torch": torch.__version__.split("+")[0],
@@ -291,29 +315,37 @@ class MiniGPTBase(BaseModel):
             },
         }
 
-    def check_meta(self, meta: dict[str, Any], source: str) -> None:
-        """A projection fits one language model only; say so before shapes clash somewhere deep."""
-        own = self.checkpoint_meta()
-        for key in ("llm_backbone", "llm_width", "llm_vocabulary", "embedding_convention"):
-            if key in meta and meta[key] != own[key]:
-                raise CheckpointError(
-                    f"{source} was trained for the language model {meta.get('llama_model')!r} "
-                    f"({key}: {meta[key]}), model.llama_model is {own['llama_model']!r} ({key}: {own[key]})"
-                )
-        if meta.get("vit_model", own["vit_model"]) != own["vit_model"]:
-            raise CheckpointError(
-                f"{source} was trained with model.vit_model {meta['vit_model']!r}, "
-                f"here it is {own['vit_model']!r}"
-            )
+    @torch.no_grad()
+    def _fingerprint(self) -> str:
+        """Tells language models apart whose folders have one name, and finds one again that was renamed."""
+        vocabulary = self.llama_model.config.get_text_config().vocab_size
+        some_words = torch.linspace(0, vocabulary - 1, 64, device=self.device).long()
+        values = self.embed_tokens(some_words).bfloat16().view(torch.int16).cpu().numpy()
+        return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+    def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
+        return find_mismatch(self.checkpoint_meta(), meta)
+
+    def in_own_convention(self, tensors: dict[str, torch.Tensor], convention: str) -> dict[str, torch.Tensor]:
+        """A projection into the embedding table's scale, times the factor that the model applied later."""
+        if convention != TABLE_ROW:
+            return tensors
+        factor = self.backbone.embedding_factor(self.llama_model.config.get_text_config())
+        log.info("the projection is multiplied by %g, the language model's embedding factor", factor)
+        return {
+            name: value * factor if name.startswith("llama_proj.") else value
+            for name, value in tensors.items()
+        }
 
 
 def _read_prompts(path: str) -> list[str]:
     """The prompts of a file, one a line; those without an image are left out, as in the original."""
     if not path:
         return []
-    file = Path(require_value(path, "model.prompt_path"))
+    file = Path(require_value(path, "model.prompt_path")).expanduser()
     if not file.is_file():
-        raise ConfigError(f"model.prompt_path: no file {path!r}")
+        siblings = [p.name for p in file.parent.glob("*.txt")]
+        raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")
     prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if IMAGE_PLACEHOLDER in line]
     if not prompts:
         raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")

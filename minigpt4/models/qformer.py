@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
@@ -28,14 +30,20 @@ RENAMES = (
 
 
 def build_qformer(
-    num_query_token: int, vision_width: int, q_former_kwargs: Mapping[str, Any] | None = None
+    num_query_token: int,
+    vision_width: int,
+    q_former_kwargs: Mapping[str, Any] | None = None,
+    *,
+    empty: bool = False,
 ) -> tuple[Blip2QFormerModel, nn.Parameter]:
-    """A Q-Former with random weights, in float32 on the CPU.
+    """A Q-Former and its queries, in float32 on the CPU.
 
     Args:
         num_query_token: how many tokens an image becomes.
         vision_width: width of the encoder's tokens.
         q_former_kwargs: overrides of BERT-base's sizes.
+        empty: True builds it without memory (on the `meta` device), for `load_blip2`; False gives it
+            random weights.
 
     Returns:
         The module, and its learned queries [1, num_query_token, hidden].
@@ -44,7 +52,8 @@ def build_qformer(
     config = Blip2QFormerConfig(**sizes, encoder_hidden_size=vision_width)
     queries = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
     nn.init.normal_(queries, std=config.initializer_range)
-    return Blip2QFormerModel(config), queries
+    with init_empty_weights(include_buffers=False) if empty else nullcontext():
+        return Blip2QFormerModel(config), queries
 
 
 def _sizes(
@@ -74,8 +83,17 @@ def to_original_key(key: str) -> str:
     return key.replace("Qformer.", "Qformer.bert.", 1)
 
 
-def load_blip2(model: nn.Module, tensors: Mapping[str, Any], *, source: str) -> None:
+def load_blip2(
+    model: nn.Module,
+    tensors: Mapping[str, Any],
+    *,
+    source: str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> None:
     """Load BLIP-2's `Qformer`, `query_tokens` and `ln_vision` into a model that has all three.
+
+    An empty Q-Former is made in `dtype` on `device`.
 
     Raises:
         CheckpointError: for missing or unexpected keys, or shapes that differ.
@@ -85,4 +103,4 @@ def load_blip2(model: nn.Module, tensors: Mapping[str, Any], *, source: str) -> 
     parts = ("Qformer.", "query_tokens", "ln_vision.")
     needed = {name for name, _ in model.named_parameters() if name.startswith(parts)}
     require_keys(needed, wanted, source=source)
-    load_into(model, wanted, source=source)
+    load_into(model, wanted, source=source, dtype=dtype, device=device)

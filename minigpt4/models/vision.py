@@ -1,18 +1,20 @@
 """The vision encoder: EVA-ViT-g as MiniGPT-4 uses it, or any timm model by name."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import timm
 import torch
+from accelerate import init_empty_weights
 from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from torch import nn
 
 from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
-from minigpt4.common.weights import read_tensors, resolve
+from minigpt4.common.weights import read_tensors, resolve_file
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
 EVA_CLIP_G = "eva_clip_g"
@@ -37,15 +39,21 @@ def build_vision_encoder(
     vit_kwargs: Mapping[str, Any] | None = None,
     drop_path_rate: float = 0.0,
     use_grad_checkpoint: bool = False,
+    attn_implementation: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Build an encoder with its weights, in float32 on the CPU.
+    """Build an encoder with its weights, which go from the file straight into `dtype` on `device`.
 
     Args:
         vit_model: `eva_clip_g`, or the name of a timm model.
         image_size: side of the square input, in pixels.
-        vit_weights: see `minigpt4.common.weights.resolve`; None means the published ones.
+        vit_weights: see `minigpt4.common.weights.resolve_file`; None means the published ones.
         vit_kwargs: overrides of the architecture.
         drop_path_rate, use_grad_checkpoint: for training the encoder itself.
+        attn_implementation: `eager` computes attention in plain products; everything else leaves it to
+            torch's `scaled_dot_product_attention`, which chooses the flash kernel where it fits.
+        dtype, device: where the weights are wanted.
 
     Returns:
         A module with `num_features` (its width) that `visual_tokens` can read.
@@ -55,27 +63,51 @@ def build_vision_encoder(
         CheckpointError: if the weights do not fit.
     """
     kwargs = dict(vit_kwargs or {})
+    source = published_weights(vit_model) if vit_weights is None else vit_weights
     try:
-        if vit_model == EVA_CLIP_G:
-            encoder = _eva_clip_g(image_size, drop_path_rate, kwargs)
-            source = EVA_CLIP_G_URL if vit_weights is None else vit_weights
-        else:
-            encoder = timm.create_model(
-                vit_model,
-                pretrained=vit_weights is None,
-                num_classes=0,
-                drop_path_rate=drop_path_rate,
-                **kwargs,
-            )
-            source = vit_weights
-    except (TypeError, RuntimeError) as error:
+        with init_empty_weights(include_buffers=False):
+            if vit_model == EVA_CLIP_G:
+                encoder = _eva_clip_g(image_size, drop_path_rate, kwargs)
+            else:
+                encoder = _timm_encoder(vit_model, image_size, drop_path_rate, kwargs)
+    except (TypeError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"model.vit_model {vit_model!r} with vit_kwargs {kwargs}: {error}") from error
-    if source is not None:
-        weights = resolve(source, "model.vit_weights")
-        load_vision_weights(encoder, read_tensors(weights), source=str(weights))
+    weights = resolve_file(source, "model.vit_weights")
+    tensors = read_tensors(weights, mapped=True)
+    if vit_model == EVA_CLIP_G:
+        tensors = _fit_eva_clip_g(encoder, tensors)
+    else:
+        tensors = _fit_timm(encoder, tensors, str(weights))
+    require_keys({name for name, _ in encoder.named_parameters()}, tensors, source=str(weights))
+    load_into(encoder, tensors, source=str(weights), dtype=dtype, device=device)
+    encoder.to(device, dtype)  # buffers; the parameters are there already
     if use_grad_checkpoint:
         encoder.set_grad_checkpointing()
+    if attn_implementation == "eager":
+        for module in encoder.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
     return encoder
+
+
+def published_weights(vit_model: str) -> str:
+    """Where an encoder's own weights are published: a URL, or the id of a repository on the hub.
+
+    Raises:
+        ConfigError: for a model timm does not know, or has no weights for.
+    """
+    if vit_model == EVA_CLIP_G:
+        return EVA_CLIP_G_URL
+    if not timm.is_model(vit_model):
+        raise ConfigError(
+            f"model.vit_model {vit_model!r} is neither {EVA_CLIP_G} nor a model of timm"
+            f"{nearest(vit_model, timm.list_models())}"
+        )
+    config = timm.get_pretrained_cfg(vit_model, allow_unregistered=False)
+    published = config and (config.hf_hub_id or config.url)
+    if not published:
+        raise ConfigError(f"model.vit_weights: timm publishes no weights of {vit_model}: please name a file")
+    return published
 
 
 def _eva_clip_g(image_size: int, drop_path_rate: float, overrides: Mapping[str, Any]) -> Eva:
@@ -85,6 +117,12 @@ def _eva_clip_g(image_size: int, drop_path_rate: float, overrides: Mapping[str, 
             f"unknown key model.vit_kwargs.{sorted(unknown)[0]}"
             f"{nearest(sorted(unknown)[0], EVA_CLIP_G_KWARGS)} (known: {', '.join(EVA_CLIP_G_KWARGS)})"
         )
+    kwargs = {**EVA_CLIP_G_KWARGS, **overrides}
+    if image_size % kwargs["patch_size"]:
+        raise ConfigError(
+            f"model.image_size is {image_size}, which is no multiple of the encoder's patches of "
+            f"{kwargs['patch_size']} pixels"
+        )
     encoder = Eva(
         img_size=image_size,
         num_classes=0,
@@ -92,21 +130,26 @@ def _eva_clip_g(image_size: int, drop_path_rate: float, overrides: Mapping[str, 
         qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         drop_path_rate=drop_path_rate,
-        **{**EVA_CLIP_G_KWARGS, **overrides},
+        **kwargs,
     )
     encoder.norm = nn.Identity()
     return encoder
 
 
-def load_vision_weights(encoder: nn.Module, tensors: Mapping[str, Any], *, source: str) -> None:
-    """Load a state dict, whole, into an encoder; position embeddings are resized to its image size.
+def _timm_encoder(
+    vit_model: str, image_size: int, drop_path_rate: float, kwargs: Mapping[str, Any]
+) -> nn.Module:
+    # Networks with position embeddings are built for one image size; the others take any.
+    config = timm.get_pretrained_cfg(vit_model)
+    size = {"img_size": image_size} if config and config.fixed_input_size else {}
+    return timm.create_model(
+        vit_model, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate, **size, **kwargs
+    )
 
-    Raises:
-        CheckpointError: for missing or unexpected keys, or shapes that differ.
-    """
+
+def _fit_eva_clip_g(encoder: Eva, tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of EVA-CLIP-g that BLIP-2 keeps, with position embeddings for this image size."""
     tensors = dict(tensors.get("model", tensors))
-    if all(key not in encoder.state_dict() for key in tensors):
-        tensors = _match_by_order(encoder, tensors, source)
     pos_embed = tensors.get("pos_embed")
     if pos_embed is not None and pos_embed.shape[1] != encoder.pos_embed.shape[1]:
         # Bicubic without antialiasing, as BLIP-2 resizes them.
@@ -116,19 +159,28 @@ def load_vision_weights(encoder: nn.Module, tensors: Mapping[str, Any], *, sourc
             num_prefix_tokens=encoder.num_prefix_tokens,
             antialias=False,
         )
-    tensors = {key: value for key, value in tensors.items() if not _beyond_depth(encoder, key)}
-    require_keys({name for name, _ in encoder.named_parameters()}, tensors, source=source)
-    load_into(encoder, tensors, source=source)
+
+    def kept(key: str) -> bool:
+        part, _, rest = key.partition(".")
+        if part == "blocks":
+            return int(rest.split(".")[0]) < len(encoder.blocks)
+        return part not in ("norm", "fc_norm", "head")
+
+    return {key: value for key, value in tensors.items() if kept(key)}
 
 
-def _beyond_depth(encoder: nn.Module, key: str) -> bool:
-    """Whether a key belongs to what BLIP-2 cuts off EVA-CLIP: later blocks, the final norm, the head."""
-    if not isinstance(encoder, Eva):
-        return False
-    part, _, rest = key.partition(".")
-    if part == "blocks":
-        return int(rest.split(".")[0]) >= len(encoder.blocks)
-    return part in ("norm", "fc_norm", "head")
+def _fit_timm(encoder: nn.Module, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
+    """The tensors under timm's names, fitted to this image size by timm, without the classifier."""
+    tensors = dict(tensors.get("model", tensors))
+    convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        tensors = convert(tensors, encoder)
+    if all(key not in encoder.state_dict() for key in tensors):
+        tensors = _match_by_order(encoder, tensors, source)
+    classifier = encoder.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    left_out = tuple(f"{name}." for name in names)
+    return {key: value for key, value in tensors.items() if not key.startswith(left_out)}
 
 
 def _match_by_order(

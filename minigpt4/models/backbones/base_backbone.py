@@ -1,0 +1,76 @@
+"""What differs between families of language models, and how the right one is found."""
+
+from typing import ClassVar
+
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.conversation.templates import PromptTemplate
+
+
+class BaseBackbone:
+    """A family of language models. This is what most of them have in common.
+
+    A family is a subclass with a `template`, and with whatever else differs, registered under the name
+    that `model.llm_backbone` gives it.
+
+    Attributes:
+        model_types: the `model_type`s of transformers' configs that mean this family.
+        template: how a turn is written where the YAML does not say.
+        fp16_overflows: activations leave float16's range, so bfloat16 is used where float16 is asked for.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    template: PromptTemplate
+    fp16_overflows: ClassVar[bool] = False
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins every text, or None: the tokenizer knows (LLaMA and Gemma have one)."""
+        bos = self.tokenizer.bos_token_id
+        return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+
+    def end_ids(self, generation: GenerationConfig, end_sym: str) -> list[int]:
+        """The ids that end a reply: the model's own EOS ids, and the end symbol where it is one token."""
+        own = generation.eos_token_id
+        ids = {*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id}
+        symbol = self.tokenizer.convert_tokens_to_ids(end_sym)
+        if symbol != self.tokenizer.unk_token_id:
+            ids.add(symbol)
+        return sorted(i for i in ids if i is not None)
+
+    @staticmethod
+    def embedding_factor(config: PreTrainedConfig) -> float:
+        """What the model multiplies the rows of its embedding table by before its first layer."""
+        return 1.0
+
+
+def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBase) -> BaseBackbone:
+    """The family that `model.llm_backbone` names.
+
+    For `auto` it is the one that claims the model's own type. Its turns are written as the tokenizer's
+    chat template writes them, if that marks them in another way (SmolLM2 is a LLaMA, but was taught
+    ChatML); where the signs are the family's own, so is the spacing, which is that of the published
+    projections. What no family claims must have a chat template.
+
+    Raises:
+        ConfigError: for an unknown name, or `auto` with a model that nothing is known about.
+    """
+    if name != "auto":
+        try:
+            return registry.get_backbone_class(name)(tokenizer)
+        except ConfigError as error:
+            raise ConfigError(f"model.llm_backbone: {error}") from error
+    taught = registry.get_backbone_class("auto")
+    classes = map(registry.get_backbone_class, registry.list_backbones())
+    family = next((known for known in classes if model_type in known.model_types), taught)
+    backbone = family(tokenizer)
+    if family is not taught and tokenizer.chat_template:
+        written = taught(tokenizer).template
+        if written.signs != backbone.template.signs:
+            backbone.template = written
+    return backbone

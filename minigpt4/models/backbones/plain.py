@@ -1,0 +1,12 @@
+"""Base models, which continue text and were never taught turns."""
+
+from minigpt4.common.registry import registry
+from minigpt4.conversation.templates import PLAIN
+from minigpt4.models.backbones.base_backbone import BaseBackbone
+
+
+@registry.register_backbone("plain")
+class PlainBackbone(BaseBackbone):
+    """The request, a space, the reply; a reply ends with its line."""
+
+    template = PLAIN
