@@ -28,6 +28,7 @@ def golden_model_config(**overrides: Any) -> dict[str, Any]:
             "mlp_ratio": dims["vit_mlp_ratio"],
         },
         "vit_precision": "fp32",
+        "has_qformer": True,
         "q_former_model": str(GOLDEN / "blip2_qformer.pth"),
         "q_former_kwargs": {
             "hidden_size": dims["qformer_dim"],

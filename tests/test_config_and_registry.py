@@ -235,11 +235,11 @@ def test_merge_order(tmp_path) -> None:
     """A model type's default < a dataset's default < the user's YAML < --options."""
     default = config(tmp_path, MODEL)
     assert default.model_cfg.end_sym == "</s>"
-    assert default.model_cfg.num_query_token == 32
+    assert default.model_cfg.image_size == 224
 
     text = MODEL + "  end_sym: '##'\ndatasets:\n  cc_sbu:\n    batch_size: 2\nrun:\n  seed: 1\n"
     user = config(tmp_path, text)
-    assert (user.model_cfg.end_sym, user.model_cfg.num_query_token) == ("##", 32)
+    assert (user.model_cfg.end_sym, user.model_cfg.image_size) == ("##", 224)
     assert user.datasets_cfg.cc_sbu.batch_size == 2
     assert user.datasets_cfg.cc_sbu.build_info.storage == "/path/to/cc_sbu_dataset/{00000..01255}.tar"
 
