@@ -1,15 +1,19 @@
-"""Every YAML in the repository parses, and builds once its parts are tiny."""
+"""Every YAML in the repository parses, and builds once its parts are tiny; what is to be set says so."""
 
 import argparse
+import json
+import re
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from minigpt4.common.config import CONFIG_DIR, Config, bind, plain
+from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.runners.settings import RunSettings
+from minigpt4.tasks import setup_task
 from tests.conftest import golden_model_config
 
 ROOT = Path(__file__).parent.parent
@@ -26,8 +30,59 @@ def load(path: Path, *options: str) -> Config:
     return Config(argparse.Namespace(cfg_path=path, options=list(options)))
 
 
-def test_there_are_configs() -> None:
-    assert len(CONFIGS) >= 4
+def empty_shard(folder: Path) -> str:
+    (folder / "00000.tar").touch()
+    return str(folder / "00000.tar")
+
+
+def empty_align(folder: Path) -> str:
+    (folder / "image").mkdir(exist_ok=True)
+    (folder / "filter_cap.json").write_text(json.dumps([{"image_id": "1", "caption": "a dog"}]))
+    return str(folder)
+
+
+def test_each_language_model_has_both_stages_and_an_evaluation() -> None:
+    for stem in ("minigpt4", "minigpt4_llama2", "minigpt4_gemma"):
+        wanted = {f"{stem}_stage1_pretrain.yaml", f"{stem}_stage2_finetune.yaml", f"{stem}_eval.yaml"}
+        assert wanted <= {path.name for path in CONFIGS}
+
+
+def test_gemmas_stage_1_is_20000_iterations_in_six_inner_epochs() -> None:
+    run = load(ROOT / "train_configs/minigpt4_gemma_stage1_pretrain.yaml").run_cfg
+    assert (run.max_epoch, run.iters_per_epoch) == (6, round(20_000 / 6)) == (6, 3333)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("train_configs/minigpt4_stage1_pretrain", "datasets.laion.build_info.storage"),
+        ("train_configs/minigpt4_llama2_stage1_pretrain", "datasets.laion.build_info.storage"),
+        ("train_configs/minigpt4_gemma_stage1_pretrain", "datasets.cc_sbu.build_info.storage"),
+        ("train_configs/minigpt4_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
+        ("train_configs/minigpt4_llama2_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
+        ("train_configs/minigpt4_gemma_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
+        ("eval_configs/minigpt4_eval", "model.ckpt"),
+        ("eval_configs/minigpt4_llama2_eval", "model.ckpt"),
+        ("eval_configs/minigpt4_gemma_eval", "model.ckpt"),
+    ],
+)
+def test_what_is_to_be_set_is_told_first(name: str, first: str) -> None:
+    """train.py builds the datasets first, demo.py has only the model."""
+    cfg = load(ROOT / f"{name}.yaml")
+    task = setup_task(cfg)
+    build = task.build_datasets if name.startswith("train_configs") else task.build_model
+    with pytest.raises(ConfigError, match=rf"^{re.escape(first)} is .*: please set it to a real path"):
+        build(cfg)
+
+
+@pytest.mark.parametrize("model_type", ["pretrain_vicuna0", "pretrain_llama2"])
+def test_a_language_model_to_be_set_is_told(model_type: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(f"model:\n  arch: minigpt4\n  model_type: {model_type}\n")
+    golden = golden_model_config()
+    cfg = load(path, f"model.q_former_model={golden['q_former_model']}")
+    with pytest.raises(ConfigError, match=r"^model.llama_model is 'please set this value .*: please set it"):
+        registry.get_model_class("minigpt4").from_config(cfg.model_cfg, device="cpu")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
@@ -47,10 +102,9 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
         settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
         registry.get_runner_class(settings.runner)
         registry.get_lr_scheduler_class(settings.lr_sched)
-        shard = tmp_path / "00000.tar"
-        shard.touch()
         for name in cfg.datasets_cfg:
-            splits = {"train": str(shard), **{split: str(shard) for split in settings.test_splits}}
+            storage = empty_align(tmp_path) if name == "cc_sbu_align" else empty_shard(tmp_path)
+            splits = dict.fromkeys(["train", *settings.test_splits], storage)
             cfg.datasets_cfg[name].build_info.storage = splits
         for builder, datasets in build_datasets(cfg.datasets_cfg, seed=0).values():
             assert builder.batch_size >= 1
