@@ -1,0 +1,44 @@
+"""Writes pictures of the drawn world as stage 2's folders: `image/` and `filter_cap.json`.
+
+    python -m dataset.shapes.make_align --out output/shapes_align
+
+makes `output/shapes_align/{train,test}`. The scenes come from the splits of the same names, as
+those of the shards do; the pictures are new ones. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from dataset.shapes import make_shards
+
+
+def write_folder(folder: Path, split: str, count: int, seed: int) -> None:
+    """Writes the pictures of a split, and then their captions."""
+    (folder / "image").mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, (scene, picture) in enumerate(make_shards.samples(split, count, seed)):
+        (folder / "image" / f"{number}.jpg").write_bytes(picture)
+        about = make_shards.metadata(scene, str(number))
+        entries.append({"image_id": str(number), "caption": about["caption"], "group": about["group"]})
+    captions = json.dumps({"annotations": entries}, indent=1)
+    (folder / "filter_cap.json").write_text(captions, encoding="utf-8")
+    print(f"{split}: {count} pictures in {folder}")
+
+
+def main() -> None:
+    """Writes the two splits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1, help="another than the shards', which have 0")
+    parser.add_argument("--train", type=int, default=1000, help="pictures")
+    parser.add_argument("--test", type=int, default=600, help="pictures")
+    args = parser.parse_args()
+    for split in ("train", "test"):
+        write_folder(args.out / split, split, getattr(args, split), args.seed)
+
+
+if __name__ == "__main__":
+    main()
