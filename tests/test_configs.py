@@ -61,8 +61,8 @@ def test_gemmas_stage_1_is_20000_iterations_in_six_inner_epochs() -> None:
         ("train_configs/minigpt4_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
         ("train_configs/minigpt4_llama2_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
         ("train_configs/minigpt4_gemma_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
-        ("eval_configs/minigpt4_eval", "model.ckpt"),
-        ("eval_configs/minigpt4_llama2_eval", "model.ckpt"),
+        ("eval_configs/minigpt4_eval", "model.llama_model"),
+        ("eval_configs/minigpt4_llama2_eval", "model.llama_model"),
         ("eval_configs/minigpt4_gemma_eval", "model.ckpt"),
     ],
 )
@@ -73,16 +73,6 @@ def test_what_is_to_be_set_is_told_first(name: str, first: str) -> None:
     build = task.build_datasets if name.startswith("train_configs") else task.build_model
     with pytest.raises(ConfigError, match=rf"^{re.escape(first)} is .*: please set it to a real path"):
         build(cfg)
-
-
-@pytest.mark.parametrize("model_type", ["pretrain_vicuna0", "pretrain_llama2"])
-def test_a_language_model_to_be_set_is_told(model_type: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.yaml"
-    path.write_text(f"model:\n  arch: minigpt4\n  model_type: {model_type}\n")
-    golden = golden_model_config()
-    cfg = load(path, f"model.q_former_model={golden['q_former_model']}")
-    with pytest.raises(ConfigError, match=r"^model.llama_model is 'please set this value .*: please set it"):
-        registry.get_model_class("minigpt4").from_config(cfg.model_cfg, device="cpu")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)

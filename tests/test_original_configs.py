@@ -9,9 +9,9 @@ from minigpt4.common.config import Config, bind, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
-from minigpt4.models.base_model import IGNORED_KEYS
 from minigpt4.processors.base_processor import processors_of
 from minigpt4.runners.settings import RunSettings
+from tests.conftest import GOLDEN
 from tests.test_configs import ROOT, load
 
 # Its keys, values and structure, written down anew; the data's and weights' paths are its placeholders.
@@ -26,12 +26,20 @@ def original(name: str, *options: str) -> Config:
 
 
 @pytest.mark.parametrize("name", TRAIN + EVAL)
-def test_every_key_of_the_model_binds(name: str) -> None:
+def test_a_model_binds_and_what_is_to_be_set_is_told(name: str) -> None:
+    """An unknown key would be told first, and the checkpoint once there is a language model."""
     cfg = original(name)
-    arguments = bind(
-        registry.get_model_class(cfg.model_cfg.arch), cfg.model_cfg, where="model", ignore=IGNORED_KEYS
-    )
-    assert arguments.get("has_qformer", True) == ("llama2" not in name)
+    assert cfg.model_cfg.get("has_qformer", True) == ("llama2" not in name)
+    model_class = registry.get_model_class(cfg.model_cfg.arch)
+    with pytest.raises(
+        ConfigError, match=r"^model\.llama_model is 'please set this value .*: please set it"
+    ):
+        model_class.from_config(cfg.model_cfg, device="cpu")
+    if "stage1" not in name:
+        cfg = original(name, f"model.llama_model={GOLDEN / 'llm'}")
+        message = re.escape(f"model.ckpt is {cfg.model_cfg.ckpt!r}: please set it to a real path")
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            model_class.from_config(cfg.model_cfg, device="cpu")
 
 
 @pytest.mark.parametrize("name", TRAIN)
@@ -60,14 +68,6 @@ def test_an_evaluations_processors(name: str) -> None:
     cfg = original(name)
     images, _ = processors_of(plain(cfg.datasets_cfg), "eval", cfg.model_cfg.image_size)
     assert type(images) is registry.get_processor_class("blip2_image_eval")
-
-
-@pytest.mark.parametrize("name", [n for n in TRAIN if "stage2" in n] + EVAL)
-def test_a_checkpoint_to_be_set_is_told(name: str) -> None:
-    cfg = original(name)
-    message = f"model.ckpt is {cfg.model_cfg.ckpt!r}: please set it to a real path"
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        registry.get_model_class("minigpt4").from_config(cfg.model_cfg, device="cpu")
 
 
 @pytest.mark.parametrize("name", TRAIN)
