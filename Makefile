@@ -1,15 +1,18 @@
 # make quickstart [LLM=gemma|llama]   install, train stage 1 on the embedded default, evaluate, show
 # make test                           install, lint, run the tests
+# make test-oldest                    the same with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3
 LLM ?= gemma
 
 VENV := .venv
+CONSTRAINTS := constraints.txt
+REQUIREMENTS = pyproject.toml constraints-shared.txt $(CONSTRAINTS)
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 CONFIG := train_configs/minigpt4_tiny_$(LLM)_stage1_pretrain.yaml
 SHAPES := output/shapes
 
-.PHONY: quickstart test
+.PHONY: quickstart test test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made
 	$(PY) train.py --cfg-path $(CONFIG)
@@ -19,14 +22,17 @@ test: $(VENV)/.installed-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest
 
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/bin/python $(REQUIREMENTS)
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed-dev: $(VENV)/bin/python $(REQUIREMENTS)
 	$(PIP) -e '.[dev]'
 	@touch $@
 
