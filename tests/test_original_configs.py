@@ -31,9 +31,7 @@ def test_a_model_binds_and_what_is_to_be_set_is_told(name: str) -> None:
     cfg = original(name)
     assert cfg.model_cfg.get("has_qformer", True) == ("llama2" not in name)
     model_class = registry.get_model_class(cfg.model_cfg.arch)
-    with pytest.raises(
-        ConfigError, match=r"^model\.llama_model is 'please set this value .*: please set it"
-    ):
+    with pytest.raises(ConfigError, match=r"^model\.llama_model is 'please set this value .*: please set it"):
         model_class.from_config(cfg.model_cfg, device="cpu")
     if "stage1" not in name:
         cfg = original(name, f"model.llama_model={GOLDEN / 'llm'}")
