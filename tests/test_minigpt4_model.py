@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from minigpt4.common.device import has_fast_bf16
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
 from tests.conftest import build_golden_model
 
 UINT8 = torch.randint(0, 256, (3, 3, 56, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -161,3 +163,70 @@ def test_autocast_does_not_touch_what_is_frozen(golden_model, golden_io) -> None
     assert embeds.dtype == torch.float32
     difference = (embeds - golden_io["image_embeds"]).abs().max()
     assert 1e-4 < difference < 0.1
+
+
+def test_what_is_trained_is_float32_and_what_is_frozen_is_not() -> None:
+    frozen = build_golden_model(vit_precision="bf16", llm_precision="bf16")
+    trained = build_golden_model(
+        vit_precision="bf16", llm_precision="bf16", freeze_vit=False, freeze_qformer=False
+    )
+    expected = torch.bfloat16 if has_fast_bf16(torch.device("cpu")) else torch.float32
+    for part in ("visual_encoder", "ln_vision", "Qformer"):
+        assert {p.dtype for p in getattr(frozen, part).parameters()} == {expected}
+        assert {p.dtype for p in getattr(trained, part).parameters()} == {torch.float32}
+    for model in (frozen, trained):
+        assert model.llama_proj.weight.dtype == model.query_tokens.dtype == torch.float32
+        assert model.llama_model.dtype == expected
+
+
+def test_an_unfrozen_encoder_is_trained() -> None:
+    model = build_golden_model(freeze_vit=False, freeze_qformer=False, drop_path_rate=0.5).train()
+    modes = {name: child.training for name, child in model.named_children()}
+    assert modes == {
+        "visual_encoder": True,
+        "ln_vision": True,
+        "llama_model": False,
+        "Qformer": True,
+        "llama_proj": True,
+    }
+    torch.manual_seed(0)
+    first, second = (model.encode_img(UINT8)[0] for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-3)  # drop path leaves out blocks at random
+    model({"image": UINT8, "answer": ["a", "b", "c"]})["loss"].backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    model.eval()
+    assert torch.equal(model.encode_img(UINT8)[0], model.encode_img(UINT8)[0])
+    # Frozen, the same encoder leaves out nothing, whatever the runner calls.
+    frozen = build_golden_model(drop_path_rate=0.5).train()
+    assert torch.equal(frozen.encode_img(UINT8)[0], frozen.encode_img(UINT8)[0])
+    torch.testing.assert_close(frozen.encode_img(UINT8)[0], model.encode_img(UINT8)[0], rtol=0, atol=1e-5)
+
+
+def test_checkpointing_recomputes_the_same_gradient() -> None:
+    gradients, stored = [], []
+    for use in (False, True):
+        model = build_golden_model(freeze_vit=False, use_grad_checkpoint=use).train()
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model({"image": UINT8, "answer": ["a", "b", "c"]})["loss"]
+        loss.backward()
+        stored.append(kept)
+        gradients.append(model.visual_encoder.blocks[0].attn.qkv.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+    assert stored[1] < 0.8 * stored[0]
+
+
+def test_a_users_own_model_section_is_enough() -> None:
+    """`from_config` takes what a section leaves out from the defaults of its model type."""
+    section = {"arch": "minigpt4", "model_type": "tiny_llama", "llm_precision": "fp32"}
+    model = registry.get_model_class("minigpt4").from_config(section, device="cpu")
+    assert model.image_size == 56
+    assert model.llama_model.dtype == torch.float32
+    assert model.template.signs == ("[INST]", "[/INST]")

@@ -12,6 +12,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.config import bind
+from minigpt4.common.errors import CheckpointError
 
 # What BLIP-2's file holds beside the part that looks at images: its text half and other heads.
 TEXT_HALF = re.compile(
@@ -103,4 +104,11 @@ def load_blip2(
     parts = ("Qformer.", "query_tokens", "ln_vision.")
     needed = {name for name, _ in model.named_parameters() if name.startswith(parts)}
     require_keys(needed, wanted, source=source)
+    made_for, here = len(wanted["ln_vision.weight"]), len(model.ln_vision.weight)
+    if made_for != here:
+        raise CheckpointError(
+            f"{source} was made for an encoder {made_for} wide, model.vit_model is {here} wide: please set "
+            "model.has_qformer: False, or train a new Q-Former (model.q_former_model: null and "
+            "model.freeze_qformer: False)"
+        )
     load_into(model, wanted, source=source, dtype=dtype, device=device)
