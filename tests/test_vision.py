@@ -128,7 +128,7 @@ def test_another_encoder_behind_a_new_qformer(vit_file: Path, tmp_path: Path) ->
     torch.save(wide, tmp_path / "wide.pth")
     with pytest.raises(CheckpointError, match=r"an encoder 64 wide, model\.vit_model is 128 wide"):
         build_golden_model(ckpt=None, vit_model=VIT, vit_weights=str(tmp_path / "wide.pth"), vit_kwargs=sizes)
-    with pytest.raises(ConfigError, match=r"q_former_model is null, .* freeze_qformer is True"):
+    with pytest.raises(ConfigError, match=r"q_former_model is null, .*model\.freeze_qformer is True"):
         build_golden_model(ckpt=None, q_former_model=None, **other)
     new = other | {"q_former_model": None, "freeze_qformer": False}
     model = build_golden_model(ckpt=None, **new)
