@@ -1,17 +1,112 @@
-"""Where weights come from: one resolver for every key of the YAML that names a file or a model."""
+"""Where weights come from: one resolver for every key of the YAML that names a file or a model.
+
+A value is a local path, `pkg://module/file` (inside an installed Python package), a URL, or on the
+Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a cache is never asked
+for again.
+"""
 
 import importlib.util
+import os
 import pickle
 import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors.torch import load_file
 
+from minigpt4.common.download import without_query
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.places import (
+    TENSOR_FILES,
+    WEIGHT_SUFFIXES,
+    LocalPath,
+    Location,
+    RemoteFile,
+    missing_from_model,
+)
 
-WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".gguf", ".ckpt")
+if TYPE_CHECKING:
+    from minigpt4.common.hub import HubFile, HubModel
+
 PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
+# `google/gemma-2b-it`, and behind it perhaps a path inside the repository.
+_HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """What a config wants weights from.
+
+    Attributes:
+        key: the YAML key, for messages, e.g. `model.llama_model`.
+        value: what stands there.
+        kind: one file of tensors, or a language model (with its config and tokenizer).
+    """
+
+    key: str
+    value: str | None
+    kind: Literal["file", "model"]
+
+    @property
+    def shown(self) -> str:
+        """The value for messages and tables."""
+        value = str(self.value)
+        return without_query(value) if _is_url(value) else value
+
+
+def resolve_file(value: str | None, key: str) -> Path:
+    """Return the path of one file of tensors, after a download if it is not on this disk.
+
+    Args:
+        value: a file, a URL, `pkg://module/file`, `org/name/path/in/repo.pth`, or a folder or `org/name` that
+            holds `model.safetensors` or `pytorch_model.bin`.
+        key: the YAML key, for messages.
+
+    Raises:
+        ConfigError: for a placeholder, what does not exist, or what cannot be had.
+    """
+    return resolve_source(WeightSource(key, value, "file"))
+
+
+def resolve_model(value: str | None, key: str) -> Path:
+    """Return the folder or `.gguf` file of a language model, after a download if it is not on this disk.
+
+    Args:
+        value: a folder, `org/name`, or, local, at a URL, in a package or in a repository, a `.gguf` file.
+        key: the YAML key, for messages.
+
+    Raises:
+        ConfigError: for a placeholder, what does not exist or is no model, or what cannot be had.
+    """
+    return resolve_source(WeightSource(key, value, "model"))
+
+
+def resolve_source(source: WeightSource) -> Path:
+    """As `resolve_file` or `resolve_model`, whichever the source wants."""
+    place = _find_place(source)
+    location = place.locate()
+    if not location.present:
+        from minigpt4.common.hub import is_offline
+
+        if is_offline():
+            raise ConfigError(
+                f"{source.key}: {source.shown} is not on this disk{_lacks(location.lacks)}, and "
+                "HF_HUB_OFFLINE=1 forbids to download it; a local path works too"
+            )
+    return place.fetch(source.key)
+
+
+def locate(source: WeightSource) -> Location:
+    """Say without network where weights lie, and whether they are there.
+
+    Raises:
+        ConfigError: for what no download can mend: a placeholder, a local path that does not exist.
+    """
+    return _find_place(source).locate()
 
 
 def require_value(value: str | None, key: str) -> str:
@@ -26,35 +121,76 @@ def require_value(value: str | None, key: str) -> str:
 
 
 def resolve(value: str | None, key: str) -> Path | str:
-    """Turn the value of a weight key into something loadable.
+    """As `resolve_file`, for what is not told yet whether it is a file: hub ids come back as they are."""
+    place = _find_place(WeightSource(key, value, "file"))
+    return place.repo if getattr(place, "names", None) == TENSOR_FILES else place.fetch(key)
 
-    Args:
-        value: a local file or folder, `pkg://module/file` (a file inside an installed Python package), a
-            URL, or the id of a model on the Hugging Face hub.
-        key: the YAML key, for messages, e.g. `model.llama_model`.
 
-    Returns:
-        A path that exists, or the hub id as it was given.
+def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
+    """Tell from how a value looks, and from what is on this disk, where its weights are.
 
-    Raises:
-        ConfigError: for a placeholder, or a path that does not exist.
+    What looks like a local path is never taken for a repository: it would be asked for in vain, and the
+    message would lead astray.
     """
-    value = require_value(value, key)
+    value = require_value(source.value, source.key)
     if value.startswith("pkg://"):
-        return _inside_package(value, key)
-    if value.startswith(("http://", "https://")):
-        return _download(value, key)
-    path = Path(value).expanduser()
+        return _local(_inside_package(value, source.key), source)
+    if _is_url(value):
+        remote = RemoteFile.parse(value, source.key)
+        _require_gguf(remote.name, source)
+        return remote
+    path = Path(os.path.expanduser(value))
     if path.exists():
-        return path
-    if (
-        re.fullmatch(r"[\w.-]+/[\w.-]+", value)
-        and path.suffix not in WEIGHT_SUFFIXES
-        and not path.parent.is_dir()
-    ):
-        return value  # `google/gemma-2b-it`
+        return _local(path, source)
+    on_hub = _HUB_PATH.fullmatch(value)
+    is_file_name = path.suffix.lower() in WEIGHT_SUFFIXES
+    if on_hub and is_file_name == bool(on_hub[2]) and not Path(path.parts[0]).is_dir():
+        return _on_hub(on_hub[1], on_hub[2], source)
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ConfigError(f"{key}: no file or folder {value!r}{nearest(path.name, siblings)}")
+    raise ConfigError(f"{source.key}: no file or folder {value!r}{nearest(path.name, siblings)}")
+
+
+def _is_url(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://"))
+
+
+def _local(path: Path, source: WeightSource) -> LocalPath:
+    """Check that a path which exists is what the source wants."""
+    if path.is_file():
+        _require_gguf(path.name, source)
+        return LocalPath(path)
+    if source.kind == "model":
+        lacks = missing_from_model(path)
+        if lacks:
+            raise ConfigError(f"{source.key}: the folder {path} is no whole language model{_lacks(lacks)}")
+        return LocalPath(path)
+    for name in TENSOR_FILES:
+        if (path / name).is_file():
+            return LocalPath(path / name)
+    raise ConfigError(f"{source.key}: {path} is a folder; please name the file in it")
+
+
+def _on_hub(repo: str, file: str | None, source: WeightSource) -> "HubFile | HubModel":
+    from minigpt4.common.hub import HubFile, HubModel
+
+    if file is None:
+        return HubModel(repo) if source.kind == "model" else HubFile(repo, TENSOR_FILES)
+    if {"", ".", ".."} & set(re.split(r"[/\\]", file)):
+        raise ConfigError(f"{source.key}: {source.value!r} leaves the repository {repo}")
+    _require_gguf(file, source)
+    return HubFile(repo, (file,))
+
+
+def _require_gguf(name: str, source: WeightSource) -> None:
+    if source.kind == "model" and not name.lower().endswith(".gguf"):
+        raise ConfigError(
+            f"{source.key}: {source.shown} is one file, but a language model is a folder, a repository on "
+            "the hub, or a .gguf file"
+        )
+
+
+def _lacks(names: Sequence[str]) -> str:
+    return f" (it lacks {', '.join(names)})" if names else ""
 
 
 def _inside_package(value: str, key: str) -> Path:
@@ -71,20 +207,13 @@ def _inside_package(value: str, key: str) -> Path:
     return path
 
 
-def _download(url: str, key: str) -> Path:
-    """Fetch a URL once into torch's hub cache (written beside its place, then renamed)."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(target))
-        except OSError as error:
-            raise ConfigError(f"{key}: could not download {url} ({error}); a local path works too") from error
-    return target
-
-
-def read_tensors(path: str | Path) -> dict:
+def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:
     """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file of tensors. Code in it is never run.
+
+    Args:
+        path: the file.
+        mapped: the tensors may be views of the file, so that only what is copied out of them takes
+            memory. (A `.pth` of torch before 1.6 is read whole all the same.)
 
     Raises:
         CheckpointError: if the file is absent, damaged, or holds anything but tensors and plain values.
@@ -95,7 +224,8 @@ def read_tensors(path: str | Path) -> dict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = mapped and zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         # torch's own words advise to run the code.
         foreign = re.search(r"GLOBAL (\S+)", str(error))

@@ -1,0 +1,237 @@
+"""One file from a URL: whole or not at all, and taken up again where a connection broke."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from minigpt4.common.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Seconds before another try; as many tries in a row may bring nothing new.
+WAITS = (1.0, 2.0, 4.0)
+TIMEOUT = 30.0
+CHUNK = 1 << 20
+# `x.pth.sha256` holds the hash of `x.pth` once it was compared.
+STAMP = ".sha256"
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+class BrokenOffError(Exception):
+    """A request brought nothing, or not all; another one may go on from there."""
+
+
+class Download:
+    """A file on its way to `place`: `place.part` is what came so far, `place.part.json` tells of the whole.
+
+    Args:
+        url: the address.
+        place: where the file goes once it is whole; its folder exists.
+        sha256: what the file's SHA-256 must begin with, in hex; None where nobody knows.
+        key: the YAML key, for messages.
+    """
+
+    def __init__(self, url: str, place: Path, sha256: str | None, key: str) -> None:
+        self.url, self.place, self.sha256, self.key = url, place, sha256, key
+        self.shown = without_query(url)
+        self.part, self.notes = beside(place, ".part"), beside(place, ".part.json")
+        self.validator, self.total = self._read_notes()
+
+    def _read_notes(self) -> tuple[str | None, int | None]:
+        try:
+            notes = json.loads(self.notes.read_text())
+            return notes["validator"], notes["total"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def drop(self) -> None:
+        """Forget what is there."""
+        self.part.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+        self.validator = self.total = None
+
+    def run(self) -> None:
+        """Fetch what is missing, check it, and put it in its place.
+
+        Raises:
+            ConfigError: if it cannot be had, is not what the hash says, or there is no space for it.
+            OSError: if the disk refuses for another reason.
+        """
+        log.info("downloading %s to %s", self.shown, self.place)
+        furthest, waits = self.size, iter(WAITS)
+        while self.total is None or self.size != self.total:
+            try:
+                self._request()
+                break
+            except BrokenOffError as error:
+                if self.size > furthest:
+                    furthest, waits = self.size, iter(WAITS)
+                wait = next(waits, None)
+                if wait is None:
+                    raise ConfigError(self._gave_up(error)) from error
+                log.warning("%s: %s; trying again in %g s", self.shown, error, wait)
+                time.sleep(wait)
+        self._check_hash()
+        self.part.replace(self.place)
+        self.notes.unlink(missing_ok=True)
+
+    def _gave_up(self, reason: Exception) -> str:
+        if not self.size:
+            return f"{self.key}: could not download {self.shown} ({reason}); a local path works too"
+        of = "" if self.total is None else f" of {self.total:,}"
+        return (
+            f"{self.key}: {self.shown} broke off after {self.size:,}{of} bytes ({reason}); they are kept in "
+            f"{self.part}, and the next run goes on from there; a local path works too"
+        )
+
+    def _request(self) -> None:
+        """Ask once, for what is missing; return when all is there, raise BrokenOffError if not."""
+        # Without a validator nobody can tell whether the rest still belongs to what is there.
+        start = self.size if self.validator else 0
+        headers = {"User-Agent": "minigpt4", "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": self.validator}
+        with self._open(headers) as answer:
+            if start and answer.status == 206:
+                self._require_continuation(answer, start)
+            else:
+                start = 0
+                self._begin(answer)
+            if self.total is not None:
+                require_space(self.place.parent, self.total - start, self.shown, self.key)
+            self._receive(answer, start)
+        if self.total is not None and self.size != self.total:
+            raise BrokenOffError("the connection was cut")
+
+    def _open(self, headers: dict[str, str]) -> HTTPResponse:
+        # Spaces and letters beyond ASCII are written as browsers write them.
+        request = urllib.request.Request(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers=headers)
+        try:
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code == 416:  # it is shorter than what is there: another file by now
+                self.drop()
+            elif error.code < 500 and error.code not in (408, 429):
+                raise ConfigError(
+                    f"{self.key}: could not download {self.shown} ({reason}); a local path works too"
+                ) from error
+            raise BrokenOffError(reason) from error
+        except (OSError, HTTPException) as error:
+            raise BrokenOffError(str(getattr(error, "reason", error))) from error
+
+    def _require_continuation(self, answer: HTTPResponse, start: int) -> None:
+        """Drop what is there unless the answer begins where it ends, and is of the same file."""
+        rest = f"bytes {start}-" if self.total is None else f"bytes {start}-{self.total - 1}/{self.total}"
+        same = _validator(answer) in (None, self.validator)
+        if not same or not answer.headers.get("Content-Range", "").startswith(rest):
+            self.drop()
+            raise BrokenOffError("the file has changed")
+
+    def _begin(self, answer: HTTPResponse) -> None:
+        """Start from nothing, with notes on what is about to come."""
+        if answer.headers.get_content_type() == "text/html":
+            raise ConfigError(
+                f"{self.key}: {self.shown} is a web page, not a file: give the address of the download "
+                "itself, or a local path"
+            )
+        length = answer.headers.get("Content-Length")
+        # First the old bytes go, then the old notes: never notes beside bytes of another file.
+        self.part.write_bytes(b"")
+        self.validator, self.total = _validator(answer), int(length) if length else None
+        self.notes.write_text(json.dumps({"validator": self.validator, "total": self.total}))
+
+    def _receive(self, answer: HTTPResponse, start: int) -> None:
+        from tqdm import tqdm
+
+        bar = tqdm(
+            desc=self.place.name, total=self.total, initial=start, unit="B", unit_scale=True, disable=None
+        )
+        try:
+            with bar, self.part.open("ab") as file:
+                while chunk := _read(answer):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            needed = None if self.total is None else self.total - self.size
+            raise no_space(self.place.parent, needed, self.shown, self.key) from error
+
+    def _check_hash(self) -> None:
+        if not self.sha256:
+            return
+        found = sha256_of(self.part)
+        if not found.startswith(self.sha256):
+            self.drop()
+            raise ConfigError(
+                f"{self.key}: the SHA-256 of {self.shown} is {found}, not {self.sha256}: what was downloaded "
+                "is deleted"
+            )
+        beside(self.place, STAMP).write_text(found)
+
+
+def _validator(answer: HTTPResponse) -> str | None:
+    """What tells this version of a file from others, byte by byte (a weak ETag does not)."""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag.startswith('"') else answer.headers.get("Last-Modified")
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read1(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise BrokenOffError(str(error) or type(error).__name__) from error
+
+
+def without_query(url: str) -> str:
+    """An address for messages, without what others must not read: a password, the query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + ("?…" if parts.query else "")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The path of a file that goes with `path`."""
+    return path.with_name(path.name + ending)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def require_space(folder: Path, needed: int, what: str, key: str) -> None:
+    """Raise ConfigError unless `needed` bytes are free where `folder` is or will be."""
+    if needed > _free(folder):
+        raise no_space(folder, needed, what, key)
+
+
+def no_space(folder: Path, needed: int | None, what: str, key: str) -> ConfigError:
+    """The error that says how much space is wanted, and how much there is."""
+    amount = "more bytes" if needed is None else f"{needed:,} bytes"
+    return ConfigError(f"{key}: no space for {what}: {amount} needed in {folder}, {_free(folder):,} are free")
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
