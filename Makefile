@@ -1,4 +1,4 @@
-# make quickstart [LLM=gemma|llama]   install, train stage 1 on the embedded default, evaluate, show
+# make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make test                           install, lint, run the tests
 # make test-oldest                    the same with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3
@@ -9,13 +9,15 @@ CONSTRAINTS := constraints.txt
 REQUIREMENTS = pyproject.toml constraints-shared.txt $(CONSTRAINTS)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
-CONFIG := train_configs/minigpt4_tiny_$(LLM)_stage1_pretrain.yaml
+CONFIGS := train_configs/minigpt4_tiny_$(LLM)
 SHAPES := output/shapes
+ALIGN := output/shapes_align
 
 .PHONY: quickstart test test-oldest
 
-quickstart: $(VENV)/.installed $(SHAPES)/.made
-	$(PY) train.py --cfg-path $(CONFIG)
+quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
+	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
+	$(PY) train.py --cfg-path $(CONFIGS)_stage2_finetune.yaml
 
 test: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
@@ -38,4 +40,8 @@ $(VENV)/.installed-dev: $(VENV)/bin/python $(REQUIREMENTS)
 
 $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
 	$(PY) -m dataset.shapes.make_shards --out $(SHAPES)
+	@touch $@
+
+$(ALIGN)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
+	$(PY) -m dataset.shapes.make_align --out $(ALIGN)
 	@touch $@

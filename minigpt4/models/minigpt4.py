@@ -38,6 +38,7 @@ class MiniGPT4(MiniGPTBase):
         "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
         "pretrain_llama2": "models/minigpt4_llama2.yaml",
         "pretrain_gemma": "models/minigpt4_gemma.yaml",
+        "pretrain_auto": "models/minigpt4_auto.yaml",
         "tiny_llama": "models/minigpt4_tiny_llama.yaml",
         "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
         "smollm2": "models/minigpt4_smollm2.yaml",
