@@ -118,6 +118,16 @@ def test_a_file_that_changes_between_two_runs(server, checkpoints, data, checks_
     assert leftovers(checkpoints) == ["a.pth"]
 
 
+def test_a_file_that_has_moved(server) -> None:
+    """As releases and large files on code hosts do; what is left is asked for at the new place as well."""
+    url, _ = server.serve("/old.pth", b"")
+    server.files["/old.pth"] = "/new?signature=1"
+    server.serve("/new", DATA, cuts=iter([1_000_000]))
+    path = resolve_file(url, "k")
+    assert (path.name, path.read_bytes()) == ("old.pth", DATA)
+    assert ranges(server) == [(None, 0), (None, 1_000_000), *[("bytes=1000000-", n) for n in (0, 2_000_000)]]
+
+
 def test_the_date_serves_where_there_is_no_strong_etag(server) -> None:
     date = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
     url, _ = server.serve("/a.pth", DATA, etag=None, headers=date | {"ETag": 'W/"1"'}, cuts=iter([1_000_000]))

@@ -208,7 +208,7 @@ def test_the_order_of_tokens(server, tmp_path, monkeypatch, places, used) -> Non
     "content",
     [
         *("", "\n\n", "# only a comment\n", "hf_put_your_own_read_token_here\n", "<your token>"),
-        *("paste your token here", "hf_xxxxxxxxxxxxxxxxxxxx"),
+        *("paste your token here", "hf_xxxxxxxxxxxxxxxxxxxx", "hf_ключ"),
     ],
 )
 def test_a_placeholder_is_no_token(server, tmp_path, monkeypatch, content) -> None:
@@ -227,9 +227,21 @@ def test_the_example_is_a_placeholder() -> None:
     assert all(hub._NO_TOKEN.search(line) for line in example.splitlines() if not line.startswith("#"))
 
 
-def test_a_file_of_a_windows_editor(server, tmp_path) -> None:
-    (tmp_path / "hf_token.txt").write_text(f"{TOKENS['file']}\r\n", encoding="utf-8-sig")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_token_written_on_windows(server, tmp_path, encoding) -> None:
+    (tmp_path / "hf_token.txt").write_bytes(f"{TOKENS['file']}\r\n".encode(encoding))
     assert hub._token() == TOKENS["file"]
+
+
+def test_a_connection_that_is_always_cut(server, monkeypatch) -> None:
+    put_up(server)
+    server.broken = {"model.safetensors"}
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert re.search(
+        rf"could not download {REPO} from {server.url} \(.+\); a local path works too$", refused()
+    )
+    server.broken = set()
+    works(resolve_model(REPO, KEY))
 
 
 @pytest.mark.parametrize("places", [(), ("file",), ("environment",)])

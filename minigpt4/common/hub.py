@@ -3,6 +3,7 @@
 Importing this takes half a second; only what is on the hub needs it.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -32,8 +33,8 @@ TOKENIZER_FILES = (
 )
 
 TOKEN_FILE = Path("hf_token.txt")
-# `hf_put_your_own_read_token_here`, `<token>`, `hf_xxxxxxxx`, or a sentence: nothing a token looks like.
-_NO_TOKEN = re.compile(r"_your_|<|\s|x{8}")
+# `hf_put_your_own_read_token_here`, `<token>`, `hf_xxxxxxxx`, a sentence, other letters than ASCII's.
+_NO_TOKEN = re.compile(r"_your_|<|[^!-~]|x{8}")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,10 @@ def _token() -> str | None:
     """The first line of hf_token.txt that is one; None leaves it to HF_TOKEN and the hub's own login."""
     if not TOKEN_FILE.is_file():
         return None
-    lines = (line.strip() for line in TOKEN_FILE.read_text(encoding="utf-8-sig").splitlines())
+    content = TOKEN_FILE.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
+    lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not line.startswith("#")), "")
     return None if not first or _NO_TOKEN.search(first) else first
 

@@ -156,7 +156,7 @@ def _is_url(value: str) -> bool:
 
 def _local(path: Path, source: WeightSource) -> LocalPath:
     """Check that a path which exists is what the source wants."""
-    if path.is_file():
+    if not path.is_dir():
         _require_gguf(path.name, source)
         return LocalPath(path)
     if source.kind == "model":
