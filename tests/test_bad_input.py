@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import ConfigError, DataError, UserError
-from minigpt4.common.weights import resolve
+from minigpt4.common.weights import resolve_file
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import HOPELESS, BatchStream
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
@@ -60,9 +60,8 @@ def test_storage_that_was_not_set_names_its_key(value) -> None:
 def test_a_path_that_is_nearly_right(tmp_path) -> None:
     (tmp_path / "checkpoint_4.pth").touch()
     with pytest.raises(ConfigError, match=r"checkpoint_4\.pt'; did you mean 'checkpoint_4\.pth'\?$"):
-        resolve(str(tmp_path / "checkpoint_4.pt"), "k")
-    assert resolve(str(tmp_path / "checkpoint_4.pth"), "k") == tmp_path / "checkpoint_4.pth"
-    assert resolve("google/gemma-2b-it", "k") == "google/gemma-2b-it"
+        resolve_file(str(tmp_path / "checkpoint_4.pt"), "k")
+    assert resolve_file(str(tmp_path / "checkpoint_4.pth"), "k") == tmp_path / "checkpoint_4.pth"
 
 
 def test_files_inside_packages(tmp_path, monkeypatch) -> None:
@@ -72,7 +71,7 @@ def test_files_inside_packages(tmp_path, monkeypatch) -> None:
     (tmp_path / "secret.bin").touch()
     (tmp_path / "alone.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert resolve("pkg://weighty/a.bin", "k") == tmp_path / "weighty" / "a.bin"
+    assert resolve_file("pkg://weighty/a.bin", "k") == tmp_path / "weighty" / "a.bin"
     for value, message in {
         "pkg://weightless/a.bin": "wants the Python package 'weightless', which is not installed",
         "pkg://alone/a.bin": "wants the Python package 'alone', which is not installed",
@@ -82,7 +81,7 @@ def test_files_inside_packages(tmp_path, monkeypatch) -> None:
         "pkg://weighty//etc/passwd": "leaves the package 'weighty'",
     }.items():
         with pytest.raises(ConfigError, match=rf"^model\.ckpt: .*{re.escape(message)}$"):
-            resolve(value, "model.ckpt")
+            resolve_file(value, "model.ckpt")
 
 
 def test_no_shard_names_key_and_pattern(tmp_path) -> None:

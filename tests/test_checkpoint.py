@@ -224,7 +224,8 @@ def test_a_language_model_of_the_same_sizes_is_told_apart(golden_model, tmp_path
     refused(
         golden_model,
         other,
-        "was trained for the language model 'vicuna-7b', model.llama_model is 'llm', and their weights differ",
+        "was trained for the language model 'vicuna-7b', model.llama_model is 'llm'",
+        "and their weights differ",
         "model.ckpt_allow_mismatch: True",
     )
 

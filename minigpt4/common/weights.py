@@ -120,12 +120,6 @@ def require_value(value: str | None, key: str) -> str:
     return str(value)
 
 
-def resolve(value: str | None, key: str) -> Path | str:
-    """As `resolve_file`, for what is not told yet whether it is a file: hub ids come back as they are."""
-    place = _find_place(WeightSource(key, value, "file"))
-    return place.repo if getattr(place, "names", None) == TENSOR_FILES else place.fetch(key)
-
-
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
     """Tell from how a value looks, and from what is on this disk, where its weights are.
 

@@ -14,7 +14,7 @@ from torch import nn
 from minigpt4.common.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.common.config import CONFIG_DIR, bind, load_yaml, plain
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
-from minigpt4.common.weights import WeightSource, require_value, resolve_file
+from minigpt4.common.weights import WeightSource, locate, resolve_file
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class BaseModel(nn.Module):
         arguments = bind(cls, cfg, where="model", ignore=(*IGNORED_KEYS, *checkpoint_keys))
         path, how = _checkpoint_keys(**{key: cfg[key] for key in checkpoint_keys if key in cfg})
         for source in cls.weight_sources(cfg):
-            require_value(source.value, source.key)
+            locate(source)  # all that is mistyped is told before anything is fetched or read
         path = None if path is None else resolve_file(path, "model.ckpt")
         model = cls(**{"device": device} | arguments)
         if path is not None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -64,7 +64,10 @@ def load_language_model(
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
     if "gguf_file" in where:
-        arguments["quantization_config"] = GgufConfig(dequantize=True)
+        # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
+        # was there, they always were.
+        if hasattr(transformers, "GgufConfig"):
+            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     else:
         arguments["device_map"] = {"": device} if device_map is None else device_map
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)

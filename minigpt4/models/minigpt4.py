@@ -7,16 +7,12 @@ import torch
 from torch import nn
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.places import BLIP2_URL
 from minigpt4.common.registry import registry
 from minigpt4.common.weights import WeightSource, read_tensors, resolve_file
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
 from minigpt4.models.vision import EVA_CLIP_G, published_weights, visual_tokens
-
-BLIP2_URL = (
-    "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
-    "blip2_pretrained_flant5xxl.pth"
-)
 
 
 @registry.register_model("minigpt4")

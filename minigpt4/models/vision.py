@@ -14,13 +14,11 @@ from torch import nn
 
 from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.places import EVA_CLIP_G_URL
 from minigpt4.common.weights import read_tensors, resolve_file
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
 EVA_CLIP_G = "eva_clip_g"
-EVA_CLIP_G_URL = (
-    "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
-)
 # EVA-CLIP-g has 40 blocks; BLIP-2 cut the last one off and takes the output of the 39th, unnormalised.
 EVA_CLIP_G_KWARGS = {
     "patch_size": 14,

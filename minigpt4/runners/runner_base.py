@@ -20,7 +20,7 @@ from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.common.logger import JsonLines
 from minigpt4.common.registry import registry
-from minigpt4.common.weights import resolve
+from minigpt4.common.weights import resolve_file
 from minigpt4.datasets.builders import BaseDatasetBuilder
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.mixing import mix
@@ -247,7 +247,7 @@ class RunnerBase:
         log.info("saved %s", self.output_dir / f"checkpoint_{epoch}.pth")
 
     def _resume(self, path: str) -> None:
-        path = resolve(path, "run.resume_ckpt_path")
+        path = resolve_file(path, "run.resume_ckpt_path")
         checkpoint = read_checkpoint(path)
         for key in ("optimizer", "epoch", "rng"):
             if key not in checkpoint:
