@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpt4.common import hub
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.weights import WeightSource, locate, resolve_file, resolve_model
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, build_golden_model
 from tests.hub_server import HubServer
 
 TINY = {path.name: path.read_bytes() for path in (GOLDEN / "llm").iterdir()}
@@ -357,3 +358,28 @@ def test_what_is_fetched_is_what_was_sent(server) -> None:
     folder = resolve_model(REPO, KEY)
     for name, data in TINY.items():
         assert hashlib.sha256((folder / name).read_bytes()).digest() == hashlib.sha256(data).digest()
+
+
+def test_the_recorded_loss_with_everything_fetched(server, monkeypatch, tmp_path) -> None:
+    """Encoder from a URL; Q-Former and checkpoint are files of repositories, the language model is one."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    put_up(server)
+    server.repos["org/blip2"] = {"files/blip2.pth": (GOLDEN / "blip2_qformer.pth").read_bytes()}
+    server.repos["org/minigpt4"] = {"stage1.pth": (GOLDEN / "minigpt4_checkpoint.pth").read_bytes()}
+    address, _ = server.serve("/eva_vit_g.pth", (GOLDEN / "eva_vit.pth").read_bytes())
+    fetched = {
+        "vit_weights": address,
+        "q_former_model": "org/blip2/files/blip2.pth",
+        "llama_model": REPO,
+        "ckpt": "org/minigpt4/stage1.pth",
+    }
+    recorded = torch.load(GOLDEN / "minigpt4_io.pt", weights_only=True)
+    for _ in range(2):
+        model = build_golden_model(**fetched).eval()
+        with torch.no_grad():
+            loss = model({"image": recorded["image"], "answer": recorded["captions"]})["loss"]
+        torch.testing.assert_close(loss, recorded["loss_stage1"], rtol=0, atol=1e-4)
+        requests = len(server.seen)
+        server.repos.clear()
+        server.files.clear()  # the second time all of it is on this disk
+    assert len(server.seen) == requests

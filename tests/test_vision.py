@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.models.vision import build_vision_encoder, image_statistics, visual_tokens
+from minigpt4.models.vision import _eva_clip_g, build_vision_encoder, image_statistics, visual_tokens
 from tests.conftest import build_golden_model, golden_model_config
 
 LITE0 = "tf_efficientnet_lite0"
@@ -174,3 +175,25 @@ def test_loading_never_holds_two_copies() -> None:
     ours = ast.literal_eval(next(line for line in lines if line.startswith("ours")).removeprefix("ours"))
     assert ours["parameters"] == 156_827_776
     assert ours["peak_gb"] < 1.3 * ours["weights_gb"]
+
+
+@pytest.mark.parametrize("size", [224, 364, 448])
+def test_position_embeddings_at_the_published_sizes(tmp_path: Path, size: int) -> None:
+    """The second way: torch's bicubic on the grid of 16 x 16, the class token's embedding as it is."""
+    sizes = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        published = _eva_clip_g(224, 0.0, sizes).state_dict()
+        published["pos_embed"] = torch.randn(1, 257, 32)
+    torch.save(published, tmp_path / "eva.pth")
+    weights = str(tmp_path / "eva.pth")
+    encoder = build_vision_encoder("eva_clip_g", size, vit_weights=weights, vit_kwargs=sizes)
+    first, grid = published["pos_embed"].split((1, 256), dim=1)
+    grid = grid.reshape(1, 16, 16, 32).permute(0, 3, 1, 2)
+    side = size // 14
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    expected = torch.cat([first, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    assert encoder.pos_embed.shape == (1, 1 + side**2, 32)
+    torch.testing.assert_close(encoder.pos_embed.detach(), expected, rtol=0, atol=1e-5)
+    tokens = visual_tokens(encoder, torch.zeros(1, 3, size, size))
+    assert tokens.shape == (1, 1 + side**2, 32)

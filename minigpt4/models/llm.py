@@ -96,6 +96,7 @@ def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.d
         return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{precision}": True})}
     dtype = dtype_for(precision, device, "model.llm_precision")
     if dtype is torch.float16 and backbone.fp16_overflows:
+        log.warning("model.llm_precision: this language model overflows in float16, so it runs in bfloat16")
         dtype = torch.bfloat16
     return {"dtype": dtype}
 
@@ -109,7 +110,9 @@ def sanity_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_
     return F.cross_entropy(logits.float(), ids[0, 1:].to(logits.device)).item()
 
 
-def warn_if_dead(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_id: int | None) -> None:
+def warn_if_dead(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_id: int | None, name: str
+) -> None:
     """Say so if a language model knows no more English than random weights do.
 
     Weights that were never loaded, a damaged file, or a precision that the model does not survive all
@@ -122,7 +125,7 @@ def warn_if_dead(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos
             "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats a token "
             "(random weights: %.2f). Are the files whole, and is model.llm_precision one the model survives? "
             "model.llm_sanity_check=False switches this check off",
-            tokenizer.name_or_path,
+            name,
             loss,
             chance,
         )

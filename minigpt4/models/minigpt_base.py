@@ -116,7 +116,7 @@ class MiniGPTBase(BaseModel):
         )
         self.freeze(self.llama_model)
         if llm_sanity_check:
-            warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id)
+            warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id, llama_model)
         self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
         self.prompt_list = [self.template.turn(prompt) for prompt in prompts]
         self._ids = {
