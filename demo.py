@@ -9,52 +9,33 @@ example:
 
 import argparse
 import logging
-import sys
+
+from minigpt4.common.cli import config_parser, run
 
 log = logging.getLogger("demo")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg-path", required=True, metavar="F", help="the YAML of the experiment")
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpu-id", type=int, metavar="N", help="run on this GPU; the same as --device cuda:N")
     where.add_argument("--device", metavar="D", help="cuda, cuda:0, mps or cpu; the best there is by default")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
-    )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="open a public link through gradio's servers")
-    return parser.parse_args()
+    run(serve, parser.parse_args())
 
 
-def main() -> None:
-    """Config, model, page."""
-    args = parse_args()
-
-    from minigpt4.common.config import Config
-    from minigpt4.common.errors import UserError
-    from minigpt4.common.logger import setup_logger
-
-    setup_logger()
-    try:
-        serve(Config(args), args)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-def serve(cfg, args: argparse.Namespace) -> None:  # noqa: ANN001 (its class is imported late)
-    """One paragraph a step."""
-    from minigpt4.common.config import plain
+def serve(args: argparse.Namespace) -> None:
+    """Config, model, page: one paragraph a step."""
+    from minigpt4.common.config import Config, plain
     from minigpt4.common.device import pick_device
     from minigpt4.common.registry import registry
     from minigpt4.processors.base_processor import processors_of
 
     # Settings are checked before anything is loaded.
+    cfg = Config(args)
     device = pick_device(args.device if args.gpu_id is None else f"cuda:{args.gpu_id}")
     vis_processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
 

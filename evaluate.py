@@ -12,18 +12,16 @@ example:
 
 import argparse
 import logging
-import sys
 from pathlib import Path
+
+from minigpt4.common.cli import config_parser, run
 
 log = logging.getLogger("evaluate")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg-path", required=True, metavar="F", help="a YAML with a `model` section")
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
     parser.add_argument("--shards", required=True, metavar="PATTERN", help="e.g. 'DIR/{00000..00004}.tar'")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     parser.add_argument("--out", metavar="JSON", help="where the report goes, with a record a picture")
@@ -32,28 +30,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps or cpu; the best there is by default"
     )
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Config, shards, model, captions, report."""
-    args = parse_args()
-
-    from minigpt4.common.errors import UserError
-    from minigpt4.common.logger import setup_logger
-
-    setup_logger()
-    try:
-        evaluate(args)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(evaluate, parser.parse_args())
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """One paragraph a step."""
+    """Config, shards, model, captions, report: one paragraph a step."""
     from torch.utils.data import DataLoader
 
     from minigpt4.common.config import Config, plain

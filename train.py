@@ -9,47 +9,27 @@ example:
 
 import argparse
 import logging
-import sys
+
+from minigpt4.common.cli import config_parser, run
 
 log = logging.getLogger("train")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg-path", required=True, metavar="F", help="the YAML of the experiment")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
-    )
-    return parser.parse_args()
-
-
 def main() -> None:
-    """Config, datasets, model, training, report."""
-    args = parse_args()
-
-    from minigpt4.common.config import Config
-    from minigpt4.common.errors import UserError
-    from minigpt4.common.logger import setup_logger
-
-    setup_logger()
-    try:
-        train(Config(args), args.cfg_path)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    """The command line; `--help` answers before anything heavy is imported."""
+    run(train, config_parser(__doc__).parse_args())
 
 
-def train(cfg, cfg_path: str) -> None:  # noqa: ANN001 (its class is imported late)
-    """One paragraph a step."""
-    from minigpt4.common.config import bind
+def train(args: argparse.Namespace) -> None:
+    """Config, datasets, model, training, report: one paragraph a step."""
+    from minigpt4.common.config import Config, bind
     from minigpt4.common.registry import registry
     from minigpt4.runners.report import report_table
     from minigpt4.runners.settings import RunSettings
     from minigpt4.tasks.base_task import setup_task
 
     # Settings are checked before anything is loaded.
+    cfg = Config(args)
     settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
     task = setup_task(cfg)
 
@@ -67,7 +47,7 @@ def train(cfg, cfg_path: str) -> None:  # noqa: ANN001 (its class is imported la
     if not settings.evaluate:
         checkpoint = runner.output_dir / "checkpoint_latest.pth"
         print(f"\n{report_table(report)}\n\nChat with it:")
-        print(f"  python demo.py --cfg-path {cfg_path} --options model.ckpt={checkpoint}")
+        print(f"  python demo.py --cfg-path {args.cfg_path} --options model.ckpt={checkpoint}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from minigpt4.common.cli import config_parser, run
+
 if TYPE_CHECKING:
     from minigpt4.common.config import Config
     from minigpt4.common.weights import WeightSource
@@ -17,34 +19,20 @@ if TYPE_CHECKING:
 HEADER = ("key", "", "size", "source", "where it lies")
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cfg-path", required=True, metavar="F", help="the YAML of the experiment")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
-    )
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
     parser.add_argument(
         "--check", action="store_true", help="download nothing; exit with 1 if something is missing"
     )
-    return parser.parse_args()
+    run(fetch, parser.parse_args())
 
 
-def main() -> None:
+def fetch(args: argparse.Namespace) -> None:
     """Sources from the config, a row for each, a table; exit with 1 unless everything is there."""
-    args = parse_args()
-
     from minigpt4.common.config import Config
-    from minigpt4.common.errors import UserError
-    from minigpt4.common.logger import setup_logger
 
-    setup_logger()
-    try:
-        sources = find_sources(Config(args))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sources = find_sources(Config(args))
     examined = [examine(source, download=not args.check) for source in sources]
     print(table([HEADER, *(row for row, _ in examined)]))
     problems = [problem for _, problem in examined if problem]

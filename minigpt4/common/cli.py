@@ -1,0 +1,30 @@
+"""What the commands share: their first arguments, and how a user's mistake ends them."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the original's `--cfg-path` and `--options`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg-path", required=True, metavar="F", help="the YAML of the experiment")
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
+    )
+    return parser
+
+
+def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run a command; a mistake of the user's ends it with one line, not with a traceback."""
+    # Imported late, so that --help answers at once.
+    from minigpt4.common.errors import UserError
+    from minigpt4.common.logger import setup_logger
+
+    setup_logger()
+    try:
+        command(args)
+    except UserError as error:
+        sys.exit(f"error: {error}")
