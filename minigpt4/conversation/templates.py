@@ -39,6 +39,10 @@ class PromptTemplate:
         """The prompt for one request, up to where the reply begins."""
         return f"{self.user}{text}{self.assistant}"
 
+    def later_turn(self, text: str) -> str:
+        """The prompt for a further request, from behind the end symbol of the reply before it."""
+        return f"{self.next_turn}{self.turn(text)}".removeprefix(self.end)
+
     def with_overrides(self, prompt_template: str | None, end_sym: str | None) -> "PromptTemplate":
         """The same template with the YAML's `prompt_template` ("[INST] {} [/INST] ") and `end_sym`.
 

@@ -73,17 +73,21 @@ class PromptEncoder:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-    def prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: str, before: Sequence[int] = ()) -> list[int]:
         """BOS, then the prompt, each piece of text between images tokenised by itself (as MiniGPT-4).
 
         BOS written out at the very beginning is not doubled.
 
+        Args:
+            prompt: with IMAGE_PLACEHOLDER where an image goes.
+            before: the ids of the turns before this one, which stand in BOS's stead.
+
         Raises:
-            DataError: if the prompt is longer than the model can be given.
+            DataError: if all this is longer than the model can be given.
         """
-        if self.bos and prompt.startswith(self.tokenizer.bos_token):
+        if not before and self.bos and prompt.startswith(self.tokenizer.bos_token):
             prompt = prompt[len(self.tokenizer.bos_token) :]
-        ids = list(self.bos)
+        ids = list(before or self.bos)
         for place, piece in enumerate(prompt.split(IMAGE_PLACEHOLDER)):
             ids += [IMAGE_ID] * self.image_tokens * (place > 0) + self._ids(piece)
         if len(ids) > self.max_context_len:
@@ -99,38 +103,64 @@ class PromptEncoder:
             ids = ids[: self.max_txt_len - self.end_length] + ids[len(ids) - self.end_length :]
         return ids
 
+    def dialogue_ids(
+        self, prompts: Sequence[str], answers: Sequence[str] | None
+    ) -> tuple[list[int], list[int]]:
+        """Turn after turn, each piece tokenised by itself -> (ids, places of the targets among them).
+
+        Args:
+            prompts: a turn's prompt each, the later ones as `PromptTemplate.later_turn` writes them.
+            answers: the reply to each; None to let the model go on.
+        """
+        ids: list[int] = []
+        targets: list[int] = []
+        for turn, prompt in enumerate(prompts):
+            ids = self.prompt_ids(prompt, before=ids)
+            answer = [] if answers is None else self.answer_ids(answers[turn])
+            targets += range(len(ids), len(ids) + len(answer))
+            ids += answer
+        return ids, targets
+
     def encode(
-        self, prompts: Sequence[str], answers: Sequence[str] | None = None, *, pad_left: bool = False
+        self,
+        prompts: Sequence[str | Sequence[str]],
+        answers: Sequence[str | Sequence[str]] | None = None,
+        *,
+        pad_left: bool = False,
     ) -> TokenBatch:
         """Assemble a batch.
 
         Args:
-            prompts: with IMAGE_PLACEHOLDER where an image goes.
+            prompts: with IMAGE_PLACEHOLDER where an image goes; for a dialogue one a turn, as in
+                `dialogue_ids`.
             answers: what should follow each; None to let the model go on.
             pad_left: True for generation, which goes on at the right end.
         """
-        contexts = [self.prompt_ids(prompt) for prompt in prompts]
-        targets = [[] for _ in prompts] if answers is None else [self.answer_ids(a) for a in answers]
-        if answers is not None and not any(targets):
+        replies = [None] * len(prompts) if answers is None else [_as_turns(answer) for answer in answers]
+        rows = [self.dialogue_ids(_as_turns(p), a) for p, a in zip(prompts, replies, strict=True)]
+        if answers is not None and not any(targets for _, targets in rows):
             raise DataError("a batch without one target token: all answers are empty")
-        length = max(len(c) + len(t) for c, t in zip(contexts, targets, strict=True))
-        ids, mask, target_index, target_row = [], [], [], []
-        for row, (context, target) in enumerate(zip(contexts, targets, strict=True)):
-            sequence = context + target
+        length = max(len(sequence) for sequence, _ in rows)
+        ids, mask, target_index, target_ids, target_row = [], [], [], [], []
+        for row, (sequence, targets) in enumerate(rows):
             padding = [0] * (length - len(sequence))
             start = row * length + (len(padding) if pad_left else 0)
             ids.append(padding + sequence if pad_left else sequence + padding)
             real = [1] * len(sequence)
             mask.append(padding + real if pad_left else real + padding)
-            first = start + len(context) - 1
-            target_index += range(first, first + len(target))
-            target_row += [row] * len(target)
+            target_index += [start + place - 1 for place in targets]
+            target_ids += [sequence[place] for place in targets]
+            target_row += [row] * len(targets)
         ids = torch.tensor(ids)
         return TokenBatch(
             ids=ids.clamp(min=0),
             attention_mask=torch.tensor(mask),
             image_index=(ids.flatten() == IMAGE_ID).nonzero().flatten(),
             target_index=torch.tensor(target_index, dtype=torch.long),
-            target_ids=torch.tensor([i for t in targets for i in t], dtype=torch.long),
+            target_ids=torch.tensor(target_ids, dtype=torch.long),
             target_row=torch.tensor(target_row, dtype=torch.long),
         )
+
+
+def _as_turns(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts

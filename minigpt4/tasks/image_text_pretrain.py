@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from minigpt4.common.registry import registry
-from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.minigpt_base import MiniGPTBase, flat_images
 from minigpt4.tasks.base_task import BaseTask
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ def _share(records: list[dict[str, Any]]) -> float:
 
 def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int) -> list[dict[str, Any]]:
     truths = samples["answer"]
-    prompts = [model.caption_prompt()] * len(truths)
+    prompts = model.evaluation_prompts(samples)
     losses, tokens = model.token_losses(samples | {"instruction_input": prompts})
     sums = losses.new_zeros(len(truths)).index_add(0, tokens.target_row, losses).tolist()
     counts = Counter(tokens.target_row.tolist())
-    captions = model.generate(samples["image"], prompts, max_new_tokens=model.max_txt_len)
+    captions = model.generate(flat_images(samples), prompts, max_new_tokens=model.max_txt_len)
     records = []
     for row, (truth, caption) in enumerate(zip(truths, captions, strict=True)):
         record = {
@@ -95,7 +95,8 @@ def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int) -> list[dic
             "tokens": counts[row],
         }
         if row < keep:
-            record["image"] = model.to_pixels(samples["image"][row])
+            image = samples["image"][row]
+            record["image"] = model.to_pixels(image if image.ndim == 3 else image[0])
         records.append(record)
     return records
 
