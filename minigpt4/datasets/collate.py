@@ -1,14 +1,15 @@
 """Samples to batches, inside the loader's workers, with a count of what had to be skipped."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
 
 from minigpt4.common.errors import DataError
-from minigpt4.datasets.datasets.base_dataset import Bad
+from minigpt4.datasets.datasets.base_dataset import Bad, SampleStream, this_worker
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
@@ -25,54 +26,91 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class ReaderState:
+    """Where one worker stands after a batch; a dict of it goes into checkpoints.
+
+    Attributes:
+        worker: its number.
+        good: samples in the batches it gave so far.
+        bad: what was skipped before and between them, by reason.
+        position: of its stream.
+    """
+
+    worker: int
+    good: int = 0
+    bad: Mapping[str, int] = field(default_factory=dict)
+    position: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 class BatchStream(IterableDataset):
     """Batches out of a stream of samples and `Bad`s.
 
-    Each batch carries `bad`: reason -> how many were skipped since the batch before. A full batch waits
-    for the next good sample, so that the last one carries what was skipped up to the end. Give it to a
-    DataLoader with `batch_size=None`.
+    Each batch carries `bad`: reason -> how many were skipped since the batch before, and `reader`: a
+    `ReaderState`. A full batch waits for the next good sample, so that the last one carries what was
+    skipped up to the end. Give it to a DataLoader with `batch_size=None`.
 
     Args:
         stream: yields sample dicts and `Bad`s.
         batch_size: samples a batch; the last of a finite stream may be smaller.
         max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
         limit: stop after so many samples.
+        resume: the last `ReaderState.to_dict()` of each worker, in order, to go on after.
+        first_worker: the worker whose turn it is. A DataLoader asks its process 0 first: that one reads as
+            this worker.
     """
 
     def __init__(
         self,
-        stream: Iterable,
+        stream: SampleStream,
         batch_size: int,
         max_bad_fraction: float = 0.5,
         limit: int | None = None,
+        *,
+        resume: Sequence[Mapping[str, Any]] = (),
+        first_worker: int = 0,
     ) -> None:
         super().__init__()
         self.stream = stream
         self.batch_size = batch_size
         self.max_bad_fraction = max_bad_fraction
         self.limit = limit
+        self.resume = resume
+        self.first_worker = first_worker
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        process, workers = this_worker()
+        worker = (process + self.first_worker) % workers
+        start = ReaderState(**self.resume[worker]) if self.resume else ReaderState(worker)
         samples: list[dict[str, Any]] = []
-        good, bad, unreported = 0, Counter(), Counter()
-        for item in self.stream:
+        good, bad, unreported, position = start.good, Counter(start.bad), Counter(), start.position
+        reader = self.stream.rank * workers + worker
+        for item, after in self.stream.read(reader, self.stream.world_size * workers, position):
             if isinstance(item, Bad):
                 bad[item.reason] += 1
                 unreported[item.reason] += 1
+                position = after
                 if good + bad.total() >= MIN_SEEN:
                     self._check(good, bad, item.where)
                 continue
             if len(samples) == self.batch_size:
-                yield collate(samples) | {"bad": dict(unreported)}
+                yield self._batch(samples, unreported, ReaderState(worker, good, dict(bad), position))
                 samples, unreported = [], Counter()
             good += 1
             samples.append(item)
+            position = after
             if good == self.limit:
                 break
         if bad:
             self._check(good, bad, item.where if isinstance(item, Bad) else "the last shard")
         if samples:
-            yield collate(samples) | {"bad": dict(unreported)}
+            yield self._batch(samples, unreported, ReaderState(worker, good, dict(bad), position))
+
+    def _batch(self, samples: list[dict[str, Any]], bad: Counter, reader: ReaderState) -> dict[str, Any]:
+        return collate(samples) | {"bad": dict(bad), "reader": reader}
 
     def _check(self, good: int, bad: Counter, where: str) -> None:
         hopeless = not good and bad.total() >= HOPELESS

@@ -1,29 +1,187 @@
-"""Several datasets, one stream of batches."""
+"""Several datasets, one stream of batches, and where each of them stands."""
 
+import copy
+import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
 from minigpt4.common.errors import DataError
+from minigpt4.datasets.collate import BatchStream, ReaderState
+from minigpt4.datasets.datasets.base_dataset import SampleStream
+
+log = logging.getLogger(__name__)
 
 
-def mix(loaders: list[Iterable], ratios: list[float], seed: int) -> Iterator[dict[str, Any]]:
+def mix(
+    loaders: Sequence[Iterable], ratios: Sequence[float], seed: int, start: int = 0
+) -> Iterator[dict[str, Any]]:
     """Draw each batch from one of the loaders, with probabilities in proportion to `ratios`.
 
     The draw depends on the seed and the number of the batch alone, so every rank draws the same dataset
-    for the same step and none waits for another. A loader that ends begins again.
+    for the same step and none waits for another.
+
+    Args:
+        loaders: each without end.
+        ratios: one a loader.
+        seed: the same on all ranks.
+        start: how many batches were drawn already.
 
     Raises:
-        DataError: if a loader has not one batch.
+        DataError: if a loader ends.
     """
     iterators = [iter(loader) for loader in loaders]
-    rng = random.Random(seed)
-    while True:
-        (chosen,) = rng.choices(range(len(loaders)), weights=ratios)
-        batch = next(iterators[chosen], None)
-        if batch is None:
-            iterators[chosen] = iter(loaders[chosen])
-            batch = next(iterators[chosen], None)
-        if batch is None:
-            raise DataError("a dataset that is to be trained on has not one batch")
-        yield batch
+    for number in count(start):
+        (chosen,) = random.Random(f"{seed}/{number}").choices(range(len(iterators)), weights=ratios)
+        try:
+            yield next(iterators[chosen])
+        except StopIteration:
+            raise DataError(
+                "a dataset that is trained on has ended; it must be a stream without end"
+            ) from None
+
+
+class TrainLoader:
+    """The endless batches of one dataset on this rank, read by workers of its own.
+
+    Args:
+        dataset: is read as one to train on; it is not changed.
+        batch_size, max_bad_fraction: as for `BatchStream`.
+        rank, world_size: this process among all.
+        workers: processes that read; 0 reads in this one, in the same order as 1.
+        pin_memory: for a GPU.
+        state: an earlier loader's `state()`, to go on after the batches that it gave. One that was made by
+            another number of readers, from another number of shards, or under another seed cannot be gone
+            on with: a new order begins, and `reordered` says why.
+    """
+
+    def __init__(
+        self,
+        dataset: SampleStream,
+        batch_size: int,
+        *,
+        max_bad_fraction: float,
+        rank: int,
+        world_size: int,
+        workers: int,
+        pin_memory: bool,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dataset = copy.copy(dataset)
+        self.dataset.training = True
+        self.dataset.rank, self.dataset.world_size = rank, world_size
+        self.order = {
+            "seed": dataset.seed,
+            "shards or entries": dataset.size,
+            "ranks": world_size,
+            "workers": max(workers, 1),
+        }
+        self.reordered, self.new_orders = "", 0
+        self.given, self.readers = 0, [ReaderState(n).to_dict() for n in range(self.order["workers"])]
+        if state:
+            self._resume(state)
+        # Each new order has a seed of its own: it does not begin with what was trained on first.
+        self.dataset.seed = dataset.seed + 1_000_003 * self.new_orders
+        self.loader = DataLoader(
+            BatchStream(
+                self.dataset,
+                batch_size,
+                max_bad_fraction,
+                resume=list(self.readers),
+                first_worker=self.given % self.order["workers"],
+            ),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            # Else the loader draws from torch's own generator, and a resumed run from another place in it.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        changes = [
+            f"{key}: {state['order'][key]} before, {value} now"
+            for key, value in self.order.items()
+            if state["order"][key] != value
+        ]
+        self.reordered, self.new_orders = ", ".join(changes), state["new_orders"] + bool(changes)
+        if not changes:
+            self.given, self.readers = state["given"], list(state["readers"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.loader:
+            reader: ReaderState = batch.pop("reader")
+            self.given += 1
+            self.readers[reader.worker] = reader.to_dict()
+            yield batch
+
+    def bad(self) -> Counter[str]:
+        """What was skipped so far, by reason."""
+        return sum((Counter(reader["bad"]) for reader in self.readers), Counter())
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands after the batches that were taken from it; prefetched ones do not count."""
+        return {
+            "order": self.order,
+            "new_orders": self.new_orders,
+            "given": self.given,
+            "readers": list(self.readers),
+        }
+
+
+class TrainStream:
+    """All that is trained on, mixed, on this rank.
+
+    Args:
+        loaders: by name.
+        ratios: one a loader.
+        seed: of the mixing.
+        drawn: how many batches were drawn already.
+    """
+
+    def __init__(
+        self, loaders: Mapping[str, TrainLoader], ratios: Sequence[float], seed: int, drawn: int = 0
+    ) -> None:
+        self.loaders = loaders
+        self.drawn = drawn
+        self._batches = mix(list(loaders.values()), ratios, seed, drawn)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self._batches)
+        self.drawn += 1
+        return batch
+
+    def describe(self, resumed: Iterable[str]) -> None:
+        """Log what a user should know about who reads what, and warn where a checkpoint cannot be followed.
+
+        Args:
+            resumed: the names in the checkpoint; empty without one.
+        """
+        for name, loader in self.loaders.items():
+            readers = loader.order["ranks"] * loader.order["workers"]
+            if loader.dataset.size < readers:
+                log.info("%s: %d readers share %d shards or entries", name, readers, loader.dataset.size)
+            if loader.reordered:
+                log.warning(
+                    "%s is read in a new order, not the one that the checkpoint would have gone on with (%s)",
+                    name,
+                    loader.reordered,
+                )
+        for name in sorted({*resumed} ^ {*self.loaders} if resumed else ()):
+            known = "is new" if name in self.loaders else "is no longer trained on"
+            log.warning("%s %s since the checkpoint: the batches are drawn in a new order", name, known)
+
+    def bad(self) -> Counter[str]:
+        """What was skipped so far on this rank, by reason."""
+        return sum((loader.bad() for loader in self.loaders.values()), Counter())
+
+    def state(self) -> dict[str, Any]:
+        """What `run.resume_ckpt_path` needs to go on with the next batch."""
+        return {"drawn": self.drawn, "loaders": {name: at.state() for name, at in self.loaders.items()}}

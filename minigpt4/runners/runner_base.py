@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
 from minigpt4.common.checkpoint import read_checkpoint, save_checkpoint
@@ -20,10 +19,11 @@ from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.common.logger import JsonLines
 from minigpt4.common.registry import registry
+from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.weights import resolve_file
 from minigpt4.datasets.builders import BaseDatasetBuilder
 from minigpt4.datasets.collate import BatchStream
-from minigpt4.datasets.mixing import mix
+from minigpt4.datasets.mixing import TrainLoader, TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.report import write_report
 from minigpt4.runners.settings import RunSettings
@@ -59,6 +59,7 @@ class RunnerBase:
         self.log = JsonLines(self.output_dir / "log.jsonl")
         self.start_epoch = 0
         self.bad = Counter()
+        self.sampler_state: dict[str, Any] = {"drawn": 0, "loaders": {}}
         if self.settings.wandb_log:
             log.warning("run.wandb_log: True has no effect yet; the run is logged to %s", self.log.path)
 
@@ -100,24 +101,30 @@ class RunnerBase:
             arguments["decay_rate"] = s.lr_decay_rate
         return scheduler_class(self.optimizer, **arguments)
 
-    def _loader(self, dataset: Any, batch_size: int, workers: int) -> DataLoader:
-        dataset.rank, dataset.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        return DataLoader(
-            BatchStream(dataset, batch_size, self.settings.max_bad_fraction),
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-
-    def _train_batches(self) -> Iterator[dict[str, Any]]:
-        loaders, ratios = [], []
+    def _train_batches(self) -> TrainStream:
+        """All that is trained on, from where the checkpoint left it."""
+        loaders, ratios = {}, []
+        resumed = self.sampler_state["loaders"]
         for name, (builder, splits) in self.datasets.items():
             for split in self.settings.train_splits:
                 if split not in splits:
                     raise ConfigError(f"run.train_splits: datasets.{name} has no split {split!r}")
-                loaders.append(self._loader(splits[split], builder.batch_size, self.settings.num_workers))
+                loaders[f"{name}.{split}"] = TrainLoader(
+                    splits[split],
+                    builder.batch_size,
+                    max_bad_fraction=self.settings.max_bad_fraction,
+                    rank=self.accelerator.process_index,
+                    world_size=self.accelerator.num_processes,
+                    workers=self.settings.num_workers,
+                    pin_memory=self.accelerator.device.type == "cuda",
+                    state=resumed.get(f"{name}.{split}"),
+                )
                 ratios.append(builder.sample_ratio)
-        return mix(loaders, ratios, self.settings.seed)
+        stream = TrainStream(loaders, ratios, self.settings.seed, self.sampler_state["drawn"])
+        if self.accelerator.is_main_process:
+            stream.describe(resumed)
+        self.bad = stream.bad()
+        return stream
 
     def train(self) -> dict[str, Any]:
         """Train, evaluate, and leave checkpoint, log, plots and report in `output_dir`.
@@ -140,7 +147,7 @@ class RunnerBase:
         started = time.perf_counter()
         for epoch in range(self.start_epoch, self.settings.max_epoch):
             self._train_epoch(epoch, batches)
-            self._save(epoch)
+            self._save(epoch, batches)
         seconds = time.perf_counter() - started
         after, records = self.evaluate()
         report = {
@@ -229,14 +236,17 @@ class RunnerBase:
         log.info("evaluation: %s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
         return metrics, records
 
-    def _save(self, epoch: int) -> None:
+    def _save(self, epoch: int, batches: TrainStream) -> None:
+        # What each rank has of its own. Every rank must come here: they wait for each other.
+        ranks = gather_object([{"sampler": batches.state(), "rng": rng_state(self.accelerator.device)}])
         if not self.accelerator.is_main_process:
             return
         state = {
             "model": self.bare_model.trainable_state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-            "rng": torch.get_rng_state(),
+            "sampler": [rank["sampler"] for rank in ranks],
+            "rng": [rank["rng"] for rank in ranks],
             "epoch": epoch,
             "step": (epoch + 1) * self.settings.iters_per_epoch,
             "config": self.cfg.to_dict(),
@@ -249,14 +259,18 @@ class RunnerBase:
     def _resume(self, path: str) -> None:
         path = resolve_file(path, "run.resume_ckpt_path")
         checkpoint = read_checkpoint(path)
-        for key in ("optimizer", "epoch", "rng"):
+        for key in ("optimizer", "epoch", "rng", "sampler"):
             if key not in checkpoint:
                 raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
         self.bare_model.load_checkpoint(path)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.accelerator.scaler and checkpoint.get("scaler"):
             self.accelerator.scaler.load_state_dict(checkpoint["scaler"])
-        torch.set_rng_state(checkpoint["rng"])
+        # A rank that was not there before keeps its new generators, and begins a new order of the data.
+        rank, ranks = self.accelerator.process_index, len(checkpoint["sampler"])
+        self.sampler_state = checkpoint["sampler"][rank if rank < ranks else 0]
+        if rank < ranks:
+            set_rng_state(checkpoint["rng"][rank], self.accelerator.device)
         self.start_epoch = checkpoint["epoch"] + 1
         log.info("resuming %s with epoch %d", path, self.start_epoch)
 

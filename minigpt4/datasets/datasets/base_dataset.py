@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar
 
@@ -65,14 +66,45 @@ def check_caption(caption: Any) -> str:
     return caption
 
 
-def place_among_readers(rank: int, world_size: int) -> tuple[int, int]:
-    """Which of how many readers this is: every worker of every rank reads a part of its own."""
+class SampleStream:
+    """What ranks and workers read together: each of them is a reader, and reads a part of its own.
+
+    Attributes:
+        rank, world_size: this process among all that read.
+        training: whether the stream is endless and shuffled, or everything once and in order.
+        seed: decides the order in training, together with reader and number of readers.
+        size: of how many shards or entries a pass consists; positions hold for this number only.
+    """
+
+    rank, world_size = 0, 1
+    training: bool
+    seed: int
+    size: int
+
+    def read(self, reader: int, readers: int, position: Any = None) -> Iterator[tuple[Sample | Bad, Any]]:
+        """All that is reader `reader`'s of `readers`, each item with the position after it.
+
+        Args:
+            reader: from 0 to `readers` - 1.
+            readers: ranks times workers.
+            position: one that was given with an item, to go on after it (in training only); None: the
+                beginning. What lies before is not decoded again.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Sample | Bad]:
+        worker, workers = this_worker()
+        reader = self.rank * workers + worker
+        return (item for item, _ in self.read(reader, self.world_size * workers))
+
+
+def this_worker() -> tuple[int, int]:
+    """Which of how many workers of its rank this process is."""
     worker = get_worker_info()
-    number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-    return rank * workers + number, world_size * workers
+    return (worker.id, worker.num_workers) if worker else (0, 1)
 
 
-class BaseDataset(Dataset):
+class BaseDataset(SampleStream, Dataset):
     """Pictures in a folder and a list of annotations; subclasses say what sample one annotation makes.
 
     Indexed, it answers a sample or a `Bad`. Iterated, it is a stream: in training without end, each pass
@@ -108,7 +140,6 @@ class BaseDataset(Dataset):
         self.vis_root = Path(vis_root)
         self.training = training
         self.seed = seed
-        self.rank, self.world_size = 0, 1
         self.annotation: list[dict[str, Any]] = []
         for path in ann_paths:
             entries = read_annotations(path)
@@ -160,20 +191,25 @@ class BaseDataset(Dataset):
         except BadSample as bad:
             return Bad(str(bad), str(self.vis_root / self.picture_name(entry)))
 
-    def __iter__(self) -> Iterator[Sample | Bad]:
-        place, places = place_among_readers(self.rank, self.world_size)
+    @property
+    def size(self) -> int:
+        return len(self)
+
+    def read(
+        self, reader: int, readers: int, position: int | None = None
+    ) -> Iterator[tuple[Sample | Bad, int | None]]:
+        """As `SampleStream.read`; a position is how many entries the reader has read."""
         if not self.training:
-            yield from (self[index] for index in range(place, len(self), places))
+            yield from ((self[index], None) for index in range(reader, len(self), readers))
             return
-        # The passes follow each other in one endless row, of which a reader takes every `places`-th: none
+        # The passes follow each other in one endless row, of which a reader takes every `readers`-th: none
         # gets more than another, and none is left without where there are more readers than entries.
         shuffled, order = -1, np.empty(0)
-        while True:
-            number, index = divmod(place, len(self))
+        for taken in count(position or 0):
+            number, index = divmod(reader + taken * readers, len(self))
             if number != shuffled:
                 shuffled, order = number, np.random.default_rng([self.seed, number]).permutation(len(self))
-            yield self[order[index]]
-            place += places
+            yield self[order[index]], taken + 1
 
 
 def read_annotations(path: str | Path) -> list[Any]:

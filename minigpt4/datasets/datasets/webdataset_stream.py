@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +19,14 @@ from minigpt4.common.weights import require_value
 from minigpt4.datasets.datasets.base_dataset import (
     Bad,
     BadSample,
+    Sample,
+    SampleStream,
     check_caption,
     open_picture,
-    place_among_readers,
 )
+from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-SHUFFLE_BUFFER = 1000
 
 
 def expand_shards(storage: str | list[str], key: str) -> list[str]:
@@ -61,16 +61,18 @@ def _is_remote(shard: str) -> bool:
     return shard.startswith("pipe:") or "://" in shard
 
 
-class WebdatasetStream(IterableDataset):
+class WebdatasetStream(SampleStream, IterableDataset):
     """Samples `{"image", "answer", "image_id", "group"}` or `Bad`, one after the other.
 
     Args:
         shards: as `expand_shards` gives them.
         image_transform: PIL image -> tensor [3, H, W].
         text_processor: caption -> caption.
-        training: True draws shards at random, for ever, and shuffles samples; False reads everything
-            once, in order.
-        seed: decides the order, together with rank and worker.
+        training: True reads for ever, each pass in a new order, and shuffles samples (see `passes`); False
+            reads everything once, in order.
+        seed: decides the order, together with reader and number of readers.
+        caption_key: the field of the JSON, or the suffix of the text file, that holds the caption; None
+            takes the field `caption`, else the file `.txt`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class WebdatasetStream(IterableDataset):
         *,
         training: bool,
         seed: int = 0,
+        caption_key: str | None = None,
     ) -> None:
         super().__init__()
         self.shards = shards
@@ -88,17 +91,35 @@ class WebdatasetStream(IterableDataset):
         self.text_processor = text_processor
         self.training = training
         self.seed = seed
-        self.rank, self.world_size = 0, 1
+        self.caption_key = caption_key
 
-    def __iter__(self) -> Iterator[dict[str, Any] | Bad]:
-        place, places = place_among_readers(self.rank, self.world_size)
-        if not self.training:
-            raw = _read_shards(iter(self.shards[place::places]))
+    @property
+    def size(self) -> int:
+        return len(self.shards)
+
+    def read(
+        self, reader: int, readers: int, position: tuple | None = None
+    ) -> Iterator[tuple[Sample | Bad, tuple | None]]:
+        """As `SampleStream.read`."""
+        if self.training:
+            start = Position(*position or ())
+            raw = read_passes(self._read_piece, len(self.shards), self.seed, reader, readers, start)
         else:
-            rng = random.Random(f"{self.seed}/{place}")
-            raw = _shuffled(_read_shards(_resampled(self.shards, rng)), rng)
-        for item in raw:
-            yield item if isinstance(item, Bad) else self._decode(item)
+            raw = ((item, None) for shard in self.shards[reader::readers] for item in _read_shard(shard))
+        for item, after in raw:
+            yield item if isinstance(item, Bad) else self._decode(item), after
+
+    def _read_piece(self, piece: Piece) -> Iterator[dict[str, Any] | Bad]:
+        """Every `parts`-th sample of a shard; what is wrong with all of it belongs to the first part."""
+        number = 0
+        for item in _read_shard(self.shards[piece.shard]):
+            if isinstance(item, Bad):
+                if piece.part == 0:
+                    yield item
+                continue
+            if number % piece.parts == piece.part:
+                yield item
+            number += 1
 
     def look(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
         """What the model sees of a raw sample: its picture. Raises BadSample.
@@ -109,7 +130,7 @@ class WebdatasetStream(IterableDataset):
 
     def _decode(self, raw: dict[str, Any]) -> dict[str, Any] | Bad:
         try:
-            caption, meta = _caption(raw)
+            caption, meta = _caption(raw, self.caption_key)
             answer = self.text_processor(caption)
             if not answer.strip():  # it was nothing but signs
                 raise BadSample("empty caption")
@@ -124,27 +145,6 @@ class WebdatasetStream(IterableDataset):
         }
 
 
-def _resampled(shards: list[str], rng: random.Random) -> Iterator[str]:
-    """Shards with replacement, for ever: no rank or worker can run out before the others."""
-    while True:
-        yield rng.choice(shards)
-
-
-def _shuffled(items: Iterator, rng: random.Random) -> Iterator:
-    """An endless stream through a buffer from which one is drawn at random each time.
-
-    While it fills, every second item is kept back, so that the first batch does not wait for all of it.
-    """
-    buffer: list = []
-    for count, item in enumerate(items):
-        buffer.append(item)
-        if len(buffer) < SHUFFLE_BUFFER and count % 2 == 0:
-            continue
-        place = rng.randrange(len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()
-
-
 class _Header(tarfile.TarInfo):
     """A damaged header is an error; tarfile itself takes it for the end of the archive."""
 
@@ -154,11 +154,6 @@ class _Header(tarfile.TarInfo):
             return super().fromtarfile(tar)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
             raise tarfile.ReadError(str(error)) from error
-
-
-def _read_shards(shards: Iterator[str]) -> Iterator[dict[str, Any] | Bad]:
-    for shard in shards:
-        yield from _read_shard(shard)
 
 
 def _read_shard(shard: str) -> Iterator[dict[str, Any] | Bad]:
@@ -206,8 +201,8 @@ def _shard_reason(error: Exception) -> str:
     return "damaged shard" if isinstance(error, tarfile.TarError) else "unreadable shard"
 
 
-def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The caption (from the JSON, else the text file) and the JSON's other fields."""
+def _caption(raw: dict[str, Any], key: str | None) -> tuple[str, dict[str, Any]]:
+    """The caption (from the JSON, else a text file) and the JSON's other fields."""
     meta: dict[str, Any] = {}
     if "json" in raw:
         try:
@@ -216,9 +211,11 @@ def _caption(raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             raise BadSample("broken json") from error
         if not isinstance(meta, dict):
             raise BadSample("broken json")
-    caption = meta.get("caption")
-    if caption is None and "txt" in raw:
-        caption = raw["txt"].decode("utf-8", errors="replace")
+    caption = meta.get(key or "caption")
+    # webdataset makes suffixes small, and what begins with `__` is its own.
+    suffix = (key or "txt").lower()
+    if caption is None and isinstance(raw.get(suffix), bytes):
+        caption = raw[suffix].decode("utf-8", errors="replace")
     if caption is None:
         raise BadSample("no caption")
     return check_caption(caption), meta

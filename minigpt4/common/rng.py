@@ -1,0 +1,20 @@
+"""The random generators that a training step draws from, so that a checkpoint can hold them."""
+
+import random
+from typing import Any
+
+import torch
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Where Python's, torch's and, on a GPU, its generator stand in this process."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put them back to where `rng_state` found them. A GPU's stays as it is if the state has none."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
