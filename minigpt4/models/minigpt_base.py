@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -19,29 +18,24 @@ from torch import nn
 from transformers import StoppingCriteriaList
 
 from minigpt4 import __version__
-from minigpt4.common.device import dtype_for, pick_device
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.weights import require_value, resolve_model
 from minigpt4.conversation.stopping import StopAtText, read_reply
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
-from minigpt4.models.base_model import FIRST_LAYER_INPUT, TABLE_ROW, BaseModel
+from minigpt4.models.base_model import FIRST_LAYER_INPUT, TABLE_ROW
 from minigpt4.models.identity import find_mismatch
+from minigpt4.models.image_tokens import ImageTokens
 from minigpt4.models.llm import load_language_model, warn_if_dead
 from minigpt4.models.prompting import PromptEncoder, TokenBatch
-from minigpt4.models.vision import build_vision_encoder, image_statistics
-from minigpt4.processors.blip_processors import normalize
 
 log = logging.getLogger(__name__)
 
 
-class MiniGPTBase(BaseModel):
-    """A vision encoder and a language model. Subclasses add what lies between, and `encode_img`.
+class MiniGPTBase(ImageTokens):
+    """A vision encoder and a language model. Subclasses add `llama_proj`, which joins them.
 
     Args:
-        vit_model, vit_weights, vit_kwargs, image_size, drop_path_rate, use_grad_checkpoint: see
-            `build_vision_encoder`.
-        vit_precision: fp16, bf16 or fp32, for the frozen encoder and Q-Former; what is trained is fp32.
-        freeze_vit: whether the encoder and its `ln_vision` stay as they are.
+        vision: the arguments of `ImageTokens`, the device too.
         llama_model, llm_backbone, llm_precision: see `load_language_model`.
         low_resource: True is the original's way to say `llm_precision: 8bit`.
         prompt_path: a file of prompts, one a line, of which training draws one a batch.
@@ -51,20 +45,12 @@ class MiniGPTBase(BaseModel):
         max_context_len: longest prompt in tokens.
         llm_sanity_check: warn at the start if the language model knows no English.
         attn_implementation, device_map: see `load_language_model`; the first is the encoder's too.
-        device: where everything goes; None takes the best there is.
     """
 
     def __init__(
         self,
         *,
-        vit_model: str,
-        vit_weights: str | None,
-        vit_kwargs: dict[str, Any] | None,
-        vit_precision: str,
-        image_size: int,
-        drop_path_rate: float,
-        use_grad_checkpoint: bool,
-        freeze_vit: bool,
+        vision: dict[str, Any],
         llama_model: str,
         llm_backbone: str,
         llm_precision: str,
@@ -77,40 +63,15 @@ class MiniGPTBase(BaseModel):
         llm_sanity_check: bool,
         attn_implementation: str | None,
         device_map: str | None,
-        device: str | torch.device | None,
     ) -> None:
-        super().__init__()
-        target = pick_device(device)
-        self.vit_dtype = dtype_for(vit_precision, target, "model.vit_precision")
-        self.image_size = image_size
         prompts = _read_prompts(prompt_path)
         llama_path = resolve_model(llama_model, "model.llama_model")
-
-        self.visual_encoder = build_vision_encoder(
-            vit_model,
-            image_size,
-            vit_weights=vit_weights,
-            vit_kwargs=vit_kwargs,
-            drop_path_rate=drop_path_rate,
-            use_grad_checkpoint=use_grad_checkpoint,
-            attn_implementation=attn_implementation,
-            dtype=self.vit_dtype if freeze_vit else torch.float32,
-            device=target,
-        )
-        self.loaded_elsewhere += ("visual_encoder.", "ln_vision.")
-        self.ln_vision = nn.LayerNorm(self.visual_encoder.num_features)
-        if freeze_vit:
-            self.freeze(self.visual_encoder)
-            self.freeze(self.ln_vision)
-        mean, std = image_statistics(self.visual_encoder)
-        self.register_buffer("image_mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("image_std", torch.tensor(std), persistent=False)
-
+        super().__init__(**vision, attn_implementation=attn_implementation)
         self.llama_model, self.llama_tokenizer, self.backbone = load_language_model(
             llama_path,
             llm_backbone,
             "8bit" if low_resource else llm_precision,
-            target,
+            self._target_device,
             attn_implementation=attn_implementation,
             device_map=device_map,
         )
@@ -120,51 +81,40 @@ class MiniGPTBase(BaseModel):
         self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
         self.prompt_list = [self.template.turn(prompt) for prompt in prompts]
         self._ids = {
-            "vit_model": vit_model,
+            "vit_model": vision["vit_model"],
             "llama_model": str(llama_model).rstrip("/").rsplit("/", 1)[-1],
         }
-        self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
-        self._target_device = target
-
-    def _finish(self, image_tokens: int) -> None:
-        """Called by subclasses once everything is built: settle dtypes and device, and the prompts."""
-        for module in (self.visual_encoder, self.ln_vision, getattr(self, "Qformer", None)):
-            if module is not None:
-                frozen = module in self._frozen
-                module.to(self._target_device, self.vit_dtype if frozen else torch.float32)
-        # All but the language model, which is where it belongs already (and may be quantised).
-        for name, child in self.named_children():
-            if name != "llama_model":
-                child.to(self._target_device)
-        for tensor in (*self._parameters.values(), *self._buffers.values()):
-            tensor.data = tensor.data.to(self._target_device)
         self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, self.template.end)
+        self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
         self.prompts = PromptEncoder(
             self.llama_tokenizer,
             self.backbone.bos_id,
-            image_tokens,
+            self.token_shape.count,
             self.template.end,
-            self.max_txt_len,
-            self.max_context_len,
+            max_txt_len,
+            max_context_len,
         )
+        width = self.llama_model.config.get_text_config().hidden_size
+        self.llama_proj = nn.Linear(self.token_shape.width, width).to(self._target_device)
+
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Image tokens [N, P, width] -> embeddings [N, P, D].
+
+        The projection computes in its own dtype (float32 in training) whatever autocast says: it costs
+        next to nothing, and its gradient is exact.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            weight = self.llama_proj.weight
+            return self.llama_proj(tokens.to(weight.device, weight.dtype, non_blocking=True))
 
     def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P]."""
-        raise NotImplementedError
+        embeds = self.project(self.image_tokens(image))
+        return embeds, torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
 
-    def _normalized(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels are normalised here, on the device; floats are taken to be so already."""
-        image = image.to(self.device, non_blocking=True)
-        if image.dtype == torch.uint8:
-            image = normalize(image, self.image_mean, self.image_std)
-        return image.to(next(self.visual_encoder.parameters()).dtype)
-
-    def to_pixels(self, image: torch.Tensor) -> np.ndarray:
-        """[3, H, W], uint8 or normalised -> uint8 array [H, W, 3], for a person to look at."""
-        if image.dtype != torch.uint8:
-            std, mean = (b.cpu().view(3, 1, 1) for b in (self.image_std, self.image_mean))
-            image = (image.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-        return image.permute(1, 2, 0).cpu().numpy()
+    def _see(self, images: torch.Tensor) -> torch.Tensor:
+        """Pixels [N, 3, H, W], or what `image_tokens` made of them [N, P, width] -> embeddings [N, P, D]."""
+        return self.project(images) if images.ndim == 3 else self.encode_img(images)[0]
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
@@ -239,10 +189,10 @@ class MiniGPTBase(BaseModel):
         prompts, answers = self._training_prompts(samples), samples["answer"]
         if "conv_q" in samples and "instruction_input" not in samples:
             prompts, answers = self._turns(samples, own=prompts[0])
-        image = flat_images(samples)
-        _check_image_count("".join(piece for prompt in prompts for piece in prompt), len(image))
+        images = flat_images(samples)
+        _check_image_count("".join(piece for prompt in prompts for piece in prompt), len(images))
         tokens = self.prompts.encode(prompts, answers).to(self.device)
-        images, _ = self.encode_img(image)
+        images = self._see(images)
         with self.own_precision(self.llama_model):
             hidden = self.llama_model.get_decoder()(
                 inputs_embeds=self._embed(tokens, images),
@@ -264,10 +214,9 @@ class MiniGPTBase(BaseModel):
         """The loss of a batch.
 
         Args:
-            samples: `image` [B, 3, H, W] or [B, images, 3, H, W] (of which `length` are real, where it is
-                given), `answer` (list of str), and optionally `instruction_input` (list of str with
-                `<Img><ImageHere></Img>` where an image goes), or dialogues in `conv_q` and `conv_a`, of
-                which every answer is learned.
+            samples: images as `flat_images` takes them, `answer` (list of str), and optionally
+                `instruction_input` (list of str with `<Img><ImageHere></Img>` where an image goes), or
+                dialogues in `conv_q` and `conv_a`, of which every answer is learned.
             reduction: `mean` over target tokens; `none` for one loss a sample, averaged over the padded
                 length of the batch as the original does.
         """
@@ -302,7 +251,8 @@ class MiniGPTBase(BaseModel):
         """Answer a batch of prompts, each with its images.
 
         Args:
-            images: [N, 3, H, W] for all IMAGE_PLACEHOLDERs of `texts` in order; None without any.
+            images: [N, 3, H, W], or cached features [N, P, width], for all IMAGE_PLACEHOLDERs of `texts`
+                in order; None without any.
             texts: whole prompts, as `template.turn` writes them.
 
         Returns:
@@ -310,7 +260,7 @@ class MiniGPTBase(BaseModel):
         """
         _check_image_count("".join(texts), 0 if images is None else len(images))
         tokens = self.prompts.encode(texts, pad_left=True).to(self.device)
-        embeds = None if images is None else self.encode_img(images)[0]
+        embeds = None if images is None else self._see(images)
         sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
         ids = self.llama_model.generate(
             inputs_embeds=self._embed(tokens, embeds),
@@ -333,7 +283,7 @@ class MiniGPTBase(BaseModel):
         config = self.llama_model.config.get_text_config()
         return {
             **self._ids,
-            "vit_width": self.visual_encoder.num_features,
+            "vit_width": self.token_shape.vit_width,
             "llm_fingerprint": self._fingerprint(),
             "llm_width": config.hidden_size,
             "llm_vocabulary": config.vocab_size,
