@@ -1,0 +1,223 @@
+"""From the published caption lists to what img2dataset reads: a stream, whatever the size.
+
+The lists of BLIP's CapFilt are one JSON array of `{"url": ..., "caption": ..., ...}`; what comes out is a
+table of the columns `url` and `caption`, as TSV or parquet.
+"""
+
+import argparse
+import codecs
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ijson
+from ijson.common import JSONError
+from tqdm import tqdm
+
+from minigpt4.common import cli
+from minigpt4.common.errors import ConfigError, DataError
+
+COLUMNS = ("url", "caption")
+PARQUET_ROWS = 50_000  # a row group is what is held in memory
+CHUNK = 1 << 18
+
+Row = tuple[str, str]
+
+_URL = re.compile(r"https?://[^\s\ufffd]+", re.IGNORECASE)
+# What would end a field or a line, for img2dataset or for those who read its captions, and halves of
+# characters that no UTF-8 file can hold.
+_ODD = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
+
+
+class OddEntry(Exception):
+    """Raised with the reason an entry is left out."""
+
+
+@dataclass
+class Counts:
+    """What became of the entries.
+
+    Attributes:
+        rows: entries that were written.
+        left_out: entries that were not, by reason.
+        mended: captions that were written otherwise than they were found, by reason.
+    """
+
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows:,} rows"]
+        parts += [f"left out: {number:,} with {reason}" for reason, number in self.left_out.most_common()]
+        parts += [f"mended: {number:,} with {reason}" for reason, number in self.mended.most_common()]
+        return "; ".join(parts)
+
+
+def main(description: str) -> None:
+    """The command line of `convert_cc_sbu.py` and `convert_laion.py`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="IN.json", help="the published list")
+    parser.add_argument("target", type=Path, metavar="OUT", help="a .tsv or .parquet file")
+    cli.run(_command, parser.parse_args())
+
+
+def _command(args: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    counts = convert(args.source, args.target)
+    seconds = time.perf_counter() - started
+    print(f"{args.target}: {counts}; {seconds:.1f} s, {counts.rows / seconds:,.0f} rows a second")
+
+
+def convert(source: Path, target: Path) -> Counts:
+    """Write the table; the target is there whole or, if anything goes wrong, as it was before.
+
+    Args:
+        source: a JSON array of objects with `url` and `caption`.
+        target: its suffix, `.tsv` or `.parquet`, decides the format.
+
+    Raises:
+        ConfigError: for another suffix, or parquet without pyarrow.
+        DataError: if the source is absent, no JSON array, breaks off, or has no usable entry; or if the
+            target cannot be written.
+    """
+    write = _writer_for(target)
+    if not source.is_file():
+        raise DataError(f"there is no file {source}")
+    counts = Counts()
+    part = target.with_name(target.name + ".part")
+    try:
+        with source.open("rb") as file, _progress(source) as bar:
+            write(_rows(_entries(file, source, bar), counts), part)
+        if not counts.rows:
+            raise DataError(f"{source} has no entry with a url and a caption ({counts})")
+        part.replace(target)
+    except OSError as error:
+        raise DataError(f"could not convert {source} to {target}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return counts
+
+
+def _progress(source: Path) -> tqdm:
+    """A bar of bytes, where somebody sees it."""
+    return tqdm(desc=source.name, total=source.stat().st_size, unit="B", unit_scale=True, disable=None)
+
+
+class _Utf8:
+    """A file as a parser of strict UTF-8 wants it: other bytes become U+FFFD, and no mark at its head."""
+
+    def __init__(self, file: BinaryIO, bar: tqdm) -> None:
+        self.file, self.bar = file, bar
+        self.position = 0
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+
+    def read(self, size: int = CHUNK) -> bytes:
+        while size:
+            data = self.file.read(size)
+            self.position += len(data)
+            self.bar.update(len(data))
+            text = self.decoder.decode(data, final=not data)
+            if text or not data:  # half a character alone is not yet the end
+                return text.encode()
+        return b""
+
+
+def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
+    """The entries of the array, one after the other. Raises DataError where it is none or breaks off."""
+    head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
+    if not head.startswith(b"["):
+        raise DataError(f"{source} is no JSON array: it begins with {head[:20]!r}")
+    file.seek(0)
+    stream, number = _Utf8(file, bar), 0
+    try:
+        for entry in ijson.items(stream, "item", buf_size=CHUNK):
+            yield entry
+            number += 1
+    except JSONError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{source} breaks off or is damaged after {number:,} entries, before byte {stream.position:,} of "
+            f"{source.stat().st_size:,} ({reason}); nothing was written: please download it again"
+        ) from error
+
+
+def _rows(entries: Iterable[Any], counts: Counts) -> Iterator[Row]:
+    for entry in entries:
+        try:
+            row = _row(entry, counts.mended)
+        except OddEntry as odd:
+            counts.left_out[str(odd)] += 1
+            continue
+        counts.rows += 1
+        yield row
+
+
+def _row(entry: Any, mended: Counter[str]) -> Row:
+    """The URL and the caption of an entry. Raises OddEntry."""
+    if not isinstance(entry, dict):
+        raise OddEntry("no keys")
+    url, caption = (entry.get(column) for column in COLUMNS)
+    if not isinstance(url, str) or not url.strip():
+        raise OddEntry("no url")
+    if not _URL.fullmatch(url := url.strip()):
+        raise OddEntry("an unusable url")
+    if not isinstance(caption, str):
+        raise OddEntry("no caption")
+    # Most captions are printable, which is quicker to see.
+    plain = caption.strip() if caption.isprintable() else _ODD.sub(" ", caption).strip()
+    if not plain:
+        raise OddEntry("no caption")
+    if plain != caption.strip():
+        mended["control characters"] += 1
+    if "\ufffd" in plain:
+        mended["bytes that are not UTF-8"] += 1
+    return url, plain
+
+
+def _writer_for(target: Path) -> Callable[[Iterable[Row], Path], None]:
+    if target.suffix == ".tsv":
+        return _write_tsv
+    if target.suffix != ".parquet":
+        raise ConfigError(f"{target} must end in .tsv or .parquet")
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{target}: parquet needs pyarrow: pip install pyarrow, or write a .tsv") from error
+    return _write_parquet
+
+
+def _write_tsv(rows: Iterable[Row], part: Path) -> None:
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(COLUMNS) + "\n")
+        file.writelines(f"{_quoted(url)}\t{_quoted(caption)}\n" for url, caption in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _quoted(text: str) -> str:
+    """A field as img2dataset's reader of TSV wants it: as in CSV. There is no tab and no newline in it."""
+    return '"' + text.replace('"', '""') + '"' if '"' in text else text
+
+
+def _write_parquet(rows: Iterable[Row], part: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = iter(rows)
+    schema = pyarrow.schema([(column, pyarrow.string()) for column in COLUMNS])
+    with part.open("wb") as file:
+        with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            while batch := list(islice(rows, PARQUET_ROWS)):
+                columns = [list(column) for column in zip(*batch, strict=True)]
+                writer.write_table(pyarrow.table(columns, schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
