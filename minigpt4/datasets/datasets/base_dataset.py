@@ -7,7 +7,7 @@ It never stops for one broken picture, and nothing is dropped without being coun
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PureWindowsPath
@@ -107,6 +107,28 @@ def this_worker() -> tuple[int, int]:
 class BaseDataset(SampleStream, Dataset):
     """Pictures in a folder and a list of annotations; subclasses say what sample one annotation makes.
 
+    This is where data of your own comes in that is not in the JSONL format (and need not be rewritten):
+
+        class BirdsDataset(BaseDataset):
+            REQUIRED_KEYS = ("file", "species")
+
+            def picture_name(self, entry):
+                return entry["file"]
+
+            def sample(self, entry):
+                return {
+                    "image": self.picture(entry),
+                    "conv_q": ["<Img><ImageHere></Img> Which bird is this?"],
+                    "conv_a": [entry["species"]],
+                    "answer": entry["species"],
+                    "image_id": entry["file"],
+                    "group": "",
+                }
+
+    `image_id` and `group` are for evaluation. Without `conv_q` and `conv_a` the model asks what it asks for
+    captions; `MiniGPTBase.forward` says what else a sample may hold. Every sample of a dataset has the same
+    keys. `MapStyleBuilder` shows the builder that goes with it.
+
     Indexed, it answers a sample or a `Bad`. Iterated, it is a stream: in training without end, each pass
     in a new order that seed and number of the pass decide; else once, in order. All ranks and workers
     together read each entry of a pass once.
@@ -130,7 +152,7 @@ class BaseDataset(SampleStream, Dataset):
         vis_processor: Callable[[Image.Image], torch.Tensor],
         text_processor: Callable[[str], str],
         vis_root: str | Path,
-        ann_paths: list[str | Path],
+        ann_paths: Sequence[str | Path],
         *,
         training: bool,
         seed: int = 0,
@@ -140,7 +162,15 @@ class BaseDataset(SampleStream, Dataset):
         self.vis_root = Path(vis_root)
         self.training = training
         self.seed = seed
-        self.annotation: list[dict[str, Any]] = []
+        self.annotation = self.read_entries(ann_paths)
+        if not self.annotation:
+            raise DataError(f"there is not one entry in {', '.join(map(str, ann_paths))}")
+        if not self.vis_root.is_dir():
+            raise DataError(f"there is no folder of pictures {self.vis_root}")
+
+    def read_entries(self, ann_paths: Sequence[str | Path]) -> Sequence[Any]:
+        """All entries of the annotation files. Raises DataError."""
+        annotation: list[dict[str, Any]] = []
         for path in ann_paths:
             entries = read_annotations(path)
             for number, entry in enumerate(entries):
@@ -148,11 +178,8 @@ class BaseDataset(SampleStream, Dataset):
                     self.check_entry(entry)
                 except ValueError as error:
                     raise DataError(f"{path}, entry {number}: {error}") from error
-            self.annotation += entries
-        if not self.annotation:
-            raise DataError(f"there is not one entry in {', '.join(map(str, ann_paths))}")
-        if not self.vis_root.is_dir():
-            raise DataError(f"there is no folder of pictures {self.vis_root}")
+            annotation += entries
+        return annotation
 
     def check_entry(self, entry: Any) -> None:
         """Raise ValueError if an entry cannot be used, whatever its picture is."""
@@ -162,17 +189,25 @@ class BaseDataset(SampleStream, Dataset):
         if missing:
             raise ValueError(f"{missing[0]!r} is missing (it has {', '.join(map(repr, entry)) or 'nothing'})")
 
-    def picture_name(self, entry: dict[str, Any]) -> str:
+    def picture_name(self, entry: Any) -> str:
         """The path of an entry's picture below `vis_root`."""
         raise NotImplementedError
 
-    def sample(self, entry: dict[str, Any]) -> Sample:
+    def sample(self, entry: Any) -> Sample:
         """The sample that an entry makes. Raises BadSample."""
         raise NotImplementedError
 
-    def picture(self, entry: dict[str, Any]) -> torch.Tensor:
+    def where(self, entry: Any) -> str:
+        """How an entry is called where it has to be skipped."""
+        return str(self.vis_root / self.picture_name(entry))
+
+    def picture(self, entry: Any) -> torch.Tensor:
         """An entry's picture [3, H, W]. Raises BadSample."""
-        path = self.vis_root / self.picture_name(entry)
+        return self.open_below_root(self.picture_name(entry))
+
+    def open_below_root(self, name: str) -> torch.Tensor:
+        """The picture of that path below `vis_root` [3, H, W]. Raises BadSample."""
+        path = self.vis_root / name
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
             raise BadSample("missing image")
         try:
@@ -189,7 +224,7 @@ class BaseDataset(SampleStream, Dataset):
         try:
             return self.sample(entry)
         except BadSample as bad:
-            return Bad(str(bad), str(self.vis_root / self.picture_name(entry)))
+            return Bad(str(bad), self.where(entry))
 
     @property
     def size(self) -> int:
