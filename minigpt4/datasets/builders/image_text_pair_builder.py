@@ -1,15 +1,14 @@
 """The image-caption sets: shards for stage 1, a folder of clean pairs for stage 2."""
 
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from minigpt4.common.config import bind
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.common.weights import require_value
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.builders.map_style_builder import MapStyleBuilder
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
 
@@ -77,21 +76,9 @@ class LaionBuilder(WebdatasetBuilder):
 
 
 @registry.register_builder("cc_sbu_align")
-class CCSBUAlignBuilder(StorageBuilder):
+class CCSBUAlignBuilder(MapStyleBuilder):
     """Stage 2's folder: pictures in `image/`, captions in `filter_cap.json`."""
 
     DATASET_CONFIG = "cc_sbu/align.yaml"
-
-    def build_split(self, split: str, storage: str, key: str, seed: int) -> CCSBUAlignDataset:
-        folder = Path(require_value(storage, key)).expanduser()
-        try:
-            return CCSBUAlignDataset(
-                self.vis_processor(split).to_batch,
-                self.text_processor(split),
-                folder / "image",
-                [folder / "filter_cap.json"],
-                training=split == "train",
-                seed=seed,
-            )
-        except DataError as error:
-            raise DataError(f"{key}: {error}") from error
+    DATASET = CCSBUAlignDataset
+    FOLDER_LAYOUT = ("image", "filter_cap.json")
