@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> None:
     datasets = task.build_datasets(cfg)
 
     log.info("building the model")
-    model = task.build_model(cfg, device=settings.device)
+    model = task.build_model(cfg, device=settings.device, datasets=datasets)
 
     log.info("training")
     runner_class = registry.get_runner_class(settings.runner)

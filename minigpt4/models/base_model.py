@@ -57,10 +57,21 @@ class BaseModel(nn.Module):
         return CONFIG_DIR / known[model_type]
 
     @classmethod
-    def from_config(cls, cfg: Mapping, device: str | torch.device | None = None) -> "BaseModel":
+    def arguments(cls, cfg: Mapping) -> dict[str, Any]:
+        """The constructor's arguments that a `model:` section holds. Unknown keys raise ConfigError."""
+        checkpoint_keys = inspect.signature(_checkpoint_keys).parameters
+        return bind(cls, cfg, where="model", ignore=(*IGNORED_KEYS, *checkpoint_keys))
+
+    @classmethod
+    def from_config(cls, cfg: Mapping, device: str | torch.device | None = None, **built: Any) -> "BaseModel":
         """Build from a YAML's `model:` section and load its `ckpt`, if it names one.
 
         Where the section names a `model_type`, what it does not say comes from that type's defaults.
+
+        Args:
+            cfg: the section.
+            device: where the model goes; None takes the best there is.
+            built: arguments of the constructor that no YAML holds.
 
         Raises:
             ConfigError: for unknown keys, placeholders and paths that do not exist.
@@ -68,14 +79,14 @@ class BaseModel(nn.Module):
         """
         if cfg.get("model_type"):
             cfg = OmegaConf.merge(load_yaml(cls.default_config_path(cfg["model_type"])).model, cfg)
-        checkpoint_keys = inspect.signature(_checkpoint_keys).parameters
         cfg = plain(cfg)
-        arguments = bind(cls, cfg, where="model", ignore=(*IGNORED_KEYS, *checkpoint_keys))
+        arguments = cls.arguments(cfg)
+        checkpoint_keys = inspect.signature(_checkpoint_keys).parameters
         path, how = _checkpoint_keys(**{key: cfg[key] for key in checkpoint_keys if key in cfg})
         for source in cls.weight_sources(cfg):
             locate(source)  # all that is mistyped is told before anything is fetched or read
         path = None if path is None else resolve_file(path, "model.ckpt")
-        model = cls(**{"device": device} | arguments)
+        model = cls(**{"device": device} | arguments | built)
         if path is not None:
             model.load_checkpoint(path, allow_missing=model.loaded_elsewhere, **how)
         return model

@@ -1,7 +1,12 @@
-"""Whether a checkpoint was trained beside the parts it is loaded beside: its `meta` says."""
+"""What parts a checkpoint was trained beside, or cached features came from, and whether they are ours."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from minigpt4.common.download import sha256_of
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.weights import locate
+from minigpt4.models.image_tokens import ImageTokens
 
 
 def find_mismatch(own: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
@@ -54,3 +59,56 @@ def _other_turns(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None
         f"was trained with turns written {'...'.join(written)!r}, here they are written {'...'.join(here)!r} "
         "(model.prompt_template, model.llm_backbone)"
     )
+
+
+def vision_identity(model_class: type[ImageTokens], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the tokens of an image: the architecture, and the SHA-256 of the files of weights.
+
+    Of the files, not of the built modules: a module would have to be built first, in this machine's dtype,
+    only to be compared, whereas a file is the same everywhere, 2.4 GB of them are read in seconds, and
+    `sha256sum` checks what is written. The price: the same weights in another format count as others. Files
+    that are not on this disk are not fetched for it; their `sha256` is None.
+
+    Args:
+        cfg: the section `model:`, defaults included.
+
+    Raises:
+        ConfigError: if a part is not frozen, or a local file does not exist.
+    """
+    values = model_class.vision_arguments(cfg)
+    for key in ("freeze_vit", "freeze_qformer"):
+        if not values[key] and (key == "freeze_vit" or values["has_qformer"]):
+            raise ConfigError(f"model.{key} is False: what is trained changes, its features cannot be cached")
+    kept = ["vit_model", "vit_kwargs", "image_size", "has_qformer"]
+    kept += ["q_former_kwargs", "num_query_token"] if values["has_qformer"] else ["patches_per_token"]
+    weights = {}
+    for source in model_class.vision_sources(cfg):
+        place = locate(source)
+        digest = sha256_of(place.path) if place.present else None
+        weights[source.key.removeprefix("model.")] = {"source": source.shown, "sha256": digest}
+    return {key: values[key] or {} if key.endswith("kwargs") else values[key] for key in kept} | weights
+
+
+def other_vision(there: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+    """In words, what of two `vision_identity` differs; None if nothing."""
+    for key in (*own, *there):
+        theirs, ours = there.get(key), own.get(key)
+        if theirs == ours or _same_weights(theirs, ours):
+            continue
+        return f"was made with model.{key} {_shown(theirs)}, the config says {_shown(ours)}"
+    return None
+
+
+def _same_weights(theirs: Any, ours: Any) -> bool:
+    """By content; where the file is not on this disk, by where it comes from."""
+    if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping) and "sha256" in theirs):
+        return False
+    what = "sha256" if theirs["sha256"] and ours.get("sha256") else "source"
+    return theirs.get(what) == ours.get(what)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "sha256" in value:
+        digest = f"SHA-256 {value['sha256'][:12]}…" if value["sha256"] else "not on this disk"
+        return f"{value['source']!r} ({digest})"
+    return repr(value)

@@ -3,6 +3,7 @@
 Shapes: N images, P tokens an image.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,14 @@ class ImageTokens(BaseModel):
 
     def checkpoint_key(self, name: str) -> str:
         return to_original_key(name)
+
+    @classmethod
+    def vision_arguments(cls, cfg: Mapping) -> dict[str, Any]:
+        """What a `model:` section says of `ImageTokens`' arguments, the model class's defaults included."""
+        given = cls.arguments(cfg)
+        own = inspect.signature(cls).parameters
+        wanted = inspect.signature(ImageTokens).parameters
+        return {name: given.get(name, own[name].default) for name in wanted if name in own}
 
     @classmethod
     def vision_sources(cls, cfg: Mapping) -> list[WeightSource]:

@@ -52,7 +52,8 @@ def build_qformer(
     sizes = bind(_sizes, q_former_kwargs, where="model.q_former_kwargs")
     config = Blip2QFormerConfig(**sizes, encoder_hidden_size=vision_width)
     queries = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
-    nn.init.normal_(queries, std=config.initializer_range)
+    if not empty:  # what is loaded is not drawn: with the same seed, a model without vision starts alike
+        nn.init.normal_(queries, std=config.initializer_range)
     with init_empty_weights(include_buffers=False) if empty else nullcontext():
         return Blip2QFormerModel(config), queries
 

@@ -1,5 +1,7 @@
 """What every processor is, and how a YAML section becomes one."""
 
+import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,13 +34,27 @@ def build_processor(cfg: Mapping | None, where: str) -> BaseProcessor:
 
 def processor_for(by_split: Mapping | None, split: str, where: str) -> BaseProcessor:
     """The processor of one split; a split that has none of its own takes `train`'s."""
+    chosen, section = _section_for(by_split, split, where)
+    return build_processor(section, f"{where}.{chosen}")
+
+
+def describe_processor(by_split: Mapping, split: str, where: str) -> dict[str, Any]:
+    """A split's processor as its name and all its arguments, as JSON keeps them."""
+    processor_for(by_split, split, where)  # it can be built
+    _, section = _section_for(by_split, split, where)
+    parameters = inspect.signature(registry.get_processor_class(section["name"])).parameters
+    described = {name: parameter.default for name, parameter in parameters.items()} | section
+    return json.loads(json.dumps(described))
+
+
+def _section_for(by_split: Mapping | None, split: str, where: str) -> tuple[str, Mapping | None]:
     by_split = plain(by_split) or {}
     chosen = split if split in by_split else "train"
     if by_split and chosen not in by_split:
         raise ConfigError(
             f"{where}.train is missing{nearest('train', by_split)} (there: {', '.join(map(str, by_split))})"
         )
-    return build_processor(by_split.get(chosen), f"{where}.{chosen}")
+    return chosen, by_split.get(chosen)
 
 
 def check_image_size(processor: BaseProcessor, image_size: int | None, where: str) -> None:

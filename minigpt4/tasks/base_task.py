@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from minigpt4.common.config import Config
+from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import BaseDatasetBuilder, build_datasets
 from minigpt4.models.base_model import BaseModel
-from minigpt4.processors.base_processor import check_image_size
+
+Datasets = dict[str, tuple[BaseDatasetBuilder, dict]]
 
 
 def setup_task(cfg: Config) -> "BaseTask":
@@ -23,22 +24,40 @@ def setup_task(cfg: Config) -> "BaseTask":
 class BaseTask:
     """Builds model and datasets, and says what a step and an evaluation are."""
 
-    def build_datasets(self, cfg: Config) -> dict[str, tuple[BaseDatasetBuilder, dict]]:
+    def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""
         datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
+        model_class = self.model_class(cfg)
         for builder, splits in datasets.values():
-            for split in splits:
-                where = f"{builder.where}.vis_processor.{split}"
-                check_image_size(builder.vis_processor(split), cfg.model_cfg.get("image_size"), where)
+            builder.check_model(model_class, plain(cfg.model_cfg), splits)
         return datasets
 
-    def build_model(self, cfg: Config, device: str | torch.device | None = None) -> BaseModel:
-        """Build the model that `model:` describes; what starts at random starts from `run.seed`."""
+    @staticmethod
+    def model_class(cfg: Config) -> type[BaseModel]:
+        """The class that `model.arch` names."""
         if "arch" not in cfg.model_cfg:
             raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
-        model_class = registry.get_model_class(cfg.model_cfg.arch)
+        return registry.get_model_class(cfg.model_cfg.arch)
+
+    def build_model(
+        self,
+        cfg: Config,
+        device: str | torch.device | None = None,
+        datasets: Datasets | None = None,
+    ) -> BaseModel:
+        """Build the model that `model:` describes; what starts at random starts from `run.seed`.
+
+        Args:
+            cfg: the whole configuration.
+            device: where the model goes.
+            datasets: what it is for, as `build_datasets` gave them. Where all of them are cached features,
+                the model has no encoder and no Q-Former, and their files are not read.
+        """
+        model_class = self.model_class(cfg)
+        shapes = [builder.token_shape() for builder, _ in (datasets or {}).values()]
+        cached = {"features": shapes[0]} if shapes and None not in shapes else {}
         torch.manual_seed(cfg.run_cfg.get("seed", 42))
-        return model_class.from_config(cfg.model_cfg, device=device)
+        return model_class.from_config(cfg.model_cfg, device=device, **cached)
 
     def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
         """The loss of one batch, a scalar with a gradient."""

@@ -94,7 +94,7 @@ def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int) -> list[dic
             "loss": sums[row] / counts[row],
             "tokens": counts[row],
         }
-        if row < keep:
+        if row < keep and "image" in samples:
             image = samples["image"][row]
             record["image"] = model.to_pixels(image if image.ndim == 3 else image[0])
         records.append(record)
@@ -114,5 +114,6 @@ def deal_to_wrong_captions(samples: dict[str, Any]) -> dict[str, Any]:
     dealt: dict[str, Any] = {
         key: [values[row] for row, _ in pairs] for key, values in samples.items() if isinstance(values, list)
     }
-    dealt["image"] = samples["image"][[other for _, other in pairs]]
+    images = "image_features" if "image_features" in samples else "image"
+    dealt[images] = samples[images][[other for _, other in pairs]]
     return dealt

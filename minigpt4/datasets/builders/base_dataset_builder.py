@@ -1,6 +1,6 @@
 """From the `datasets:` section of a YAML to datasets."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,14 @@ from typing import Any
 from minigpt4.common.config import CONFIG_DIR, bind
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.processors.base_processor import BaseProcessor, image_processor_for, processor_for
+from minigpt4.models.image_tokens import TokenShape
+from minigpt4.processors.base_processor import (
+    BaseProcessor,
+    check_image_size,
+    describe_processor,
+    image_processor_for,
+    processor_for,
+)
 
 
 class BaseDatasetBuilder:
@@ -61,9 +68,22 @@ class BaseDatasetBuilder:
         """The image processor of a split."""
         return image_processor_for(self._vis, split, f"{self.where}.vis_processor")
 
+    def describe_vis_processor(self, split: str) -> dict[str, Any]:
+        """The image processor of a split as `describe_processor` writes it down."""
+        return describe_processor(self._vis, split, f"{self.where}.vis_processor")
+
     def text_processor(self, split: str) -> BaseProcessor:
         """The caption processor of a split."""
         return processor_for(self._text, split, f"{self.where}.text_processor")
+
+    def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:
+        """Raise ConfigError if what the datasets give is not what the model of `model:` wants."""
+        for split in splits:
+            where = f"{self.where}.vis_processor.{split}"
+            check_image_size(self.vis_processor(split), model_cfg.get("image_size"), where)
+
+    def token_shape(self) -> TokenShape | None:
+        """Where the datasets give cached image tokens: their shape."""
 
     def build_datasets(self, seed: int = 0) -> dict[str, Any]:
         """Split name -> dataset."""
