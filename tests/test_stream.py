@@ -3,8 +3,10 @@
 import io
 import pickle
 import random
+import shutil
 from collections import Counter
 from itertools import islice, pairwise, repeat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.registry import registry
+from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets.base_dataset import Bad
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 from minigpt4.datasets.mixing import mix
 from minigpt4.processors.blip_processors import BlipCaptionProcessor, normalize
 from tests.conftest import GOLDEN
+from tests.hub_server import FileServer
 from tests.shards import encoded, numbers, picture, sample, sorted_out, stream, write_good, write_shard
 
 
@@ -167,6 +172,44 @@ def test_caption_from_json_before_text(tmp_path, caption, meta, expected) -> Non
     assert item["answer"] == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (None, "from the json"),
+        ("caption", "from the json"),
+        ("top_caption", "the better one"),
+        ("txt", "from the text"),
+        ("Alt", "from a file of its own"),
+        ("key", None),
+        ("__key__", None),
+    ],
+)
+def test_a_named_caption(tmp_path, key, expected) -> None:
+    """It comes from where it was asked for, or the sample is bad: never from somewhere else."""
+    meta = {"caption": "from the json", "top_caption": "the better one"}
+    members = [*sample("a", caption="from the text", meta=meta), ("a.ALT", b"from a file of its own")]
+    (item,) = stream([write_shard(tmp_path / "0.tar", members)], caption_key=key)
+    if expected is None:
+        assert isinstance(item, Bad) and item.reason == "no caption"
+    else:
+        assert item["answer"] == expected
+
+
+def test_the_yaml_names_the_caption(tmp_path) -> None:
+    shard = write_shard(tmp_path / "0.tar", sample("a", meta={"alt": "named", "caption": "other"}))
+    section = {
+        "batch_size": 1,
+        "build_info": {"storage": {"test": shard}, "caption_key": "alt"},
+        "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 8}},
+    }
+    for name in ("cc_sbu", "laion"):
+        ((_, splits),) = build_datasets({name: section}, seed=0).values()
+        assert [item["answer"] for item in splits["test"]] == ["named"]
+    section["build_info"]["caption_key"] = 3
+    with pytest.raises(ConfigError, match=r"datasets.laion.build_info.caption_key is 3, it must be a name"):
+        build_datasets({"laion": section}, seed=0)
+
+
 def test_the_group_of_the_json_travels_along(tmp_path) -> None:
     members = sample("a", meta={"group": "birds"}) + sample("b")
     assert [item["group"] for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
@@ -188,6 +231,22 @@ def test_a_shard_through_a_pipe(tmp_path) -> None:
     (shard,) = write_good(tmp_path, shards=1, each=3)
     samples, bad = sorted_out(stream([f"pipe:cat {shard}"]))
     assert list(numbers(samples)) == [0, 1, 2] and not bad
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="webdataset fetches with curl")
+def test_shards_over_http(tmp_path) -> None:
+    """A brace pattern of URLs; one is not there, one ends early, and both are counted."""
+    good = write_good(tmp_path, shards=3, each=4)
+    with FileServer() as server:
+        for number, shard in enumerate(good):
+            data = Path(shard).read_bytes()
+            url, _ = server.serve(f"/{number}.tar", data[: 3 * 2560 + 100] if number == 2 else data)
+        pattern = url.replace("2.tar", "{0..3}.tar")
+        samples, bad = sorted_out(stream(expand_shards(pattern, "k")))
+        assert list(numbers(samples)) == list(range(11))
+        assert bad == {"truncated shard": 1, "unreadable shard": 1}
+        endless = stream(expand_shards([pattern, good[0]], "k"), training=True)
+        assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Bad))) == set(range(11))
 
 
 def test_mix_draws_in_proportion_and_the_same_again() -> None:
@@ -228,7 +287,7 @@ def test_prompt_and_number_of_words_of_a_caption() -> None:
 
 def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
     processor = registry.get_processor_class("blip2_image_train").from_config({"image_size": 56})
-    image = picture(size=100)
+    image = picture(size=56)  # nothing to resize
     batch = processor.to_batch(image)
     assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
     torch.testing.assert_close(golden_model._normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6)
