@@ -168,7 +168,7 @@ BAD_SAMPLES = {
 
 @pytest.fixture(autouse=True)
 def small_bomb(monkeypatch) -> None:
-    monkeypatch.setattr("minigpt4.datasets.datasets.base_dataset.MAX_PIXELS", 20_000)
+    monkeypatch.setattr("minigpt4.common.pictures.MAX_PIXELS", 20_000)
 
 
 @pytest.mark.parametrize("name", BAD_SAMPLES)

@@ -24,6 +24,10 @@ class DataError(UserError):
     """Shards, pictures or captions cannot be used as they are."""
 
 
+class BadSample(Exception):
+    """One picture or caption is skipped, for the reason that is the message; datasets count these."""
+
+
 class CheckpointError(UserError):
     """A file of weights cannot be used as it is, or does not fit the model."""
 

@@ -1,10 +1,9 @@
-"""What all datasets share: how a picture is opened, what is bad, and who reads what.
+"""What all datasets share: what is bad, and who reads what.
 
 A dataset is a stream: iterated, it yields samples and, where something is wrong, a `Bad` with the reason.
 It never stops for one broken picture, and nothing is dropped without being counted.
 """
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from minigpt4.common.errors import DataError
-
-# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Above this a picture is a decompression bomb: 100 million pixels are 300 MB once decoded.
-MAX_PIXELS = 100_000_000
+from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.pictures import decode_picture
 
 Sample = dict[str, Any]
 
@@ -34,27 +28,6 @@ class Bad:
 
     reason: str
     where: str
-
-
-class BadSample(Exception):
-    """Raised inside the datasets with the reason a sample is skipped."""
-
-
-def open_picture(data: bytes) -> Image.Image:
-    """A picture's file -> the decoded picture. Raises BadSample."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadSample("image too large")
-        image.load()
-    except BadSample:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadSample("image too large") from error
-    except Exception as error:
-        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
-        raise BadSample("broken image") from error
-    return image
 
 
 def check_caption(caption: Any) -> str:
@@ -134,7 +107,7 @@ class BaseDataset(SampleStream, Dataset):
     together read each entry of a pass once.
 
     Args:
-        vis_processor: PIL image -> tensor [3, H, W].
+        vis_processor: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: text -> text.
         vis_root: the folder of the pictures.
         ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations`.
@@ -149,7 +122,7 @@ class BaseDataset(SampleStream, Dataset):
 
     def __init__(
         self,
-        vis_processor: Callable[[Image.Image], torch.Tensor],
+        vis_processor: Callable[[np.ndarray], torch.Tensor],
         text_processor: Callable[[str], str],
         vis_root: str | Path,
         ann_paths: Sequence[str | Path],
@@ -207,6 +180,10 @@ class BaseDataset(SampleStream, Dataset):
 
     def open_below_root(self, name: str) -> torch.Tensor:
         """The picture of that path below `vis_root` [3, H, W]. Raises BadSample."""
+        try:
+            check_inside(name)
+        except ValueError as error:
+            raise BadSample("image outside its folder") from error
         path = self.vis_root / name
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
             raise BadSample("missing image")
@@ -214,7 +191,7 @@ class BaseDataset(SampleStream, Dataset):
             data = path.read_bytes()
         except OSError as error:
             raise BadSample("unreadable image") from error
-        return self.vis_processor(open_picture(data))
+        return self.vis_processor(decode_picture(data))
 
     def __len__(self) -> int:
         return len(self.annotation)

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import braceexpand
+import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import IterableDataset
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import BadSample, ConfigError, DataError
+from minigpt4.common.pictures import decode_picture
 from minigpt4.common.weights import require_value
 from minigpt4.datasets.datasets.base_dataset import (
     Bad,
-    BadSample,
     Sample,
     SampleStream,
     check_caption,
-    open_picture,
 )
 from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
 
@@ -66,7 +65,7 @@ class WebdatasetStream(SampleStream, IterableDataset):
 
     Args:
         shards: as `expand_shards` gives them.
-        image_transform: PIL image -> tensor [3, H, W].
+        image_transform: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: caption -> caption.
         training: True reads for ever, each pass in a new order, and shuffles samples (see `passes`); False
             reads everything once, in order.
@@ -78,7 +77,7 @@ class WebdatasetStream(SampleStream, IterableDataset):
     def __init__(
         self,
         shards: list[str],
-        image_transform: Callable[[Image.Image], torch.Tensor],
+        image_transform: Callable[[np.ndarray], torch.Tensor],
         text_processor: Callable[[str], str],
         *,
         training: bool,
@@ -126,7 +125,7 @@ class WebdatasetStream(SampleStream, IterableDataset):
 
         Subclasses whose shards hold something else than pictures override this, and keep all the rest.
         """
-        return {"image": self.image_transform(_open_image(raw))}
+        return {"image": self.image_transform(_image(raw))}
 
     def _decode(self, raw: dict[str, Any]) -> dict[str, Any] | Bad:
         try:
@@ -221,8 +220,8 @@ def _caption(raw: dict[str, Any], key: str | None) -> tuple[str, dict[str, Any]]
     return check_caption(caption), meta
 
 
-def _open_image(raw: dict[str, Any]) -> Image.Image:
+def _image(raw: dict[str, Any]) -> np.ndarray:
     suffix = next((s for s in IMAGE_SUFFIXES if s in raw), None)
     if suffix is None:
         raise BadSample("no image")
-    return open_picture(raw[suffix])
+    return decode_picture(raw[suffix])

@@ -1,0 +1,123 @@
+"""Picture files, whatever their format, mode and rotation -> RGB pixels.
+
+What is refused is refused by the sizes in its header, before a pixel is decoded.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from minigpt4.common.errors import BadSample
+
+# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Above this a picture is a decompression bomb. PIL holds 4 bytes a pixel, and on the way from transparent or
+# rotated to RGB up to four such copies are alive: 100 million pixels are 1.6 GB at the very most.
+MAX_PIXELS = 100_000_000
+# How a picture is turned upright, by its EXIF tag `Orientation`; 1 is upright.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# JPEG's markers (ITU-T T.81, table B.1).
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all Huffman-coded
+_SCAN, _EXIF = 0xDA, 0xE1
+_SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {_EXIF}  # tables, comments, applications' data
+
+# Readers are many processes already; and threads of OpenCV's do not survive a fork.
+cv2.setNumThreads(0)
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """A picture's file -> its pixels [H, W, 3], uint8 RGB, upright by its EXIF data.
+
+    The first frame is taken; transparent parts show white; 16 bits become their higher 8.
+
+    Raises:
+        BadSample: if it is no picture, broken, cut off, too large, or has values of unknown range.
+    """
+    size = _plain_jpeg_size(data)
+    if size is None:
+        return _decode_any(data)
+    _check_size(*size)
+    # libjpeg as in PIL and to the bit the same pixels, without PIL's four bytes a pixel in between.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return _decode_any(data) if pixels is None else pixels
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture of any mode -> RGB, its transparent parts on white. Raises BadSample."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # PIL would clip these at 255. The higher byte is what its decoder leaves of 16-bit colours.
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadSample("image of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int) -> None:
+    # PIL has a limit of its own, and raises at twice that.
+    if width * height > min(MAX_PIXELS, 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)):
+        raise BadSample("image too large")
+
+
+def _decode_any(data: bytes) -> np.ndarray:
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        _check_size(*image.size)
+        image.load()
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        image = on_white(image)
+        return np.array(image if turn is None else image.transpose(turn))
+    except BadSample:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadSample("image too large") from error
+    except Exception as error:
+        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
+        raise BadSample("broken image") from error
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole JPEG of the common kind; None for all that PIL should look at.
+
+    Common is grey or three colours of 8 bits, no EXIF or XMP data that may turn it, and an end mark where
+    it belongs: at a missing one PIL raises, and OpenCV makes up the rest of the picture.
+    """
+    if not (data.startswith(_START) and data.endswith(_END)):
+        return None
+    size, place = None, len(_START)
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == _SCAN:
+            return size
+        if marker in _FRAMES and size is None:
+            # Length of the segment (2 bytes), bits a value, height (2), width (2), colours.
+            bits, colours = data[place + 4], data[place + 9]
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (place + 5, place + 7))
+            if bits != 8 or colours not in (1, 3) or not width * height:
+                return None
+            size = width, height
+        elif marker not in _SKIPPED:
+            return None
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
