@@ -1,0 +1,153 @@
+"""Anybody's pictures with captions, questions or conversations, out of JSONL files."""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minigpt4.common.errors import BadSample, DataError
+from minigpt4.datasets.datasets.base_dataset import BaseDataset, Sample
+from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
+
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample stands."""
+
+    path: Path
+    number: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.number}"
+
+
+class LineIndex(Sequence):
+    """The lines of some files, of which 8 bytes each are kept in memory.
+
+    Attributes:
+        most_images: how many pictures the line with the most of them names.
+
+    Raises:
+        DataError: if a line cannot be used, naming the first such.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.most_images = 0
+        self._offsets = [self._scan(path) for path in self.paths]
+        self._ends: list[int] = []  # how many lines there are up to the end of each file
+        for offsets in self._offsets:
+            self._ends.append(len(offsets) + (self._ends[-1] if self._ends else 0))
+
+    def _scan(self, path: Path) -> array:
+        offsets, ids, problems, bad = array("q"), Ids(), [], 0
+        for line in read_lines(path):
+            offsets.append(line.offset)
+            ids.add(line)
+            if line.entry is None:
+                bad += 1
+                problems += [f"{path}:{line.number}: {line.problems[0]}"] * (bad <= SHOWN_PROBLEMS)
+            else:
+                self.most_images = max(self.most_images, len(line.entry.images))
+        for number, problem in ids.repeated():
+            bad += 1
+            problems += [f"{path}:{number}: {problem}"] * (bad <= SHOWN_PROBLEMS)
+        if bad:
+            raise DataError(
+                f"{bad} lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` tells "
+                "all):\n  " + "\n  ".join(problems)
+            )
+        return offsets
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Place:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self._ends, index)
+        number = int(index) - (self._ends[file - 1] if file else 0)
+        return Place(self.paths[file], number + 1, self._offsets[file][number])
+
+
+class JsonlDataset(BaseDataset):
+    """The project's own format; dataset/README_YOUR_DATA.md describes it.
+
+    Every sample has `image`, `answer` (the last one), `conv_q` and `conv_a` (lists, a turn each; a caption's
+    question is None, and the model asks what it asks for captions), `image_id` and `group`. Where lines of
+    a file name several pictures, all samples have `image` [N, 3, H, W] with the most that a line names, and
+    `length`, how many of them are real.
+
+    Args:
+        vis_processor, training, seed: see `BaseDataset`.
+        text_processor: for captions; questions and answers stay as they are.
+        vis_root: the folder of the pictures; None is the folder of the files.
+        ann_paths: JSONL files.
+
+    Raises:
+        DataError: for a file with a line that cannot be used. Whether pictures are there is not looked at.
+    """
+
+    def __init__(
+        self,
+        vis_processor: Callable[[np.ndarray], torch.Tensor],
+        text_processor: Callable[[str], str],
+        vis_root: str | Path | None,
+        ann_paths: Sequence[str | Path],
+        *,
+        training: bool,
+        seed: int = 0,
+    ) -> None:
+        folders = {Path(path).parent for path in ann_paths}
+        if vis_root is None and len(folders) > 1:
+            raise DataError(
+                f"the files are in {len(folders)} folders: please set `image_path`, from which the paths of "
+                "all pictures go"
+            )
+        super().__init__(
+            vis_processor,
+            text_processor,
+            folders.pop() if vis_root is None else vis_root,
+            ann_paths,
+            training=training,
+            seed=seed,
+        )
+
+    def read_entries(self, ann_paths: Sequence[str | Path]) -> LineIndex:
+        return LineIndex(ann_paths)
+
+    def where(self, entry: Place) -> str:
+        return str(entry)
+
+    def sample(self, entry: Place) -> Sample:
+        with open(entry.path, "rb") as stream:
+            stream.seek(entry.offset)
+            said, _ = check_line(stream.readline())
+        if said is None:
+            raise BadSample("line changed since the start")
+        answers = said.answers
+        if said.kind == "caption":
+            answers = [self.text_processor(answers[0])]
+            if not answers[0].strip():
+                raise BadSample("empty caption")
+        sample: dict[str, Any] = {
+            "answer": answers[-1],
+            "conv_q": said.questions,
+            "conv_a": answers,
+            "image_id": said.id or str(entry),
+            "group": said.group,
+        }
+        pictures = [self.open_below_root(name) for name in said.images]
+        if self.annotation.most_images == 1:
+            return sample | {"image": pictures[0]}
+        missing = self.annotation.most_images - len(pictures)
+        padding = [torch.zeros_like(pictures[0])] * missing
+        return sample | {"image": torch.stack(pictures + padding), "length": len(pictures)}

@@ -1,0 +1,262 @@
+"""The JSONL format: what a line may say, and what is wrong with one that says something else.
+
+One place for the command that checks a file and for the dataset that trains on it. The format is described
+in dataset/README_YOUR_DATA.md.
+"""
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt4.common.errors import DataError, nearest
+from minigpt4.conversation.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
+from minigpt4.datasets.datasets.base_dataset import check_inside
+
+MARK = "<image>"  # where a picture goes in a text
+KINDS = ("caption", "question", "conversation")
+KEYS = ("image", "caption", "question", "answer", "conversation", "id", "group")
+ROLES = ("user", "assistant")
+# What is longer is no sample, but a file without line ends.
+MAX_LINE = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a good line says.
+
+    Attributes:
+        kind: `caption`, `question` or `conversation`.
+        images: the pictures' paths below their folder.
+        questions: what the user says in each turn, with IMAGE_PLACEHOLDER where a picture goes; None for a
+            caption, which answers whatever the model is trained to caption under.
+        answers: the reply to each.
+        id, group: as they stand there, or empty.
+    """
+
+    kind: str
+    images: list[str]
+    questions: list[str | None]
+    answers: list[str]
+    id: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file: `number` from 1, `offset` in bytes, and an entry or what is wrong."""
+
+    number: int
+    offset: int
+    entry: Entry | None
+    problems: list[str] = field(default_factory=list)
+
+
+def read_lines(path: str | Path) -> Iterator[Line]:
+    """Every line of a file, checked. Empty ones at its end do not count.
+
+    Raises:
+        DataError: if there is no such file, or it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            yield from _read_lines(stream)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_lines(stream: Any) -> Iterator[Line]:
+    empty: list[Line] = []
+    number = offset = 0
+    while text := stream.readline(MAX_LINE):
+        number += 1
+        start, offset = offset, offset + len(text)
+        if len(text) == MAX_LINE and not text.endswith(b"\n"):
+            while rest := stream.readline(MAX_LINE):
+                offset += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+            yield Line(number, start, None, [f"is longer than {MAX_LINE // 2**20} MB: is it one sample?"])
+            continue
+        if number == 1 and text.startswith(b"\xef\xbb\xbf"):  # the mark that Windows' editors write
+            start, text = 3, text[3:]
+        if not text.strip():
+            empty.append(Line(number, start, None, ["is empty: leave it out"]))
+            continue
+        yield from empty
+        empty = []
+        yield Line(number, start, *check_line(text))
+
+
+def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
+    """One line -> what it says, or None and everything that is wrong with it."""
+    try:
+        record = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return None, [f"is not UTF-8: byte {text[error.start]:#04x} at column {error.start + 1}"]
+    except json.JSONDecodeError as error:
+        return None, [f"is not JSON: {error.msg} at column {error.colno}"]
+    except (ValueError, RecursionError) as error:
+        return None, [f"is not JSON: {error}"]
+    if not isinstance(record, dict):
+        return None, [f'is {_shown(record)}, it must be an object like {{"image": …, "caption": …}}']
+    problems = [
+        f"{key!r} is no key of this format{nearest(key, KEYS)} (known: {', '.join(KEYS)})"
+        for key in record
+        if key not in KEYS
+    ]
+    images = _images(record, problems)
+    kind, turns = _turns(record, problems)
+    if kind == "caption" and len(images) > 1:
+        problems.append(f"a caption is of one picture, here are {len(images)}: ask a question about them")
+    _check_marks(turns, len(images), problems)
+    for key, kinds in {"id": (str, int), "group": (str,)}.items():
+        if key in record and (not isinstance(record[key], kinds) or isinstance(record[key], bool)):
+            or_number = " or a whole number" if int in kinds else ""
+            problems.append(f"{key!r} is {_shown(record[key])}, it must be a text{or_number}")
+        elif isinstance(record.get(key), str):
+            _check_text(record[key], repr(key), problems)
+    if problems:
+        return None, problems
+    questions = _with_placeholders([question for question, _ in turns], len(images))
+    answers = [answer for _, answer in turns]
+    return Entry(kind, images, questions, answers, str(record.get("id", "")), record.get("group", "")), []
+
+
+def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
+    """The pictures' names."""
+    if "image" not in record:
+        known = f" (it has {', '.join(map(repr, record))})" if record else ""
+        problems.append(f"'image' is missing: the path of a picture, or a list of them{known}")
+        return []
+    value = record["image"]
+    names = value if isinstance(value, list) else [value]
+    if not names:
+        problems.append("'image' is an empty list, it must name at least one picture")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            problems.append(f"'image' is {_shown(name)}, it must be the path of a picture")
+        elif "://" in name:
+            problems.append(f"'image' is {_shown(name)}: fetch the picture, and give its path")
+        elif "\\" in name and ":" not in name and not name.startswith("\\") and ".." not in name:
+            problems.append(f"'image' is {_shown(name)}: write / between folders, which works everywhere")
+        elif _check_text(name, "'image'", problems):
+            try:
+                check_inside(name)
+            except ValueError as error:
+                problems.append(f"'image': {error}: give a path relative to it")
+    return names
+
+
+def _turns(record: dict[str, Any], problems: list[str]) -> tuple[str, list[tuple[str | None, str]]]:
+    """Which kind of line this is, and its (question, answer) pairs."""
+    kinds = [kind for kind in KINDS if kind in record]
+    if not kinds and "answer" in record:
+        kinds = ["question"]
+    if not kinds:
+        problems.append("there is no text: give 'caption', or 'question' and 'answer', or 'conversation'")
+        return "", []
+    kind = kinds[0]
+    wanted = {"question": ("question", "answer")}.get(kind, (kind,))
+    extra = [key for key in (*KINDS, "answer") if key in record and key not in wanted]
+    if extra:
+        also = ", ".join(map(repr, extra))
+        problems.append(f"{kind!r} stands beside {also}: a line is a caption, a question or a conversation")
+    for key in wanted:
+        if key not in record:
+            problems.append(f"{key!r} is missing beside {wanted[wanted[0] == key]!r}")
+    if any(key not in record for key in wanted):
+        return kind, []
+    if kind == "conversation":
+        return kind, _conversation(record[kind], problems)
+    good = [_check_text(record[key], repr(key), problems) for key in wanted]
+    question = None if kind == "caption" else record[wanted[0]]
+    return kind, [(question, record[wanted[-1]])] if all(good) else []
+
+
+def _conversation(turns: Any, problems: list[str]) -> list[tuple[str | None, str]]:
+    """User and assistant in turn -> (question, answer) pairs."""
+    if not isinstance(turns, list) or not turns:
+        problems.append(f"'conversation' is {_shown(turns)}, it must be a list of turns")
+        return []
+    before = len(problems)
+    texts = []
+    for place, turn in enumerate(turns):
+        role = ROLES[place % 2]
+        where = f"turn {place + 1} of 'conversation'"
+        if not isinstance(turn, dict) or len(turn) != 1:
+            problems.append(f'{where} is {_shown(turn)}, it must be {{"{role}": "…"}}')
+        elif role not in turn:
+            (found,) = turn
+            problems.append(f"{where} is {found!r}, it must be {role!r}: user first, then assistant, in turn")
+        elif _check_text(turn[role], f"{role!r} in turn {place + 1}", problems):
+            texts.append(turn[role])
+    if len(turns) % 2 and len(problems) == before:
+        problems.append("'conversation' ends with 'user', it must end with the 'assistant' who replies")
+    if len(problems) > before:
+        return []
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _check_text(value: Any, name: str, problems: list[str]) -> bool:
+    """Whether a value is text that says something."""
+    if not isinstance(value, str):
+        problems.append(f"{name} is {_shown(value)}, it must be a text")
+    elif not value.strip():
+        problems.append(f"{name} is empty")
+    elif IMAGE_PLACEHOLDER in value:
+        problems.append(f"{name} holds {IMAGE_PLACEHOLDER}, the model's own sign: write {MARK} instead")
+    elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+        problems.append(f"{name} holds half of a character (a lone surrogate): {_shown(value)}")
+    else:
+        return True
+    return False
+
+
+def _check_marks(turns: list[tuple[str | None, str]], images: int, problems: list[str]) -> None:
+    """Pictures are marked all or not at all, and by the user."""
+    if any(MARK in answer for _, answer in turns):
+        problems.append(f"{MARK} stands in a caption or an answer, only what the user says can hold one")
+    marks = sum((question or "").count(MARK) for question, _ in turns)
+    if marks and marks != images:
+        problems.append(f"{MARK} stands {marks} times, but 'image' names {images}: mark each once, or none")
+
+
+def _with_placeholders(questions: list[str | None], images: int) -> list[str | None]:
+    """Marks as the model wants them; without any, all pictures stand before the first question."""
+    if questions[0] is not None and not any(MARK in question for question in questions):
+        questions = [IMAGE_TURN * images + questions[0], *questions[1:]]
+    return [question and question.replace(MARK, IMAGE_TURN.rstrip()) for question in questions]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+class Ids:
+    """Finds ids that stand twice, in 8 bytes an id: what is kept is their hash."""
+
+    def __init__(self) -> None:
+        self._hashes, self._numbers = array("q"), array("q")
+
+    def add(self, line: Line) -> None:
+        if line.entry is not None and line.entry.id:
+            self._hashes.append(hash(line.entry.id))
+            self._numbers.append(line.number)
+
+    def repeated(self) -> Iterator[tuple[int, str]]:
+        """Each line whose id stands further up, and what is wrong with it; in order of the lines."""
+        if not self._hashes:
+            return
+        _, first, inverse = np.unique(
+            np.frombuffer(self._hashes, np.int64), return_index=True, return_inverse=True
+        )
+        for place in np.flatnonzero(first[inverse] != np.arange(len(inverse))):
+            yield self._numbers[place], f"its 'id' is that of line {self._numbers[first[inverse[place]]]}"

@@ -1,0 +1,107 @@
+"""Check a JSONL file of pictures and texts before training on it.
+
+Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then how much there is of what. The exit code is 0
+if all is well, else 1. dataset/README_YOUR_DATA.md describes the format.
+
+example:
+  python -m minigpt4.datasets.validate data/train.jsonl --open-images
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigpt4.common.cli import run
+
+if TYPE_CHECKING:
+    from minigpt4.datasets.datasets.jsonl_format import Entry
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = argparse.ArgumentParser(
+        prog="python -m minigpt4.datasets.validate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="the JSONL file")
+    parser.add_argument(
+        "--image-path", metavar="DIR", help="where the pictures' paths go from (the file's folder)"
+    )
+    parser.add_argument(
+        "--open-images",
+        action="store_true",
+        help="decode every picture (some milliseconds each); else it is only looked whether they are there",
+    )
+    run(validate, parser.parse_args())
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Every line, then the ids, then the sum."""
+    from tqdm import tqdm
+
+    from minigpt4.common.errors import DataError
+    from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
+
+    root = Path(args.image_path or Path(args.file).parent)
+    if not root.is_dir():
+        raise DataError(f"there is no folder of pictures {root}")
+    counts: Counter[str] = Counter()
+    ids, bad = Ids(), set()
+    size = Path(args.file).stat().st_size if Path(args.file).is_file() else 0
+    with tqdm(total=size, unit="B", unit_scale=True, desc="checking", disable=None) as bar:
+
+        def report(number: int, problem: str) -> None:
+            bad.add(number)
+            tqdm.write(f"{args.file}:{number}: {problem}", file=sys.stdout)
+
+        for line in read_lines(args.file):
+            bar.update(line.offset - bar.n)
+            counts["line"] += 1
+            ids.add(line)
+            for problem in line.problems:
+                report(line.number, problem)
+            if line.entry is not None:
+                counts.update(_counts(line.entry))
+                for problem in _picture_problems(line.entry, root, args.open_images):
+                    report(line.number, problem)
+        bar.update(size - bar.n)
+        for number, problem in ids.repeated():
+            report(number, problem)
+    if not counts["line"]:
+        raise DataError(f"there is not one line in {args.file}")
+    nouns = ("line", "caption", "question", "conversation", "turn", "picture")
+    print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
+    if bad:
+        sys.exit(f"{len(bad):,} of {counts['line']:,} lines cannot be used")
+    print("all lines can be used")
+
+
+def _counts(entry: "Entry") -> Counter[str]:
+    turns = len(entry.questions) if entry.kind == "conversation" else 0
+    return Counter({entry.kind: 1, "picture": len(entry.images), "turn": turns})
+
+
+def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
+    from minigpt4.common.errors import BadSample
+    from minigpt4.common.pictures import decode_picture
+
+    for name in entry.images:
+        path = root / name
+        if not os.path.isfile(path):  # unlike Path.is_file, this never raises
+            yield f"there is no picture {name!r} (looked for {path})"
+        elif opened:
+            try:
+                decode_picture(path.read_bytes())
+            except BadSample as bad:
+                yield f"the picture {name!r} cannot be opened: {bad}"
+            except OSError as error:
+                yield f"the picture {name!r} cannot be read: {error.strerror}"
+
+
+if __name__ == "__main__":
+    main()
