@@ -3,7 +3,8 @@
 import io
 import pickle
 import random
-import shutil
+import socket
+import threading
 from collections import Counter
 from itertools import islice, pairwise, repeat
 from pathlib import Path
@@ -18,6 +19,7 @@ from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets import remote
 from minigpt4.datasets.datasets.base_dataset import Bad
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 from minigpt4.datasets.mixing import mix
@@ -233,20 +235,39 @@ def test_a_shard_through_a_pipe(tmp_path) -> None:
     assert list(numbers(samples)) == [0, 1, 2] and not bad
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="webdataset fetches with curl")
 def test_shards_over_http(tmp_path) -> None:
-    """A brace pattern of URLs; one is not there, one ends early, and both are counted."""
+    """A brace pattern of URLs; one is not there, one ends early, one is refused, and all are counted."""
     good = write_good(tmp_path, shards=3, each=4)
     with FileServer() as server:
         for number, shard in enumerate(good):
             data = Path(shard).read_bytes()
             url, _ = server.serve(f"/{number}.tar", data[: 3 * 2560 + 100] if number == 2 else data)
-        pattern = url.replace("2.tar", "{0..3}.tar")
+        server.files["/4.tar"] = 403
+        pattern = url.replace("2.tar", "{0..4}.tar")
         samples, bad = sorted_out(stream(expand_shards(pattern, "k")))
         assert list(numbers(samples)) == list(range(11))
-        assert bad == {"truncated shard": 1, "unreadable shard": 1}
+        assert bad == {"truncated shard": 1, "missing shard": 1, "unreadable shard": 1}
         endless = stream(expand_shards([pattern, good[0]], "k"), training=True)
         assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Bad))) == set(range(11))
+
+
+def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+    monkeypatch.setattr(remote, "WAITS", (0.2,))
+    (shard,) = write_good(tmp_path, shards=1, each=4)
+    data = Path(shard).read_bytes()
+    with FileServer() as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        cut, _ = server.serve("/cut.tar", data, cuts=repeat(2 * 2560 + 10))
+        busy, _ = server.serve("/busy.tar", data)
+        file, server.files["/busy.tar"] = server.files["/busy.tar"], 503
+        back = threading.Timer(0.1, server.files.update, [{"/busy.tar": file}])
+        back.start()
+        samples, bad = sorted_out(stream([busy]))
+        assert list(numbers(samples)) == [0, 1, 2, 3] and not bad
+        assert [seen.path for seen in server.seen] == ["/busy.tar"] * 2
+        samples, bad = sorted_out(stream([cut, f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", shard]))
+        assert list(numbers(samples)) == [0, 1, 0, 1, 2, 3]
+        assert bad == {"truncated shard": 1, "unreadable shard": 1}
 
 
 def test_mix_draws_in_proportion_and_the_same_again() -> None:
