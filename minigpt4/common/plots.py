@@ -1,7 +1,7 @@
 """Pictures of a run: its loss curve, and a grid of what it said."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,24 @@ def draw_samples(samples: Sequence[dict[str, Any]], path: str | Path, columns: i
         colour = RIGHT if sample["exact_match"] else WRONG
         # An untrained model says anything, `$` signs that would be taken for formulas too.
         axis.set_title(title, fontsize=8, color=colour, loc="left", parse_math=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_histograms(histograms: Mapping[str, Mapping[int, int]], path: str | Path) -> None:
+    """Draw histograms side by side.
+
+    Args:
+        histograms: what is counted -> how often each value occurs.
+        path: a PNG file.
+    """
+    figure, axes = plt.subplots(
+        1, len(histograms), figsize=(4 * len(histograms), 3), layout="constrained", squeeze=False
+    )
+    for axis, (title, values) in zip(axes.flat, histograms.items(), strict=True):
+        axis.hist(list(values), weights=list(values.values()), bins=40, color="#2563eb")
+        axis.set(xlabel=title, ylabel="samples")
+        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -3,10 +3,9 @@
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
-from http.client import HTTPException, IncompleteRead
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import braceexpand
 import numpy as np
@@ -24,30 +23,29 @@ from minigpt4.datasets.datasets.base_dataset import (
     SampleStream,
     check_caption,
 )
+from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
-from minigpt4.datasets.datasets.remote import open_url
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 def expand_shards(storage: str | list[str], key: str) -> list[str]:
-    """Brace patterns, lists, URLs and `pipe:` commands -> a list of shards, in order.
+    """Brace patterns, lists, URLs, `pipe:` commands and manifests -> a list of shards, in order.
 
     Args:
-        storage: e.g. `data/{00000..01255}.tar`.
+        storage: e.g. `data/{00000..01255}.tar`, or the .json file that dataset/check_shards.py writes.
         key: the YAML key, for messages.
 
     Raises:
         ConfigError: for a placeholder, nothing, or braces that do not match.
-        DataError: if no local shard of them exists.
+        DataError: if no local shard of them exists, or a manifest is none.
     """
     patterns = storage if isinstance(storage, list) else [storage]
     try:
         shards = [
             os.path.expanduser(shard)
             for pattern in patterns or [None]
-            # No escapes: on Windows a backslash is part of the path.
-            for shard in braceexpand.braceexpand(require_value(pattern, key), escape=False)
+            for shard in _expand(require_value(pattern, key), key)
         ]
     except ValueError as error:
         raise ConfigError(f"{key} is {storage!r}: {error}") from error
@@ -56,6 +54,13 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
             f"{key}: no shard matches {storage!r} (looked for {shards[0]} and {len(shards) - 1} more)"
         )
     return shards
+
+
+def _expand(pattern: str, key: str) -> Iterable[str]:
+    if pattern.endswith(".json") and not _is_remote(pattern):
+        return read_manifest(pattern, key)
+    # No escapes: on Windows a backslash is part of the path.
+    return braceexpand.braceexpand(pattern, escape=False)
 
 
 def _is_remote(shard: str) -> bool:
@@ -179,7 +184,7 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
     """The files of a shard, as `group_by_keys` wants them; why it ends early is added to `reasons`."""
     try:
         with (
-            _open(shard) as stream,
+            gopen(shard) if _is_remote(shard) else open(shard, "rb") as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
         ):
             for info in tar:
@@ -187,15 +192,8 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
                 if info.isreg() and not info.name.startswith("__"):
                     yield {"fname": info.name, "data": tar.extractfile(info).read(), "__url__": shard}
                 tar.members = []  # else every header of the shard stays in memory
-    except (OSError, EOFError, HTTPException, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError) as error:
         reasons.append(_shard_reason(error))
-
-
-def _open(shard: str) -> IO[bytes]:
-    if not _is_remote(shard):
-        return open(shard, "rb")
-    # webdataset starts curl, which waits for ever, and after a cut sends the file's head once more.
-    return open_url(shard) if shard.startswith(("http://", "https://")) else gopen(shard)
 
 
 def _shard_reason(error: Exception) -> str:
@@ -204,7 +202,7 @@ def _shard_reason(error: Exception) -> str:
     text = str(error)
     if text == "empty file":
         return "empty shard"
-    if isinstance(error, EOFError | IncompleteRead) or "truncated" in text or "unexpected end" in text:
+    if isinstance(error, EOFError) or "truncated" in text or "unexpected end" in text:
         return "truncated shard"
     return "damaged shard" if isinstance(error, tarfile.TarError) else "unreadable shard"
 

@@ -1,0 +1,71 @@
+"""Which shards of a dataset are worth reading: `{"shards": {"00000.tar": 9876, ...}}`, beside or above them.
+
+The number is how many samples of a shard are good. Paths are relative to the manifest, so that a folder can
+be moved; and they stay below it, since a manifest may come from strangers together with its shards.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.logger import write_json
+from minigpt4.datasets.datasets.base_dataset import check_inside
+
+
+def write_manifest(path: Path, samples: Mapping[str, int]) -> None:
+    """Write a manifest, whole or not at all.
+
+    Args:
+        path: a .json file above all the shards.
+        samples: shard -> good samples; shards without any are left out.
+
+    Raises:
+        ConfigError: as `place_in_manifest`.
+    """
+    shards = {place_in_manifest(path, shard): number for shard, number in samples.items() if number}
+    write_json(path, {"samples": sum(shards.values()), "shards": shards})
+
+
+def place_in_manifest(path: Path, shard: str) -> str:
+    """How a manifest at `path` calls a shard.
+
+    Raises:
+        ConfigError: if the manifest has another suffix, or the shard is not below its folder.
+    """
+    if path.suffix != ".json":
+        raise ConfigError(f"the manifest {path} must end in .json")
+    folder, place = os.path.abspath(path.parent), os.path.abspath(shard)
+    if "://" in shard or shard.startswith("pipe:") or not Path(place).is_relative_to(folder):
+        raise ConfigError(f"{shard} is not below {folder}: a manifest lies beside its shards or above them")
+    return Path(place).relative_to(folder).as_posix()
+
+
+def read_manifest(path: str, key: str) -> list[str]:
+    """The paths of a manifest's shards that have good samples.
+
+    Args:
+        path: the .json file.
+        key: the YAML key that names it, for messages.
+
+    Raises:
+        DataError: if it is absent, no manifest, lists nothing, or names a place outside its folder.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{key}: there is no manifest {path}")
+    try:
+        shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
+        good = [name for name, samples in shards.items() if samples > 0]
+        for name in good:
+            check_inside(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{key}: {path} is no manifest as dataset/check_shards.py writes it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not good:
+        raise DataError(f"{key}: {path} lists no shard with good samples")
+    # Absolute: beside a manifest in the working folder, `pipe:...` alone would be a command to run.
+    return [str(Path(os.path.abspath(file.parent)) / name) for name in good]
