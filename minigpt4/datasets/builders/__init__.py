@@ -7,12 +7,16 @@ from minigpt4.datasets.builders.image_text_pair_builder import (
     CCSBUBuilder,
     LaionBuilder,
 )
+from minigpt4.datasets.builders.jsonl_builder import JsonlBuilder
+from minigpt4.datasets.builders.map_style_builder import MapStyleBuilder
 
 __all__ = [
     "BaseDatasetBuilder",
     "CCSBUAlignBuilder",
     "CCSBUBuilder",
     "CachedFeaturesBuilder",
+    "JsonlBuilder",
     "LaionBuilder",
+    "MapStyleBuilder",
     "build_datasets",
 ]
