@@ -4,8 +4,9 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import braceexpand
 import numpy as np
@@ -25,6 +26,7 @@ from minigpt4.datasets.datasets.base_dataset import (
 )
 from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
+from minigpt4.datasets.datasets.remote import open_url
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -184,7 +186,7 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
     """The files of a shard, as `group_by_keys` wants them; why it ends early is added to `reasons`."""
     try:
         with (
-            gopen(shard) if _is_remote(shard) else open(shard, "rb") as stream,
+            _open(shard) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
         ):
             for info in tar:
@@ -192,8 +194,15 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
                 if info.isreg() and not info.name.startswith("__"):
                     yield {"fname": info.name, "data": tar.extractfile(info).read(), "__url__": shard}
                 tar.members = []  # else every header of the shard stays in memory
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, HTTPException, tarfile.TarError) as error:
         reasons.append(_shard_reason(error))
+
+
+def _open(shard: str) -> IO[bytes]:
+    if not _is_remote(shard):
+        return open(shard, "rb")
+    # webdataset starts curl, which waits for ever, and after a cut sends the file's head once more.
+    return open_url(shard) if shard.startswith(("http://", "https://")) else gopen(shard)
 
 
 def _shard_reason(error: Exception) -> str:
@@ -202,7 +211,7 @@ def _shard_reason(error: Exception) -> str:
     text = str(error)
     if text == "empty file":
         return "empty shard"
-    if isinstance(error, EOFError) or "truncated" in text or "unexpected end" in text:
+    if isinstance(error, EOFError | IncompleteRead) or "truncated" in text or "unexpected end" in text:
         return "truncated shard"
     return "damaged shard" if isinstance(error, tarfile.TarError) else "unreadable shard"
 
