@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=39, help="blocks of the encoder (39)")
     parser.add_argument("--device", default="cpu", help="where the weights go (cpu)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--ours-only", action="store_true", help="leave the baseline out")
     parser.add_argument("--measure", choices=("ours", "baseline"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -44,7 +45,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         figures: dict[str, Any] = write_files(Path(folder), args.depth)
-        for way in ("baseline", "ours"):
+        for way in ("ours",) if args.ours_only else ("baseline", "ours"):
             again = [
                 "--measure",
                 way,

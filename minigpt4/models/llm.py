@@ -73,6 +73,11 @@ def load_language_model(
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
         model = model.to(device)
+    for module in model.modules():
+        # On such CPUs bitsandbytes would repack 4-bit weights at the first look without gradients, for a
+        # kernel that has no backward pass, and training after it would silently get next to no gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model.eval(), tokenizer, backbone
 
 
@@ -93,7 +98,13 @@ def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.d
                 f"model.llm_precision is {precision} (low_resource: True means 8bit), which needs "
                 "bitsandbytes: pip install .[quant]"
             ) from error
-        return {"quantization_config": BitsAndBytesConfig(**{f"load_in_{precision}": True})}
+        # What stays dense (and what 4-bit weights are multiplied in) must be a dtype that is computed in
+        # here, whatever the file has: float16 on a CPU has no backward pass.
+        dtype = dtype_for("bf16", device, "model.llm_precision")
+        settings = {"load_in_8bit": True}
+        if precision == "4bit":
+            settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
+        return {"quantization_config": BitsAndBytesConfig(**settings), "dtype": dtype}
     dtype = dtype_for(precision, device, "model.llm_precision")
     if dtype is torch.float16 and backbone.fp16_overflows:
         log.warning("model.llm_precision: this language model overflows in float16, so it runs in bfloat16")
