@@ -1,0 +1,222 @@
+"""Run the frozen encoder and Q-Former once over all pictures of a config, and keep the image tokens.
+
+The tokens of a picture never change while both are frozen, and do not depend on the language model, which
+is not loaded here. Each shard of the config's datasets becomes one shard of features (bfloat16) beside the
+captions, written whole or not at all; run it again, and it goes on with what is not finished. Then train
+with the builder `cached_features`, whose `build_info.storage` is DIR.
+
+example:
+  python dataset/cache_features.py --cfg-path train_configs/minigpt4_gemma_stage1_pretrain.yaml --out DIR
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from minigpt4.common.cli import config_parser, run
+
+if TYPE_CHECKING:
+    from minigpt4.datasets.feature_cache import Shard
+
+log = logging.getLogger("cache_features")
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the cache goes")
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        metavar="D",
+        help="one process each (all CUDA devices, else the best there is)",
+    )
+    run(cache_features, parser.parse_args())
+
+
+def cache_features(args: argparse.Namespace) -> None:
+    """Config, shards, what is left to do, doing it, manifest: one paragraph a step."""
+    from minigpt4.common.config import Config, plain
+    from minigpt4.datasets.datasets.cached_features import FORMAT, MANIFEST
+    from minigpt4.models.identity import vision_identity
+    from minigpt4.tasks.base_task import BaseTask
+
+    cfg = Config(args)
+    model_class, model_cfg = BaseTask.model_class(cfg), plain(cfg.model_cfg)
+    refuse_other_weights(model_cfg)
+
+    log.info("finding the shards")
+    parts, shards = find_shards(BaseTask().build_datasets(cfg), args.out)
+
+    manifest = args.out / MANIFEST
+    head = {"format": FORMAT, "vision": vision_identity(model_class, model_cfg), "parts": parts}
+    begin(manifest, head)
+    left = [shard for shard in shards if shard.record() is None]
+    log.info("%d shards, %d of them finished", len(shards), len(shards) - len(left))
+
+    started = time.perf_counter()
+    vision = model_class.vision_arguments(model_cfg)
+    run_on_devices(args.devices or all_devices(), vision, left, cfg.run_cfg.get("num_workers", 4))
+    seconds = time.perf_counter() - started
+
+    finish(manifest, head, [shard.record() for shard in shards])
+    made = sum(shard.record()["samples"] for shard in left)
+    log.info("%d pictures in %.1f s: %.1f a second", made, seconds, made / seconds)
+
+
+def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the config's checkpoint would change what looks at the pictures."""
+    from minigpt4.common.checkpoint import read_checkpoint
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.weights import resolve_file
+    from minigpt4.models.image_tokens import VISION_PARTS
+
+    if not model_cfg.get("ckpt"):
+        return
+    tensors = read_checkpoint(resolve_file(model_cfg["ckpt"], "model.ckpt"))["model"]
+    key = next((key for key in tensors if key.startswith(VISION_PARTS)), None)
+    if key is not None:
+        raise ConfigError(
+            f"model.ckpt {model_cfg['ckpt']} holds {key}, which is not what model.vit_weights and "
+            "model.q_former_model name: features can be cached of those alone"
+        )
+
+
+def find_shards(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, Any]], list["Shard"]]:
+    """What is to be cached: a dict for each split of each dataset, and all their shards.
+
+    Raises:
+        ConfigError: for a dataset that has no shards of pictures.
+    """
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+    from minigpt4.datasets.feature_cache import Shard
+
+    parts, shards = [], []
+    for name, (builder, splits) in datasets.items():
+        for split, stream in splits.items():
+            if type(stream) is not WebdatasetStream:
+                raise ConfigError(f"datasets.{name}: only webdataset shards of pictures can be cached")
+            described = builder.describe_vis_processor(split)
+            parts.append({"dataset": name, "split": split, "vis_processor": described})
+            shards += [
+                Shard.of(stream, number, out, f"{name}/{split}/{number:05d}.tar", builder.batch_size)
+                for number in range(len(stream.shards))
+            ]
+    return parts, shards
+
+
+def begin(path: Path, head: Mapping[str, Any]) -> None:
+    """Write down what the cache is made with, or check that it is what an earlier run made it with.
+
+    Raises:
+        ConfigError: naming both, where they differ.
+    """
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.logger import write_json
+    from minigpt4.models.identity import other_vision
+
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**head, "complete": False})
+        return
+    hint = "please choose another --out, or delete that folder"
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        found, vision = there["format"], there["vision"]
+        made_of = [
+            {key: part[key] for key in ("dataset", "split", "vis_processor")} for part in there["parts"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no manifest of a cache ({error}): {hint}") from error
+    if found != head["format"]:
+        raise ConfigError(f"{path} is {found!r}, not {head['format']!r}: {hint}")
+    difference = other_vision(vision, head["vision"])
+    if difference:
+        raise ConfigError(f"the cache in {path.parent} {difference}: {hint}")
+    if made_of != head["parts"]:
+        raise ConfigError(
+            f"the cache in {path.parent} was made of {made_of}, the config says {head['parts']}: {hint}"
+        )
+
+
+def all_devices() -> list[str]:
+    """Every CUDA device, else the best there is."""
+    import torch
+
+    from minigpt4.common.device import pick_device
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{number}" for number in range(count)] or [str(pick_device())]
+
+
+def run_on_devices(
+    devices: list[str], vision: Mapping[str, Any], shards: list["Shard"], workers: int
+) -> None:
+    """Deal the shards out to one process a device; with one device, this process does it."""
+    devices = devices[: len(shards)]
+    if len(devices) == 1:
+        run_on_device(0, devices, vision, shards, workers)
+    elif devices:
+        from torch.multiprocessing import ProcessExitedException, spawn
+
+        try:
+            spawn(_in_own_process, (devices, vision, shards, workers), nprocs=len(devices))
+        except ProcessExitedException as error:
+            sys.exit(error.exit_code)  # the process has said why
+
+
+def _in_own_process(number: int, *arguments: Any) -> None:
+    run(lambda _: run_on_device(number, *arguments), argparse.Namespace())
+
+
+def run_on_device(
+    number: int, devices: list[str], vision: Mapping[str, Any], shards: list["Shard"], workers: int
+) -> None:
+    """Cache what falls to process `number`: every `len(devices)`-th shard."""
+    from tqdm import tqdm
+
+    from minigpt4.datasets.feature_cache import write_shards
+    from minigpt4.models.image_tokens import ImageTokens
+
+    model = ImageTokens(**{**vision, "features": None, "device": devices[number]})
+    with tqdm(desc=devices[number], unit=" pictures", position=number, disable=None) as bar:
+        write_shards(model, shards[number :: len(devices)], workers, bar)
+
+
+def finish(path: Path, head: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
+    """Write the whole manifest, with what each shard holds.
+
+    Raises:
+        DataError: if there is not one good sample.
+    """
+    from minigpt4.common.errors import DataError
+    from minigpt4.common.logger import write_json
+
+    bad = sum((Counter(record["bad"]) for record in records), Counter())
+    samples = sum(record["samples"] for record in records)
+    if not samples:
+        raise DataError(f"not one of the pictures is good: {dict(bad)}")
+    parts = []
+    for part in head["parts"]:
+        folder = f"{part['dataset']}/{part['split']}/"
+        shards = [
+            {key: record[key] for key in ("file", "source", "samples", "bad")}
+            for record in records
+            if record["file"].startswith(folder)
+        ]
+        parts.append({**part, "shards": shards})
+    totals = {"samples": samples, "bad": dict(bad), "dtype": "bfloat16", "shape": records[0]["shape"]}
+    write_json(path, {**head, **totals, "parts": parts, "complete": True})
+    log.info("%s: %d pictures%s", path, samples, f", bad: {dict(bad)}" if bad else "")
+
+
+if __name__ == "__main__":
+    main()
