@@ -27,6 +27,7 @@ from minigpt4.datasets.datasets.base_dataset import (
 from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
 from minigpt4.datasets.datasets.remote import open_url
+from minigpt4.datasets.datasets.tar_header import Header
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -153,17 +154,6 @@ class WebdatasetStream(SampleStream, IterableDataset):
         }
 
 
-class _Header(tarfile.TarInfo):
-    """A damaged header is an error; tarfile itself takes it for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        try:
-            return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
-            raise tarfile.ReadError(str(error)) from error
-
-
 def _read_shard(shard: str) -> Iterator[dict[str, Any] | Bad]:
     """All samples up to where the shard is damaged, then what was wrong with it."""
     reasons: list[str] = []
@@ -187,7 +177,7 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
     try:
         with (
             _open(shard) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header) as tar,
         ):
             for info in tar:
                 # `__` begins what webdataset keeps for itself.
