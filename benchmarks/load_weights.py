@@ -74,10 +74,14 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
     from minigpt4.models.qformer import build_qformer, to_original_key
     from minigpt4.models.vision import _eva_clip_g
 
-    def random(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype).normal_(std=0.02)
-
     torch.manual_seed(0)
+    noise = torch.randn(1 << 20) * 0.02
+
+    def random(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        # The same million numbers again and again: a billion new ones would take longer than the loading.
+        count = shape.numel()
+        return noise.to(dtype).repeat(count // len(noise) + 1)[:count].reshape(shape).clone()
+
     with init_empty_weights(include_buffers=False):
         encoder = _eva_clip_g(224, 0.0, {"depth": depth})
         qformer, queries = build_qformer(32, 1408)
