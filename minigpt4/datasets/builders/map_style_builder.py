@@ -74,7 +74,11 @@ class MapStyleBuilder(BaseDatasetBuilder):
     def _options(self) -> dict[str, Any]:
         """What of `build_info` are the dataset's own arguments. Raises ConfigError for what is nobody's."""
         shared = inspect.signature(BaseDataset).parameters
-        own = [name for name in inspect.signature(self.DATASET).parameters if name not in shared]
+        own = [
+            name
+            for name, parameter in inspect.signature(self.DATASET).parameters.items()
+            if name not in shared and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
         layouts = LAYOUTS if self.FOLDER_LAYOUT else LAYOUTS[:-1]
         known = [*(key for layout in layouts for key in layout), *own]
         for key in self.build_info or {}:
