@@ -1,25 +1,16 @@
-"""Image tokens cached once: what is written, that training on them is training on pixels, what is refused."""
+"""Image tokens cached once: what is written, and that training on them is training on pixels."""
 
-import argparse
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save
 
-from dataset.cache_features import cache_features
-from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import Config
 from minigpt4.common.device import has_fast_bf16
-from minigpt4.common.errors import CheckpointError, ConfigError, DataError
 from minigpt4.common.registry import registry
-from minigpt4.datasets import feature_cache
 from minigpt4.datasets.collate import collate
 from minigpt4.datasets.datasets.base_dataset import BadSample
 from minigpt4.datasets.datasets.cached_features import CachedFeatureStream, Manifest, unpack_features
@@ -27,7 +18,8 @@ from minigpt4.models import image_tokens
 from minigpt4.processors.blip_processors import BlipCaptionProcessor
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
-from tests.conftest import GOLDEN, build_golden_model, golden_model_config
+from tests.caching import cache, config, draw_shards, load
+from tests.conftest import build_golden_model, golden_model_config
 from tests.shards import JPEG, encoded, picture, sample, sorted_out, stream, write_shard
 
 TINY = {"arch": "minigpt4", "model_type": "tiny_gemma"}
@@ -35,51 +27,9 @@ EXACT = has_fast_bf16(torch.device("cpu"))  # else the encoder computes in float
 ROUNDING = 0 if EXACT else 2e-2
 
 
-def config(path: Path, storage: Any, model: dict[str, Any], size: int = 56, **datasets: Any) -> Path:
-    """A YAML of a run on shards of pictures, or, where `storage` is a cache, on that."""
-    name = "cached_features" if isinstance(storage, Path) else "cc_sbu"
-    section = {
-        "batch_size": 4,
-        "vis_processor": {"train": {"name": "blip2_image_train", "image_size": size}},
-        "text_processor": {"train": {"name": "blip_caption"}},
-        "build_info": {"storage": str(storage) if isinstance(storage, Path) else storage},
-    }
-    run = {
-        "task": "image_text_pretrain",
-        "max_epoch": 2,
-        "iters_per_epoch": 4,
-        "init_lr": 0.01,
-        "log_freq": 1,
-        "num_workers": 0,
-        "device": "cpu",
-        "output_dir": str(path.with_suffix("")),
-        "test_splits": ["test"],
-    }
-    content = {"model": model, "datasets": {name: section | datasets}, "run": run}
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-def load(path: Path, *options: str) -> Config:
-    return Config(argparse.Namespace(cfg_path=path, options=list(options)))
-
-
-def cache(cfg_path: Path, out: Path, *options: str, devices: tuple[str, ...] = ("cpu",)) -> Path:
-    cache_features(argparse.Namespace(cfg_path=cfg_path, options=list(options), out=out, devices=devices))
-    return out
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> dict[str, Any]:
-    """Three shards of drawn shapes to train on, one to test on."""
-    folder = tmp_path_factory.mktemp("shapes")
-    write_split(folder / "train", "train", 30, seed=0, samples_per_shard=10)
-    write_split(folder / "test", "test", 6, seed=0, samples_per_shard=6)
-    return {"train": f"{folder}/train/{{00000..00002}}.tar", "test": f"{folder}/test/00000.tar"}
+def storage(tmp_path_factory) -> dict[str, str]:
+    return draw_shards(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="module")
@@ -229,150 +179,6 @@ def test_without_qformer(storage, tmp_path) -> None:
     with torch.no_grad():
         expected = looking(pictures)["loss"]
         torch.testing.assert_close(reading(cached)["loss"], expected, rtol=2**-8, atol=0)
-
-
-@pytest.fixture
-def interrupted(monkeypatch) -> Iterator[None]:
-    """The command dies when its second shard is to be finished."""
-    finish, count = feature_cache.ShardWriter.finish, []
-
-    def dying(self: feature_cache.ShardWriter, *args: Any) -> None:
-        count.append(1)
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        finish(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(feature_cache.ShardWriter, "finish", dying)
-        yield
-
-
-def test_going_on_after_a_kill_gives_the_same_bytes(tiny, tmp_path, interrupted, monkeypatch) -> None:
-    pixels, whole = tiny
-    out = tmp_path / "cache"
-    with pytest.raises(KeyboardInterrupt):
-        cache(pixels, out)
-    tars = [p.name for p in sorted((out / "cc_sbu" / "train").iterdir())]
-    assert tars == [".00001.tar.part", "00000.json", "00000.tar"]
-    with pytest.raises(DataError, match="not finished"):
-        Manifest.read(out, "storage")
-    first = os.stat(out / "cc_sbu" / "train" / "00000.tar").st_mtime_ns
-    monkeypatch.undo()
-    cache(pixels, out)
-    assert os.stat(out / "cc_sbu" / "train" / "00000.tar").st_mtime_ns == first
-    assert bytes_of(out) == bytes_of(whole)
-    cache(pixels, out)  # nothing is left to do
-    assert bytes_of(out) == bytes_of(whole)
-
-
-def test_two_processes_write_the_same_bytes(tiny, tmp_path) -> None:
-    out = cache(tiny[0], tmp_path / "cache", "run.num_workers=2", devices=("cpu", "cpu"))
-    assert bytes_of(out) == bytes_of(tiny[1])
-
-
-def other_weights(path: Path, key: str | None = None) -> str:
-    """A copy of golden weights with one number changed."""
-    content = torch.load(path, weights_only=True)
-    tensors = content if key is None else content[key]
-    next(iter(tensors.values())).flatten()[0] += 1
-    return content
-
-
-@pytest.fixture(scope="module")
-def golden_cache(storage, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("golden")
-    return cache(config(folder / "p.yaml", storage, golden_model_config()), folder / "cache")
-
-
-def test_a_cache_of_other_parts_is_refused(golden_cache, storage, tmp_path) -> None:
-    """By training and by the command that would go on with it; both are named."""
-    model = golden_model_config()
-    torch.save(other_weights(GOLDEN / "eva_vit.pth"), tmp_path / "other_vit.pth")
-    torch.save(other_weights(GOLDEN / "blip2_qformer.pth", "model"), tmp_path / "other_qformer.pth")
-    changes = [
-        ({"vit_weights": str(tmp_path / "other_vit.pth")}, ".*eva_vit.pth.*other_vit.pth"),
-        ({"q_former_model": str(tmp_path / "other_qformer.pth")}, ".*blip2_qformer.pth.*other_qformer.pth"),
-        ({"has_qformer": False}, "has_qformer True, the config says False"),
-        ({"num_query_token": 5}, "num_query_token 6, the config says 5"),
-    ]
-    for change, named in changes:
-        with pytest.raises(ConfigError, match=f"was made with model.{named}"):
-            setup_and_build(config(tmp_path / "c.yaml", golden_cache, model | change))
-        with pytest.raises(ConfigError, match=f"was made with model.{named}.*another --out"):
-            cache(config(tmp_path / "p.yaml", storage, model | change), golden_cache)
-    with pytest.raises(ConfigError, match="image_size 56, the config says 84"):
-        setup_and_build(config(tmp_path / "c.yaml", golden_cache, model | {"image_size": 84}, size=84))
-    processor = {"train": {"name": "blip2_image_train", "image_size": 56, "mean": [0.5, 0.5, 0.5]}}
-    with pytest.raises(ConfigError, match=r"'mean': None.*'mean': \[0.5, 0.5, 0.5\]"):
-        setup_and_build(config(tmp_path / "c.yaml", golden_cache, model, vis_processor=processor))
-    # The same weights elsewhere are the same.
-    shutil.copy(GOLDEN / "eva_vit.pth", tmp_path / "copy.pth")
-    setup_and_build(
-        config(tmp_path / "c.yaml", golden_cache, model | {"vit_weights": str(tmp_path / "copy.pth")})
-    )
-
-
-def setup_and_build(path: Path) -> None:
-    cfg = load(path)
-    setup_task(cfg).build_datasets(cfg)
-
-
-def test_weights_that_are_not_on_this_disk_go_by_their_name(golden_cache, tmp_path) -> None:
-    manifest = json.loads((golden_cache / "manifest.json").read_text())
-    url = "https://example.org/eva.pth"
-    manifest["vision"]["vit_weights"]["source"] = url
-    shutil.copytree(golden_cache, tmp_path / "cache")
-    (tmp_path / "cache" / "manifest.json").write_text(json.dumps(manifest))
-    model = golden_model_config()
-    setup_and_build(config(tmp_path / "c.yaml", tmp_path / "cache", model | {"vit_weights": url}))
-    other = config(
-        tmp_path / "o.yaml", tmp_path / "cache", model | {"vit_weights": "https://example.org/o.pth"}
-    )
-    with pytest.raises(ConfigError, match=r"example\.org/eva\.pth.*example\.org/o\.pth"):
-        setup_and_build(other)
-
-
-def test_what_cannot_be_cached(storage, tmp_path) -> None:
-    trained = golden_model_config(freeze_qformer=False)
-    with pytest.raises(ConfigError, match="freeze_qformer is False"):
-        cache(config(tmp_path / "p.yaml", storage, trained), tmp_path / "cache")
-    torch.save({"model": {"Qformer.bert.encoder.layer.0.x": torch.zeros(1)}}, tmp_path / "stage1.pth")
-    changed = golden_model_config(ckpt=str(tmp_path / "stage1.pth"))
-    with pytest.raises(ConfigError, match=r"stage1\.pth holds Qformer\.bert"):
-        cache(config(tmp_path / "p.yaml", storage, changed), tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-    broken = write_shard(tmp_path / "0.tar", sample("a", b"none"))
-    pixels = config(tmp_path / "p.yaml", broken, golden_model_config())
-    with pytest.raises(DataError, match="not one of the pictures is good"):
-        cache(pixels, tmp_path / "cache")
-
-
-def test_a_checkpoint_with_a_trained_qformer_does_not_fit_a_cache(golden_cache, tmp_path) -> None:
-    torch.save({"model": {"query_tokens": torch.zeros(1, 6, 48)}}, tmp_path / "stage1.pth")
-    cfg = load(
-        config(tmp_path / "c.yaml", golden_cache, golden_model_config(ckpt=str(tmp_path / "stage1.pth")))
-    )
-    task = setup_task(cfg)
-    with pytest.raises(CheckpointError, match="unexpected key 'query_tokens'"):
-        task.build_model(cfg, device="cpu", datasets=task.build_datasets(cfg))
-
-
-def test_manifests_that_are_none(tmp_path, golden_cache) -> None:
-    with pytest.raises(DataError, match="there is no cache"):
-        Manifest.read(tmp_path / "nowhere", "storage")
-    good = json.loads((golden_cache / "manifest.json").read_text())
-    for content, message in [
-        ("{", "no manifest"),
-        ("[]", "no manifest"),
-        (json.dumps(good | {"format": "another"}), "is 'another', this program reads"),
-        (
-            json.dumps(good | {"parts": [{"split": "train", "shards": [{"file": "../x"}]}]}),
-            "leaves the folder",
-        ),
-    ]:
-        (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(DataError, match=message):
-            Manifest.read(tmp_path, "storage")
 
 
 def test_features_that_are_none() -> None:
