@@ -61,9 +61,10 @@ class LineIndex(Sequence):
             bad += 1
             problems += [f"{path}:{number}: {problem}"] * (bad <= SHOWN_PROBLEMS)
         if bad:
+            command = f"python -m minigpt4.datasets.validate {path}"
             raise DataError(
-                f"{bad} lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` tells "
-                "all):\n  " + "\n  ".join(problems)
+                f"{bad} line{'s' * (bad > 1)} of {path} cannot be used (`{command}` tells all):\n  "
+                + "\n  ".join(problems)
             )
         return offsets
 
