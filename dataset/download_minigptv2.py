@@ -1,0 +1,86 @@
+"""Fetch all that MiniGPT-v2's finetuning needs, item by item: some 70 GB, and as much again unpacked.
+
+example:
+  python dataset/download_minigptv2.py --out data/minigptv2 --list
+  python dataset/download_minigptv2.py --out data/minigptv2 --only coco_images coco_captions
+  python dataset/download_minigptv2.py --out data/minigptv2
+
+Run it again after an interruption: what is done is left alone, what broke off is taken up where it ended. An
+archive that you have already may be put into OUT/.downloads/NAME.zip. Exits with 1 unless all is there.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from dataset.minigptv2_items import ITEMS, Item
+from minigpt4.common import cli
+
+if TYPE_CHECKING:
+    from dataset.minigptv2_fetch import Store
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all items")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="fetch these items alone")
+    parser.add_argument("--list", action="store_true", help="show what there is, and fetch nothing")
+    cli.run(download, parser.parse_args())
+
+
+def download(args: argparse.Namespace) -> None:
+    """Choose the items, fetch what is missing, show the table; exit with 1 unless everything is there."""
+    from filelock import FileLock
+
+    from dataset.minigptv2_fetch import Store
+    from minigpt4.common.errors import UserError
+
+    items, store, problems = choose(args.only), Store(args.out), []
+    if not args.list:
+        store.state.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.state / ".lock"):
+            for item in items:
+                try:
+                    store.fetch(item)
+                except UserError as error:
+                    problems.append(error)  # the others are fetched all the same
+    print(overview(items, store))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    sys.exit(1 if problems else 0)
+
+
+def choose(names: Sequence[str]) -> list[Item]:
+    """The items of these names, in the table's order; all of them without names."""
+    from minigpt4.common.errors import ConfigError, nearest
+
+    known = [item.name for item in ITEMS]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--only: no item {name!r}{nearest(name, known)} (there are: {', '.join(known)})"
+            )
+    return [item for item in ITEMS if not names or item.name in names]
+
+
+def overview(items: Sequence[Item], store: "Store") -> str:
+    """The table of items, and how much of them is still to come."""
+    from minigpt4.fetch import table
+
+    rows = [
+        (item.name, store.status(item), f"{item.gigabytes:.1f} GB", item.folder, item.sources[0])
+        for item in items
+    ]
+    missing = sum(item.gigabytes for item in items if store.status(item) != "done")
+    header = ("item", "", "about", f"folder in {store.root}", "source")
+    return f"{table([header, *rows])}\nstill to download: about {missing:.1f} GB"
+
+
+if __name__ == "__main__":
+    main()
