@@ -25,7 +25,7 @@ ROLES = ("user", "assistant")
 MAX_LINE = 16 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Entry:
     """What a good line says.
 
@@ -46,7 +46,7 @@ class Entry:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Line:
     """A line of a file: `number` from 1, `offset` in bytes, and an entry or what is wrong."""
 
