@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from minigpt4.common.errors import DataError
-from minigpt4.conversation.page import open_picture
+from minigpt4.common.pictures import open_picture
 from tests.conftest import golden_model_config
 
 ROOT = Path(__file__).parent.parent
@@ -258,5 +258,5 @@ def test_a_broken_picture_is_told_and_forgotten(browser, address, tmp_path) -> N
     page = Page(browser, address)
     page.add_picture(broken)
     page.ask("what is this?")
-    page.wait(lambda: "This picture cannot be read" in page.find("body")[0].text)
+    page.wait(lambda: "broken.png cannot be read" in page.find("body")[0].text)
     assert not page.said("bot")

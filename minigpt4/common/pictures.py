@@ -4,17 +4,18 @@ What is refused is refused by the sizes in its header, before a pixel is decoded
 """
 
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from minigpt4.common.errors import BadSample
+from minigpt4.common.errors import BadSample, DataError
 
 # What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Above this a picture is a decompression bomb. PIL holds 4 bytes a pixel, and on the way from transparent or
-# rotated to RGB up to four such copies are alive: 100 million pixels are 1.6 GB at the very most.
+# Above this a picture is a decompression bomb. A JPEG just below takes 0.6 GB to decode; where PIL needs
+# several copies of 4 bytes a pixel, for alpha and rotation, up to 2 GB (a WebP's): measured.
 MAX_PIXELS = 100_000_000
 # How a picture is turned upright, by its EXIF tag `Orientation`; 1 is upright.
 ORIENTATION = 0x0112
@@ -53,6 +54,19 @@ def decode_picture(data: bytes) -> np.ndarray:
     # libjpeg as in PIL and to the bit the same pixels, without PIL's four bytes a pixel in between.
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     return _decode_any(data) if pixels is None else pixels
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture's file -> what `decode_picture` makes of it.
+
+    Raises:
+        DataError: where `decode_picture` raises BadSample.
+        OSError: if there is no such file.
+    """
+    try:
+        return Image.fromarray(decode_picture(Path(path).read_bytes()))
+    except BadSample as bad:
+        raise DataError(f"The picture {Path(path).name} cannot be read: {bad}.") from bad
 
 
 def on_white(image: Image.Image) -> Image.Image:

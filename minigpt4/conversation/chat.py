@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from minigpt4.common.errors import DataError
+from minigpt4.common.pictures import open_picture
 from minigpt4.conversation.dialogue import Conversation
 from minigpt4.conversation.stopping import read_reply
 from minigpt4.conversation.streaming import ReplyStream
@@ -81,8 +82,7 @@ class Chat:
     @torch.no_grad()
     def _embed_image(self, image: Image.Image | str | Path | torch.Tensor) -> torch.Tensor:
         if isinstance(image, (str, Path)):
-            with Image.open(image) as file:
-                image = file.convert("RGB")
+            image = open_picture(image)
         if not isinstance(image, torch.Tensor):
             # uint8 is normalised by the model, with its own encoder's statistics.
             process = getattr(self.vis_processor, "to_batch", self.vis_processor)

@@ -9,19 +9,16 @@ from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image, ImageOps
 
-from minigpt4.common.errors import DataError, UserError
+from minigpt4.common.errors import UserError
+from minigpt4.common.pictures import open_picture
 from minigpt4.conversation.chat import Chat
 from minigpt4.conversation.dialogue import Conversation
 
 log = logging.getLogger(__name__)
 
-# The suffixes the browser offers, and what PIL may take a file for whatever it is called.
+# The suffixes the browser offers.
 IMAGE_SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"]
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Above this a picture is a decompression bomb: 100 million pixels are 300 MB once decoded.
-MAX_PIXELS = 100_000_000
 MAX_UPLOAD = "20mb"
 # Uploaded pictures are looked through every hour, and deleted when they are a day old.
 DELETE_CACHE = (60 * 60, 24 * 60 * 60)
@@ -165,21 +162,3 @@ def _reply(
 def _as_html(text: str) -> str:
     """Signs for signs: even without Markdown the page takes `<p>` (MiniGPT-v2 writes it) for HTML."""
     return html.escape(text, quote=False)
-
-
-def open_picture(path: str) -> Image.Image:
-    """An uploaded picture the way up it was taken, decoded whole.
-
-    Raises:
-        DataError: if it is none, broken, or so large that decoding it would eat the memory.
-    """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise DataError(f"This picture is too large: at most {MAX_PIXELS // 10**6} million pixels.")
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise DataError("This picture is too large.") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        # PIL raises any of the three for what is no picture or only a part of one.
-        raise DataError("This picture cannot be read: please choose another.") from error
