@@ -24,7 +24,7 @@ from minigpt4.common import cli
 from minigpt4.common.errors import ConfigError, DataError
 
 COLUMNS = ("url", "caption")
-PARQUET_ROWS = 50_000  # a row group is what is held in memory
+PARQUET_ROWS = 10_000  # a row group is what is held in memory
 CHUNK = 1 << 18
 
 Row = tuple[str, str]
@@ -215,7 +215,8 @@ def _write_parquet(rows: Iterable[Row], part: Path) -> None:
     rows = iter(rows)
     schema = pyarrow.schema([(column, pyarrow.string()) for column in COLUMNS])
     with part.open("wb") as file:
-        with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        # No dictionary: URLs do not repeat.
+        with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
             while batch := list(islice(rows, PARQUET_ROWS)):
                 columns = [list(column) for column in zip(*batch, strict=True)]
                 writer.write_table(pyarrow.table(columns, schema=schema))
