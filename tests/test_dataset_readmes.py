@@ -19,7 +19,7 @@ COMMANDS = sorted(
         for readme in READMES
         for block in re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
         for line in block.splitlines()
-        if "dataset/" in line.split("#")[0].split(" data")[0]
+        if re.match(r"(python )?dataset/", line)
     }
 )
 
