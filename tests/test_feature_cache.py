@@ -15,7 +15,7 @@ from minigpt4.datasets import feature_cache
 from minigpt4.datasets.datasets.cached_features import Manifest
 from minigpt4.tasks import setup_task
 from tests.caching import cache, config, draw_shards, load
-from tests.conftest import GOLDEN, golden_model_config
+from tests.conftest import GOLDEN, build_golden_model, golden_model_config
 from tests.shards import sample, write_shard
 
 
@@ -159,6 +159,11 @@ def test_a_checkpoint_with_a_trained_qformer_does_not_fit_a_cache(golden_cache, 
     task = setup_task(cfg)
     with pytest.raises(CheckpointError, match="unexpected key 'query_tokens'"):
         task.build_model(cfg, device="cpu", datasets=task.build_datasets(cfg))
+
+
+def test_features_are_no_key_of_the_yaml() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key model\.features"):
+        build_golden_model(features={"count": 6, "width": 48, "vit_width": 64})
 
 
 def test_manifests_that_are_none(tmp_path, golden_cache) -> None:

@@ -88,6 +88,8 @@ class ImageTokens(BaseModel):
         device: str | torch.device | None,
     ) -> None:
         super().__init__()
+        if not isinstance(features, TokenShape | None):
+            raise ConfigError("unknown key model.features: it follows from the datasets")
         self._target_device = pick_device(device)
         self.vit_dtype = dtype_for(vit_precision, self._target_device, "model.vit_precision")
         self.image_size = image_size
