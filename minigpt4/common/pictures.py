@@ -115,7 +115,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a whole JPEG of the common kind; None for all that PIL should look at.
 
     Common is grey or three colours of 8 bits, no EXIF or XMP data that may turn it, and an end mark where
-    it belongs: at a missing one PIL raises, and OpenCV makes up the rest of the picture.
+    it belongs: what is left of a file that was cut, if anything, is PIL's to say.
     """
     if not (data.startswith(_START) and data.endswith(_END)):
         return None
