@@ -182,7 +182,7 @@ def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
             for info in tar:
                 # `__` begins what webdataset keeps for itself.
                 if info.isreg() and not info.name.startswith("__"):
-                    yield {"fname": info.name, "data": tar.extractfile(info).read(), "__url__": shard}
+                    yield {"fname": info.name, "data": _data(tar, info), "__url__": shard}
                 tar.members = []  # else every header of the shard stays in memory
     except (OSError, EOFError, HTTPException, tarfile.TarError) as error:
         reasons.append(_shard_reason(error))
@@ -193,6 +193,16 @@ def _open(shard: str) -> IO[bytes]:
         return open(shard, "rb")
     # webdataset starts curl, which waits for ever, and after a cut sends the file's head once more.
     return open_url(shard) if shard.startswith(("http://", "https://")) else gopen(shard)
+
+
+def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    """The file whose header has just been read: the stream stands at its first byte."""
+    if info.issparse():
+        return tar.extractfile(info).read()
+    data = tar.fileobj.read(info.size)  # without extractfile's two layers of buffers
+    if len(data) < info.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
 
 
 def _shard_reason(error: Exception) -> str:
