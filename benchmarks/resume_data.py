@@ -1,0 +1,56 @@
+"""What it costs to find the place in the data again, against decoding up to it.
+
+example:
+  python benchmarks/resume_data.py --shards 'output/shapes/train/{00000..00005}.tar'
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+
+def seconds(items: Iterator[Any], count: int) -> tuple[float, Any]:
+    """How long `count` items take, and the last of them."""
+    started = time.perf_counter()
+    (*_, last) = islice(items, count)
+    return time.perf_counter() - started, last
+
+
+def main() -> None:
+    """Decode so many samples, then go on after them: once as a resumed run does, once reading all anew."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shards", required=True, help="as in a YAML's `storage`")
+    parser.add_argument("--samples", type=int, default=5000, help="samples to skip, of one reader")
+    parser.add_argument("--image-size", type=int, default=224)
+    args = parser.parse_args()
+
+    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+    from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
+
+    stream = WebdatasetStream(
+        expand_shards(args.shards, "--shards"),
+        Blip2ImageTrainProcessor(args.image_size).to_batch,
+        BlipCaptionProcessor(),
+        training=True,
+    )
+    decoding, (_, position) = seconds(stream.read(0, 1), args.samples)
+    first, _ = seconds(stream.read(0, 1), 1)
+    resumed, (item, _) = seconds(stream.read(0, 1, position), 1)
+    stream._decode = lambda raw: raw
+    reading, (raw, _) = seconds(stream.read(0, 1), args.samples + 1)
+    if item["image_id"] != raw["__key__"]:
+        raise SystemExit(f"{item['image_id']} came after the resume, {raw['__key__']} without it")
+
+    print(f"{args.samples} samples of pass {position[0]} and before")
+    print(f"decoded:                    {decoding:7.2f} s  {args.samples / decoding:10,.0f} samples/s")
+    print(f"read, not decoded:          {reading:7.2f} s  {args.samples / reading:10,.0f} samples/s")
+    print(f"resumed, to its first one:  {resumed:7.2f} s  {args.samples / resumed:10,.0f} samples/s skipped")
+    print(f"begun anew, to its first:   {first:7.2f} s")
+
+
+if __name__ == "__main__":
+    main()
