@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import random
 from collections import Counter
 from itertools import count, islice
@@ -269,6 +270,7 @@ def mixed_config(shapes: Path, output: Path, **run: Any) -> Any:
 def test_two_epochs_are_one_and_a_resumed_one(shapes: Path, tmp_path: Path) -> None:
     """Losses, weights and counts, bit for bit in float32."""
     report, whole = train(mixed_config(shapes, tmp_path / "whole"))
+    assert not multiprocessing.active_children()  # the workers end with the training
     train(mixed_config(shapes, tmp_path / "parts"))
     checkpoint = tmp_path / "parts" / "checkpoint_0.pth"
     kept = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()[:6]]

@@ -158,6 +158,10 @@ class TrainStream:
         self.drawn += 1
         return batch
 
+    def close(self) -> None:
+        """End the workers now. Left to the garbage collector, torch waits five seconds for each."""
+        self._batches.close()
+
     def describe(self, resumed: Iterable[str]) -> None:
         """Log what a user should know about who reads what, and warn where a checkpoint cannot be followed.
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,10 @@ class RunnerBase:
         if self.settings.evaluate:
             return before
         started = time.perf_counter()
-        for epoch in range(self.start_epoch, self.settings.max_epoch):
-            self._train_epoch(epoch, batches)
-            self._save(epoch, batches)
+        with closing(batches):
+            for epoch in range(self.start_epoch, self.settings.max_epoch):
+                self._train_epoch(epoch, batches)
+                self._save(epoch, batches)
         seconds = time.perf_counter() - started
         after, records = self.evaluate()
         report = {
