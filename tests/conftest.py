@@ -1,11 +1,13 @@
 """What the tests share: the recorded reference values, and a model built from them as a user would."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from minigpt4.common.registry import registry
 
@@ -65,3 +67,10 @@ def golden_io() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def reference() -> dict[str, Any]:
     return json.loads((GOLDEN / "reference.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first run, and refuses every other."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
