@@ -2,17 +2,12 @@
 
 import json
 
-import pytest
 import torch
-import transformers
 
 from minigpt4.models.llm import load_language_model
 from tests.families import save_model
 
-VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
-
-@pytest.mark.xfail(VERSION < (5, 21), reason="before 5.21 SDPA is Gemma-2's default", strict=True)
 def test_gemma2s_attention_is_capped(tmp_path) -> None:
     """Gemma-2 caps its attention scores. SDPA cannot, and left it out in silence before transformers 5.21.
 

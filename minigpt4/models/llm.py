@@ -61,6 +61,9 @@ def load_language_model(
     tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
     backbone = choose_backbone(llm_backbone, config.model_type, tokenizer)
     arguments = _precision_arguments(llm_precision, backbone, device)
+    if attn_implementation is None and getattr(config, "attn_logit_softcapping", None):
+        # Gemma-2. SDPA cannot cap the scores; before transformers 5.21 it left the cap out in silence.
+        attn_implementation = "eager"
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
     if "gguf_file" in where:
