@@ -174,7 +174,12 @@ class ImageTokens(BaseModel):
         Frozen, this is a function of the picture alone, which is why its values can be kept
         (`dataset/cache_features.py`).
         """
-        image = self._normalized(image)
+        # Nothing of it is trained: no graph is kept.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._vision_is_frozen()):
+            return self._look(self._normalized(image))
+
+    def _look(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalised [N, 3, H, W] -> tokens [N, P, width]."""
         with self.own_precision(self.visual_encoder):
             if self.has_qformer:
                 vision = self.ln_vision(visual_tokens(self.visual_encoder, image))
@@ -185,6 +190,10 @@ class ImageTokens(BaseModel):
                 return patches.reshape(count, number // together, width * together)
         with self.own_precision(self.Qformer):
             return self._query(vision)
+
+    def _vision_is_frozen(self) -> bool:
+        parts = (self.visual_encoder, *((self.Qformer,) if self.has_qformer else ()))
+        return all(part in self._frozen for part in parts)
 
     def _query(self, vision: torch.Tensor) -> torch.Tensor:
         """Encoder tokens [N, patches, width] -> query tokens [N, P, hidden]."""

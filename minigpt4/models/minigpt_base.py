@@ -181,28 +181,48 @@ class MiniGPTBase(ImageTokens):
         """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
         return self.prompt_list[0] if self.prompt_list else IMAGE_PLACEHOLDER
 
-    def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
-        """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
+    def prepare(self, samples: dict[str, Any]) -> dict[str, Any]:
+        """The host's share of a step: draw the prompt, tokenise, check that each image has its place.
 
-        Only target positions go through the head, so no logits are built where there is no label.
+        Args:
+            samples: as `forward` takes them.
+
+        Returns:
+            The same, and `tokens`, on the CPU. Nothing behind this asks the device for a value.
         """
         prompts, answers = self._training_prompts(samples), samples["answer"]
         if "conv_q" in samples and "instruction_input" not in samples:
             prompts, answers = self._turns(samples, own=prompts[0])
-        images = flat_images(samples)
-        _check_image_count("".join(piece for prompt in prompts for piece in prompt), len(images))
-        tokens = self.prompts.encode(prompts, answers).to(self.device)
-        images = self._see(images)
+        _check_image_count("".join(piece for prompt in prompts for piece in prompt), len(flat_images(samples)))
+        return samples | {"tokens": self.prompts.encode(prompts, answers)}
+
+    def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
+        """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
+
+        Only target positions go through the head, so no logits are built where there is no label.
+
+        Args:
+            samples: as `prepare` gives them, or as it takes them.
+        """
+        if "tokens" not in samples:
+            samples = self.prepare(samples)
+        tokens = samples["tokens"].to(self.device)
+        images = self._see(flat_images(samples))
         with self.own_precision(self.llama_model):
             hidden = self.llama_model.get_decoder()(
                 inputs_embeds=self._embed(tokens, images),
-                attention_mask=tokens.attention_mask,
+                attention_mask=None if self._is_causal() else tokens.attention_mask,
                 use_cache=False,
             ).last_hidden_state
             # Under `device_map: auto` the last layer may be on another card than the first.
             wanted = tokens.target_index.to(hidden.device)
             logits = self._logits(hidden.flatten(0, 1).index_select(0, wanted)).to(self.device)
         return F.cross_entropy(logits, tokens.target_ids, reduction="none"), tokens
+
+    def _is_causal(self) -> bool:
+        """Whether no token sees those behind it. Then the padding at the right end needs no mask."""
+        config = self.llama_model.config.get_text_config()
+        return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
@@ -216,13 +236,14 @@ class MiniGPTBase(ImageTokens):
         Args:
             samples: images as `flat_images` takes them, `answer` (list of str), and optionally
                 `instruction_input` (list of str with `<Img><ImageHere></Img>` where an image goes), or
-                dialogues in `conv_q` and `conv_a`, of which every answer is learned.
-            reduction: `mean` over target tokens; `none` for one loss a sample, averaged over the padded
-                length of the batch as the original does.
+                dialogues in `conv_q` and `conv_a`, of which every answer is learned. What `prepare` has
+                prepared is not prepared again.
+            reduction: `mean` or `sum` over target tokens; `none` for one loss a sample, averaged over the
+                padded length of the batch as the original does.
         """
         losses, tokens = self.token_losses(samples)
-        if reduction == "mean":
-            return {"loss": losses.mean()}
+        if reduction != "none":
+            return {"loss": losses.mean() if reduction == "mean" else losses.sum()}
         batch, length = tokens.ids.shape
         sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
         return {"loss": sums / (length - 1)}

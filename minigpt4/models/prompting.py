@@ -37,8 +37,16 @@ class TokenBatch:
     target_ids: torch.Tensor
     target_row: torch.Tensor
 
+    @property
+    def targets(self) -> int:
+        """How many tokens are to be predicted; known here without asking the device."""
+        return len(self.target_ids)
+
     def to(self, device: torch.device) -> "TokenBatch":
         return TokenBatch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+
+    def pin_memory(self) -> "TokenBatch":
+        return TokenBatch(*(t.pin_memory() for t in vars(self).values()))
 
 
 class PromptEncoder:
