@@ -1,9 +1,13 @@
 """What a run says while it works: lines for people, JSON lines for programs."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
+
+from minigpt4.common.errors import UserError
+from minigpt4.common.files import replacing
 
 # Libraries that announce every file they open, or a bar for every model they load.
 QUIET = ("httpx", "httpcore", "huggingface_hub", "matplotlib", "PIL", "accelerate", "filelock")
@@ -23,9 +27,8 @@ def setup_logger(is_main: bool = True) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for programs and people, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class JsonLines:
@@ -35,10 +38,49 @@ class JsonLines:
         self.path = Path(path)
 
     def write(self, **record: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        """Append a record, whole or not at all.
+
+        Raises:
+            OSError: if it does not fit on the disk. The file is as it was.
+        """
+        line = _line(record)
+        # Unbuffered: a buffer that does not fit on the disk would be tried again when the file is closed.
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while line:  # a disk that is nearly full takes a part
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(end)
+                raise
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        return [json.loads(line) for line in lines]
+        """All records so far. A last line that a power cut has torn is passed over.
+
+        Raises:
+            UserError: if any other line is not JSON.
+        """
+        # Split at the line's end alone: str.splitlines() would also split at rarer ones, inside of texts.
+        *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{self.path}, line {number} is not JSON, delete it: {error}") from error
+        # What has no line's end has lost the end of its record, or at the most nothing but the line's.
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(last))
+        return records
+
+    def drop_after(self, step: int) -> None:
+        """Forget the records of later steps, and a torn last line: the run goes on from `step`."""
+        if not self.path.exists():
+            return
+        kept = [record for record in self.read() if record["step"] <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(b"".join(map(_line, kept)))
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
