@@ -5,6 +5,8 @@ example:
   python train.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml
   python train.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml \\
       --options run.max_epoch=1 model.model_type=tiny_llama
+  python train.py --cfg-path ... --resume auto           # go on with the newest checkpoint, if there is one
+  torchrun --nproc-per-node 4 train.py --cfg-path ...    # on four cards
 """
 
 import argparse
@@ -17,7 +19,16 @@ log = logging.getLogger("train")
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    run(train, config_parser(__doc__).parse_args())
+    parser = config_parser(__doc__)
+    parser.add_argument(
+        "--resume",
+        metavar="C",
+        help="a checkpoint to go on from, or auto: the newest of run.output_dir (run.resume_ckpt_path)",
+    )
+    args = parser.parse_args()
+    if args.resume:
+        args.options.append(f"run.resume_ckpt_path={args.resume}")
+    run(train, args)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -217,9 +217,9 @@ def test_a_required_key_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("max_epoch", 0, "run.max_epoch is 0, it must be a whole number from 1"),
-        ("iters_per_epoch", 2.5, "run.iters_per_epoch is 2.5, it must be a whole number from 1"),
-        ("init_lr", "1e-4", "run.init_lr is the text '1e-4', not a number"),
+        ("max_epoch", 0, "run.max_epoch is 0, it must be at least 1"),
+        ("iters_per_epoch", 2.5, "run.iters_per_epoch is 2.5, it must be a whole number"),
+        ("init_lr", "1e-4", "run.init_lr is '1e-4', it must be a number (YAML wants 1.0e-4, not 1e-4)"),
         ("max_bad_fraction", 1.5, "run.max_bad_fraction is 1.5, it must be from 0 to 1"),
     ],
 )

@@ -206,7 +206,7 @@ def test_training_on_all_three_kinds(tmp_path: Path, family: str) -> None:
         cfg=cfg, task=task, model=task.build_model(cfg, device="cpu"), datasets=task.build_datasets(cfg)
     )
     report = runner.train()
-    losses = [record["loss"] for record in runner.log.read()]
+    losses = [record["loss"] for record in runner.reporter.log.read()]
     assert losses[-1] < 0.5 * losses[0]
     assert report["loss"] < 0.5 * report["before"]["loss"]
     assert report["samples"] == 12 and report["bad_samples"] == {}

@@ -67,7 +67,7 @@ def run(name: str, *options: str) -> tuple[dict[str, Any], Any]:
 
 def test_stage_2_goes_on_from_stage_1(stages) -> None:
     report, runner, _ = stages
-    losses = [record["loss"] for record in runner.log.read()]
+    losses = [record["loss"] for record in runner.reporter.log.read()]
     assert losses[-1] < 0.7 * losses[0]
     assert report["loss"] < 0.7 * report["before"]["loss"]
     assert report["exact_match"] > report["before"]["exact_match"] > 0  # stage 1 left something to build on

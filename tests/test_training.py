@@ -14,6 +14,7 @@ from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import Config
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.common.registry import registry
+from minigpt4.runners.groups import draw_groups
 from minigpt4.runners.report import report_table
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
@@ -106,30 +107,29 @@ def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path
     assert torch.equal(first.bare_model.llama_proj.weight, again.bare_model.llama_proj.weight)
 
 
-def test_accumulation_averages_the_gradients(shards: Path, tmp_path: Path) -> None:
-    """Two batches accumulated step like one batch of both: the loss is divided, unlike in the original."""
-    cfg = run_config(
-        shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0, iters_per_epoch=2, max_epoch=1
-    )
+def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Path) -> None:
+    """Of both batches that are accumulated: not a sum, as in the original, and not a mean of means."""
+    cfg = run_config(shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0)
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cpu")
-    expected = torch.zeros_like(model.llama_proj.weight)
     runner = registry.get_runner_class("runner_base")(
         cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
     )
-    batches = list(islice(runner._train_batches(), 2))
-    for samples in batches:
-        del samples["bad"]
-        (gradient,) = torch.autograd.grad(model(samples)["loss"], [model.llama_proj.weight])
-        expected += gradient / 2
+    prepare, batches = model.prepare, runner._train_batches()
+    (group,) = islice(draw_groups(batches, prepare, iter([2]), torch.device("cpu")), 1)
+    losses = torch.cat([model.token_losses(samples)[0] for samples in group.batches])
+    assert len({samples["tokens"].targets for samples in group.batches}) == 2  # else both means are one
+    assert group.targets == len(losses)
+    (expected,) = torch.autograd.grad(losses.mean(), [model.llama_proj.weight])
     seen = []
-    runner.optimizer.optimizer.register_step_pre_hook(
+    runner.engine.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(model.llama_proj.weight.grad.clone())
     )
-    for samples in batches:
-        runner._step(samples)
-    assert len(seen) == 1
+    result = runner.engine.update(group, 0.01, [False, True]).read()
+    assert len(seen) == 1 and result.wishes == [False, True]
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+    assert result.loss == pytest.approx(losses.sum().item(), rel=1e-6)
+    assert result.finite and (result.targets, result.images) == (group.targets, 8)
 
 
 def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> N
     _, runner = train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(checkpoint)))
     log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
     assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
-    state = runner.optimizer.state_dict()["state"][0]
+    state = runner.engine.optimizer.state_dict()["state"][0]
     assert state["step"] == 8
     torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match=r"has no 'optimizer', it cannot be resumed"):

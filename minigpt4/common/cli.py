@@ -1,6 +1,7 @@
 """What the commands share: their first arguments, and how a user's mistake ends them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,11 +21,16 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run a command; a mistake of the user's ends it with one line, not with a traceback."""
     # Imported late, so that --help answers at once.
-    from minigpt4.common.errors import UserError
+    from minigpt4.common.errors import Interrupted, UserError
     from minigpt4.common.logger import setup_logger
 
-    setup_logger()
+    setup_logger(is_main=os.environ.get("RANK", "0") == "0")  # a launcher's ranks would say everything twice
     try:
         command(args)
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -6,7 +6,7 @@ built from plain Python values.
 
 import inspect
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,32 @@ def _parse_options(options: list[str] | None) -> DictConfig:
         return OmegaConf.from_dotlist(words)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"--options {' '.join(words)}: {error}") from error
+
+
+def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
+    """What differs between two configurations, a line a key.
+
+    Args:
+        before, now: as `Config.to_dict` gives them.
+        ignored: keys that do not count, e.g. `run.device`.
+    """
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key}: {old.get(key, 'nothing')!r} then, {new.get(key, 'nothing')!r} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and key not in ignored
+    ]
+
+
+def _flat(section: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings -> `a.b.c` -> value."""
+    if not isinstance(section, Mapping):
+        return {name: section}
+    return {
+        path: value
+        for key, inner in section.items()
+        for path, value in _flat(inner, f"{name}.{key}" if name else str(key)).items()
+    }
 
 
 class Config:

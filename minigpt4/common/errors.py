@@ -24,6 +24,23 @@ class DataError(UserError):
     """Shards, pictures or captions cannot be used as they are."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on."""
+
+
+class Interrupted(UserError):
+    """A command was asked to stop, and did.
+
+    Args:
+        message: where it stopped and how to go on.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # as a shell reports it
+
+
 class BadSample(Exception):
     """One picture or caption is skipped, for the reason that is the message; datasets count these."""
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import DataError
+from minigpt4.common.stopping import leave_signals_to_parent
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
 
@@ -98,6 +99,7 @@ class TrainLoader:
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
+            worker_init_fn=leave_signals_to_parent,
             # Else the loader draws from torch's own generator, and a resumed run from another place in it.
             generator=torch.Generator().manual_seed(0),
         )

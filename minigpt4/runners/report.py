@@ -1,32 +1,181 @@
-"""What a run leaves behind for people: `report.json`, two pictures and a table."""
+"""What a run tells: a live line, `log.jsonl`, plots, trackers, and in the end `report.json`."""
 
 import logging
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from minigpt4.common.logger import write_json
+from accelerate import Accelerator
+
+from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.common.plots import draw_loss, draw_samples
+from minigpt4.runners.engine import Result
+from minigpt4.runners.progress import Progress
+from minigpt4.runners.settings import RunSettings
+from minigpt4.runners.state import RunState
+from minigpt4.runners.tracking import make_trackers
 
 log = logging.getLogger(__name__)
 
+# Drawing the curve takes a fraction of a second: not at each line of the log.
+SECONDS_BETWEEN_PLOTS = 60
+TRACKED = ("loss", "lr", "grad_norm", "images_per_second", "tokens_per_second", "skipped")
 
-def write_report(
-    folder: Path, report: dict[str, Any], history: list[dict[str, Any]], records: list[dict[str, Any]]
-) -> None:
-    """Write `report.json`, `loss.png` and, where something was captioned, `samples.png`.
+
+class Reporter:
+    """Everything that a run tells while it works. Only the main process tells anything.
+
+    Entered, it shows the live line and is connected to the trackers.
 
     Args:
-        folder: the run's output folder.
-        report: metrics after training, and under `before` the same before it.
-        history: the log's records.
-        records: the evaluation's; those with an `image` are drawn.
+        settings: of the run.
+        accelerator: which process this is.
+        config: the whole configuration, for the trackers.
     """
-    write_json(folder / "report.json", report)
-    draw_loss(history, folder / "loss.png")
-    drawn = [record for record in records if "image" in record]
-    if drawn:
-        draw_samples(drawn, folder / "samples.png")
-    log.info("wrote report.json, loss.png%s to %s", " and samples.png" if drawn else "", folder)
+
+    def __init__(self, settings: RunSettings, accelerator: Accelerator, config: dict[str, Any]) -> None:
+        self.settings = settings
+        self.accelerator = accelerator
+        self.config = config
+        self.folder = Path(settings.output_dir)
+        self.log = JsonLines(self.folder / "log.jsonl")
+        self.skipped_log = JsonLines(self.folder / "skipped.jsonl")
+        self.drawn = time.monotonic()
+        self.last: dict[str, Any] = {}
+
+    def begin(self, state: RunState) -> None:
+        """Go on behind the last line that the run's checkpoint knows, and show that it works."""
+        s, main = self.settings, self.accelerator.is_main_process
+        if main:
+            self.log.drop_after(state.step)
+            self.skipped_log.drop_after(state.step)
+        self.progress = Progress(
+            s.max_epoch * s.iters_per_epoch, s.iters_per_epoch, start_step=state.step, enabled=main
+        )
+        self.trackers = make_trackers(
+            s.trackers() if main else [],
+            self.folder,
+            config=self.config,
+            job_name=s.job_name,
+            step=state.step,
+        )
+
+    def close(self) -> None:
+        """End the live line, and say goodbye to the trackers."""
+        self.progress.close()
+        self.trackers.close()
+
+    def update(self, state: RunState, result: Result, learning_rate: float) -> None:
+        """After each update: the live line."""
+        self.last = {
+            "epoch": (state.step - 1) // self.settings.iters_per_epoch,
+            "loss": result.loss / result.targets,
+            "lr": learning_rate,
+            "grad_norm": result.norm,
+            **state.window.rates(),
+            "skipped": state.skipped,
+        }
+        self.progress.update(state.step, self.last)
+
+    def line(self, state: RunState, bad: Counter[str]) -> None:
+        """A line of the log, over all updates since the line before."""
+        window = state.window
+        values = self.last | {"step": state.step, "bad": dict(bad), **window.rates()}
+        # Where every update was skipped there is no loss.
+        values["loss"] = window.loss / window.targets if window.targets else None
+        if self.accelerator.is_main_process:
+            self.log.write(**values)
+            self.progress.line(values)
+            self.trackers.log(
+                {f"train/{key}": values[key] for key in TRACKED if values[key] is not None}, state.step
+            )
+            if time.monotonic() - self.drawn > SECONDS_BETWEEN_PLOTS:
+                self._draw()
+
+    def skipped(self, state: RunState, result: Result, keys: list[str]) -> None:
+        """An update that was left out: the samples it would have been made of are kept on disk."""
+        if self.accelerator.is_main_process:
+            # As text: JSON has no word for what is not finite.
+            norm = str(result.norm)
+            self.skipped_log.write(step=state.step, loss=str(result.loss), grad_norm=norm, keys=keys)
+            log.warning(
+                "step %d is skipped: loss %s, gradient %s; its samples are in %s",
+                state.step,
+                result.loss,
+                norm,
+                self.skipped_log.path,
+            )
+
+    def validation(self, state: RunState, loss: float, records: list[dict[str, Any]]) -> None:
+        """The loss of held-out data, and a grid of what is said of some of it."""
+        if not self.accelerator.is_main_process:
+            return
+        self.log.write(step=state.step, epoch=self.last.get("epoch"), valid_loss=loss)
+        log.info(
+            "step %d: validation loss %.4f (best: %.4f at %d)",
+            state.step,
+            loss,
+            state.best_loss,
+            state.best_step,
+        )
+        self.trackers.log({"valid/loss": loss}, state.step)
+        drawn = [record for record in records if "image" in record]
+        if drawn:
+            path = self.folder / "samples" / f"step_{state.step:06d}.png"
+            path.parent.mkdir(exist_ok=True)
+            draw_samples(drawn, path)
+            self.trackers.log_image("valid/samples", path, state.step)
+        self._draw()
+
+    def end(
+        self, state: RunState, metrics: dict[str, float], records: list[dict[str, Any]], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write `report.json`, `loss.png` and, where something was captioned, `samples.png`.
+
+        Args:
+            state: at the end.
+            metrics: of the evaluation after training.
+            records: of it; those with an `image` are drawn.
+            more: what else the report holds.
+
+        Returns:
+            What `report.json` holds.
+        """
+        report = {
+            **metrics,
+            "before": state.before,
+            "steps": state.step,
+            "images": state.images,
+            "train_seconds": round(state.seconds, 1),
+            "skipped_steps": state.skipped,
+            **more,
+        }
+        if state.best_loss is not None:
+            report |= {"best_valid_loss": state.best_loss, "best_step": state.best_step}
+        if self.accelerator.is_main_process:
+            write_json(self.folder / "report.json", report)
+            self._draw()
+            drawn = [record for record in records if "image" in record]
+            if drawn:
+                draw_samples(drawn, self.folder / "samples.png")
+            log.info("wrote report.json, loss.png%s to %s", " and samples.png" if drawn else "", self.folder)
+        return report
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        draw_loss(self.log.read(), self.folder / "loss.png")
+
+
+def keep_earlier_run(folder: Path) -> None:
+    """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost."""
+    if not (folder / "log.jsonl").exists():
+        return
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(kept)
+    log.info("moved the earlier run in %s to %s", folder, kept)
 
 
 def report_table(report: dict[str, Any]) -> str:

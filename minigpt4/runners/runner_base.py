@@ -1,34 +1,33 @@
-"""The training loop: when to step, log, save and evaluate. Devices, precision and ranks are accelerate's."""
+"""The training loop: when to step, log, validate, save and stop."""
 
 import logging
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
-from tqdm import tqdm
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
-from minigpt4.common.checkpoint import read_checkpoint, save_checkpoint
-from minigpt4.common.config import Config, bind
-from minigpt4.common.device import has_fast_bf16, pick_device
-from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.common.logger import JsonLines
+from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.config import Config, bind, config_changes
+from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
+from minigpt4.common.stopping import StopRequest
 from minigpt4.common.weights import resolve_file
-from minigpt4.datasets.builders import BaseDatasetBuilder
-from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.mixing import TrainLoader, TrainStream
 from minigpt4.models.base_model import BaseModel
-from minigpt4.runners.report import write_report
-from minigpt4.runners.settings import RunSettings
-from minigpt4.tasks.base_task import BaseTask
+from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
+from minigpt4.runners.engine import Engine, Outcome
+from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
+from minigpt4.runners.groups import draw_groups, group_sizes
+from minigpt4.runners.report import Reporter, keep_earlier_run
+from minigpt4.runners.settings import AUTO, WITHOUT_EFFECT, RunSettings
+from minigpt4.runners.state import RunState, Window
+from minigpt4.tasks.base_task import BaseTask, Datasets
 
 log = logging.getLogger(__name__)
 
@@ -44,48 +43,30 @@ class RunnerBase:
         datasets: name -> (builder, datasets by split), as `BaseTask.build_datasets` gives them.
     """
 
-    def __init__(
-        self,
-        cfg: Config,
-        task: BaseTask,
-        model: BaseModel,
-        datasets: dict[str, tuple[BaseDatasetBuilder, dict]],
-    ) -> None:
+    def __init__(self, cfg: Config, task: BaseTask, model: BaseModel, datasets: Datasets) -> None:
         self.cfg = cfg
         self.settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
-        self.task = task
         self.datasets = datasets
-        self.accelerator = make_accelerator(self.settings)
-        self.output_dir = Path(self.settings.output_dir)
-        self.log = JsonLines(self.output_dir / "log.jsonl")
-        self.start_epoch = 0
-        self.bad = Counter()
-        self.sampler_state: dict[str, Any] = {"drawn": 0, "loaders": {}}
-        if self.settings.wandb_log:
-            log.warning("run.wandb_log: True has no effect yet; the run is logged to %s", self.log.path)
-
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise ConfigError(
-                "nothing is trained: everything is frozen (model.freeze_vit, model.freeze_qformer)"
-            )
-        self.optimizer = self._make_optimizer(parameters)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.engine = Engine(self.settings, task, model)
+        self.accelerator = self.engine.accelerator
         self.scheduler = self._make_scheduler()
+        self.task = task
+        self.stop = StopRequest()
+        self.evaluator = Evaluator(self.settings, task, datasets, self.engine, self.stop)
+        self.output_dir = Path(self.settings.output_dir)
+        self.checkpoints = CheckpointFolder(self.output_dir, self.settings.keep)
+        self.reporter = Reporter(self.settings, self.accelerator, cfg.to_dict())
+        self.state = RunState()
+        self.sampler_state: dict[str, Any] = {"drawn": 0, "loaders": {}}
+        # What any rank asked for in the updates known so far: to stop, and to save because it is time.
+        self.asked = [False, False]
+        self.saved_at = self.since = time.monotonic()
+        self.settings.warn_about_launch(self.accelerator.num_processes)
 
     @property
     def bare_model(self) -> BaseModel:
         """The model without what accelerate wraps around it."""
-        return self.accelerator.unwrap_model(self.model)
-
-    def _make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        decayed = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self.settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.settings.init_lr, betas=(0.9, self.settings.beta2))
+        return self.engine.bare_model
 
     def _make_scheduler(self) -> Any:
         scheduler_class = registry.get_lr_scheduler_class(self.settings.lr_sched)
@@ -100,7 +81,61 @@ class RunnerBase:
         }
         if s.lr_sched == "linear_warmup_step_lr":
             arguments["decay_rate"] = s.lr_decay_rate
-        return scheduler_class(self.optimizer, **arguments)
+        return scheduler_class(self.engine.optimizer, **arguments)
+
+    def train(self) -> dict[str, Any]:
+        """Train, validate, evaluate, and leave checkpoints, log, plots and report in `output_dir`.
+
+        Returns:
+            What `report.json` holds.
+
+        Raises:
+            Interrupted: if it was asked to stop; everything is saved.
+            TrainingError: if no update comes to a finite loss any more; everything is saved.
+        """
+        set_seed(self.settings.seed, device_specific=True)
+        check_splits(self.datasets, self.settings)
+        with self.stop:
+            try:
+                return self._train()
+            except StoppedEvaluation:
+                raise self._interrupted() from None
+
+    def _train(self) -> dict[str, Any]:
+        splits = self.settings.test_splits
+        if self.settings.evaluate:
+            return self._evaluate()[0]
+        self._begin()
+        with closing(self._train_batches()) as batches:
+            if splits and not self.state.before:
+                self.state.before, _ = self._evaluate()
+            self.reporter.begin(self.state)
+            with closing(self.reporter):
+                self._train_steps(batches)
+            bad = self._bad(batches)
+        metrics, records = self._evaluate() if splits else ({}, [])
+        trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
+        more = {"trainable_parameters": trained, "bad_samples": dict(bad)}
+        return self.reporter.end(self.state, metrics, records, more)
+
+    def _evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Caption all of `test_splits` -> metrics and records."""
+        records = self.evaluator.records(self.settings.test_splits)
+        metrics = self.task.summarize(records)
+        log.info("evaluation: %s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        return metrics, records
+
+    def _begin(self) -> None:
+        """Find where the run begins or goes on, and ready its folder."""
+        (path,) = broadcast_object_list([self._resume_path()])
+        if path is not None:
+            self._resume(path)
+        if self.accelerator.is_main_process:
+            if path is None or path.parent.resolve() != self.output_dir.resolve():
+                keep_earlier_run(self.output_dir)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.remove_leftovers()
+        self.accelerator.wait_for_everyone()
 
     def _train_batches(self) -> TrainStream:
         """All that is trained on, from where the checkpoint left it."""
@@ -108,8 +143,6 @@ class RunnerBase:
         resumed = self.sampler_state["loaders"]
         for name, (builder, splits) in self.datasets.items():
             for split in self.settings.train_splits:
-                if split not in splits:
-                    raise ConfigError(f"run.train_splits: datasets.{name} has no split {split!r}")
                 loaders[f"{name}.{split}"] = TrainLoader(
                     splits[split],
                     builder.batch_size,
@@ -117,190 +150,160 @@ class RunnerBase:
                     rank=self.accelerator.process_index,
                     world_size=self.accelerator.num_processes,
                     workers=self.settings.num_workers,
-                    pin_memory=self.accelerator.device.type == "cuda",
+                    pin_memory=self.engine.device.type == "cuda",
                     state=resumed.get(f"{name}.{split}"),
                 )
                 ratios.append(builder.sample_ratio)
         stream = TrainStream(loaders, ratios, self.settings.seed, self.sampler_state["drawn"])
         if self.accelerator.is_main_process:
             stream.describe(resumed)
-        self.bad = stream.bad()
         return stream
 
-    def train(self) -> dict[str, Any]:
-        """Train, evaluate, and leave checkpoint, log, plots and report in `output_dir`.
+    def _train_steps(self, batches: TrainStream) -> None:
+        s, state = self.settings, self.state
+        self.engine.model.train()
+        if state.owes_validation:
+            self._pause(state.step, batches)
+        sizes = group_sizes(state.step, s.max_epoch, s.iters_per_epoch, s.accum_grad_iters)
+        launched = None
+        self.saved_at = self.since = time.monotonic()
+        for group in draw_groups(batches, self.bare_model.prepare, sizes, self.engine.device):
+            begun, state.step = state.step, state.step + len(group.batches)
+            epoch, last = divmod(state.step - 1, s.iters_per_epoch)
+            rate = self.scheduler.step(cur_epoch=epoch, cur_step=last)
+            outcome = self.engine.update(group, rate, self._wishes())
+            # What the update before came to is read while this one computes: the device never waits.
+            if launched is not None:
+                self._settle(launched)
+            launched = outcome
+            if any(self.asked) or any(
+                map(self._crossed(begun), (0, s.log_freq, s.save_every, s.valid_every))
+            ):
+                self._settle(launched)
+                launched = None
+                self._pause(begun, batches)
 
-        Returns:
-            What `report.json` holds.
-        """
-        set_seed(self.settings.seed, device_specific=True)
-        if self.settings.resume_ckpt_path:
-            self._resume(self.settings.resume_ckpt_path)
-        elif self.accelerator.is_main_process and not self.settings.evaluate:
-            keep_earlier_run(self.output_dir)
-        self.accelerator.wait_for_everyone()
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._say_what_is_trained()
-        batches = self._train_batches()  # a split that is not there is told before anything is evaluated
-        before, _ = self.evaluate()
-        if self.settings.evaluate:
-            return before
-        started = time.perf_counter()
-        with closing(batches):
-            for epoch in range(self.start_epoch, self.settings.max_epoch):
-                self._train_epoch(epoch, batches)
-                self._save(epoch, batches)
-        seconds = time.perf_counter() - started
-        after, records = self.evaluate()
-        report = {
-            **after,
-            "before": before,
-            "train_seconds": round(seconds, 1),
-            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            "steps": (self.settings.max_epoch - self.start_epoch) * self.settings.iters_per_epoch,
-            "bad_samples": dict(self.bad),
-        }
-        if self.accelerator.is_main_process:
-            write_report(self.output_dir, report, self.log.read(), records)
-        return report
+    def _wishes(self) -> list[bool]:
+        """Whether this rank wants to stop, and (the main one's clock counts) to save."""
+        minutes = (time.monotonic() - self.saved_at) / 60
+        timed = 0 < self.settings.save_minutes <= minutes
+        return [bool(self.stop), timed and self.accelerator.is_main_process]
 
-    def _train_epoch(self, epoch: int, batches: Iterator[dict[str, Any]]) -> None:
-        s = self.settings
-        self.model.train()
-        running = torch.zeros((), device=self.accelerator.device)
-        counted, images, since = 0, 0, time.perf_counter()
-        steps = tqdm(
-            range(s.iters_per_epoch),
-            desc=f"epoch {epoch}",
-            disable=None if self.accelerator.is_main_process else True,
-        )
-        for i, samples in zip(steps, islice(batches, s.iters_per_epoch), strict=True):
-            self.bad.update(samples.pop("bad"))
-            rate = self.scheduler.step(cur_epoch=epoch, cur_step=i)
-            running += self._step(samples)
-            counted += 1
-            images += len(samples["answer"])
-            step = epoch * s.iters_per_epoch + i + 1
-            if step % s.log_freq == 0 or i + 1 == s.iters_per_epoch:
-                loss = self.accelerator.reduce(running / counted, reduction="mean").item()
-                speed = images * self.accelerator.num_processes / (time.perf_counter() - since)
-                self._log_step(step=step, epoch=epoch, loss=loss, lr=rate, images_per_second=round(speed, 1))
-                running.zero_()
-                counted, images, since = 0, 0, time.perf_counter()
+    def _crossed(self, begun: int) -> Callable[[int], bool]:
+        """Says whether the steps after `begun` reached a multiple of so many (0: an epoch's end)."""
+        end, epoch = self.state.step, self.settings.iters_per_epoch
+        return lambda every: end // (every or epoch) > begun // (every or epoch)
 
-    def _step(self, samples: dict[str, Any]) -> torch.Tensor:
-        """One batch forth and back; the optimizer steps at every `accum_grad_iters`-th."""
-        with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
-                loss = self.task.train_step(self.model, samples)
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients and self.settings.grad_clip:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return loss.detach()
+    def _settle(self, outcome: Outcome) -> None:
+        """Count an update, and note one that came to nothing finite."""
+        result = outcome.read()
+        now = time.monotonic()
+        self.state.count(result, now - self.since)
+        self.since = now
+        self.asked = [asked or wish for asked, wish in zip(self.asked, result.wishes, strict=True)]
+        if not result.finite:
+            self.reporter.skipped(self.state, result, gather_object(outcome.group.keys))
+            if self.state.skipped_in_a_row >= self.settings.max_bad_steps:
+                self.asked[0] = True
+        self.reporter.update(self.state, result, outcome.learning_rate)
 
-    def _log_step(self, **values: Any) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        self.log.write(**values, bad=dict(self.bad))
-        bad = f", bad {dict(self.bad)}" if self.bad else ""
-        log.info(
-            "epoch %d, step %d: loss %.4f, lr %.2e, %.0f images/s%s",
-            values["epoch"],
-            values["step"],
-            values["loss"],
-            values["lr"],
-            values["images_per_second"],
-            bad,
-        )
+    def _pause(self, begun: int, batches: TrainStream) -> None:
+        """Between two updates: log, validate, save, and stop if that was asked for."""
+        crossed, state = self._crossed(begun), self.state
+        stop, save = self.asked
+        if crossed(0) or crossed(self.settings.log_freq):
+            self.reporter.line(self.state, self._bad(batches))
+            state.window = Window()
+        if self.settings.valid_splits and crossed(self.settings.valid_every):
+            state.owes_validation = True
+        best = False
+        if state.owes_validation and not stop:
+            try:
+                best = self._validate()
+            except StoppedEvaluation:
+                stop = True
+        if stop or save or best or crossed(0) or crossed(self.settings.save_every):
+            self._save(batches, best)
+        if stop:
+            raise self._interrupted()
+        self.asked = [False, False]
+        self.since = time.monotonic()
 
-    def _say_what_is_trained(self) -> None:
-        for part, count in self.bare_model.parameter_summary().items():
-            log.info(
-                "%-16s %12s parameters, %s trained", part, f"{count['total']:,}", f"{count['trainable']:,}"
+    def _validate(self) -> bool:
+        """Take the loss of `valid_splits` -> whether it is the lowest so far."""
+        records = self.evaluator.records(self.settings.valid_splits, captions=PICTURES)
+        loss = self.task.summarize(records)["loss"]
+        best = self.state.best_loss is None or loss < self.state.best_loss
+        if best:
+            self.state.best_loss, self.state.best_step = loss, self.state.step
+        self.state.owes_validation = False
+        self.reporter.validation(self.state, loss, records)
+        return best
+
+    def _bad(self, batches: TrainStream) -> Counter[str]:
+        """What was skipped so far on all ranks, by reason."""
+        return sum(gather_object([batches.bad()]), Counter())
+
+    def _interrupted(self) -> TrainingError | Interrupted:
+        """Why the run stops here, and how to go on."""
+        state, on = self.state, "the same command with --resume auto goes on from there"
+        if state.skipped_in_a_row >= self.settings.max_bad_steps:
+            return TrainingError(
+                f"{state.skipped_in_a_row} updates in a row had no finite loss or gradient, the last at step "
+                f"{state.step}. Their samples are in {self.reporter.skipped_log.path}; {on}. A smaller "
+                "run.init_lr, another model.llm_precision, or the data may be what is wrong"
             )
+        # A rank that was not asked itself stops with the one that was.
+        number = self.stop.signal or signal.SIGTERM
+        return Interrupted(
+            f"stopped by {signal.Signals(number).name} after step {state.step}; "
+            f"{self.output_dir / LATEST}: {on}",
+            number,
+        )
 
-    def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Caption all of `test_splits` on the main process -> (metrics, records). Empty without any."""
-        records: list[dict[str, Any]] = []
-        if not self.settings.test_splits or not self.accelerator.is_main_process:
-            return {}, records
-        for name, (_, splits) in self.datasets.items():
-            for split in self.settings.test_splits:
-                if split not in splits:
-                    raise ConfigError(f"run.test_splits: datasets.{name} has no split {split!r}")
-                stream = BatchStream(
-                    splits[split], self.settings.batch_size_eval, self.settings.max_bad_fraction
-                )
-                records += self.task.evaluate(self.bare_model, stream, keep_images=16 - len(records))
-        metrics = self.task.summarize(records)
-        log.info("evaluation: %s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-        return metrics, records
-
-    def _save(self, epoch: int, batches: TrainStream) -> None:
+    def _save(self, batches: TrainStream, best: bool) -> None:
         # What each rank has of its own. Every rank must come here: they wait for each other.
-        ranks = gather_object([{"sampler": batches.state(), "rng": rng_state(self.accelerator.device)}])
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "model": self.bare_model.trainable_state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-            "sampler": [rank["sampler"] for rank in ranks],
-            "rng": [rank["rng"] for rank in ranks],
-            "epoch": epoch,
-            "step": (epoch + 1) * self.settings.iters_per_epoch,
-            "config": self.cfg.to_dict(),
-            "meta": self.bare_model.checkpoint_meta(),
-        }
-        save_checkpoint(state, self.output_dir / f"checkpoint_{epoch}.pth")
-        save_checkpoint(state, self.output_dir / "checkpoint_latest.pth")
-        log.info("saved %s", self.output_dir / f"checkpoint_{epoch}.pth")
+        ranks = gather_object([{"sampler": batches.state(), "rng": rng_state(self.engine.device)}])
+        if self.accelerator.is_main_process:
+            state = self.engine.state() | {
+                "sampler": [rank["sampler"] for rank in ranks],
+                "rng": [rank["rng"] for rank in ranks],
+                "epoch": (self.state.step - 1) // self.settings.iters_per_epoch,
+                "step": self.state.step,
+                "progress": self.state.to_dict(),
+                "config": self.cfg.to_dict(),
+                "meta": self.bare_model.checkpoint_meta(),
+            }
+            epoch_end = self.state.step % self.settings.iters_per_epoch == 0
+            self.checkpoints.save(state, epoch_end=epoch_end, best=best)
+        self.saved_at = time.monotonic()
 
-    def _resume(self, path: str) -> None:
-        path = resolve_file(path, "run.resume_ckpt_path")
+    def _resume_path(self) -> Path | None:
+        """The checkpoint to go on from, if there is one."""
+        path = self.settings.resume_ckpt_path
+        if not path:
+            return None
+        if path != AUTO:
+            return resolve_file(path, "run.resume_ckpt_path")
+        newest = self.checkpoints.newest()
+        if newest is None:
+            log.info("nothing to resume in %s: a new run begins", self.output_dir)
+        return newest
+
+    def _resume(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
-        for key in ("optimizer", "epoch", "rng", "sampler"):
+        for key in ("optimizer", "step", "rng", "sampler", "config"):
             if key not in checkpoint:
                 raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
+        ignored = [f"run.{key}" for key in WITHOUT_EFFECT]
+        for change in config_changes(checkpoint["config"], self.cfg.to_dict(), ignored):
+            log.warning("not as it was when %s was written: %s", path.name, change)
         self.bare_model.load_checkpoint(path)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.accelerator.scaler and checkpoint.get("scaler"):
-            self.accelerator.scaler.load_state_dict(checkpoint["scaler"])
+        self.engine.load_optimizer(checkpoint)
         # A rank that was not there before keeps its new generators, and begins a new order of the data.
         rank, ranks = self.accelerator.process_index, len(checkpoint["sampler"])
         self.sampler_state = checkpoint["sampler"][rank if rank < ranks else 0]
         if rank < ranks:
-            set_rng_state(checkpoint["rng"][rank], self.accelerator.device)
-        self.start_epoch = checkpoint["epoch"] + 1
-        log.info("resuming %s with epoch %d", path, self.start_epoch)
-
-
-def make_accelerator(settings: RunSettings) -> Accelerator:
-    """accelerate's engine on the device that was asked for, in the precision that pays there."""
-    device = pick_device(settings.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    precision = "no"
-    if settings.amp and device.type in ("cuda", "cpu"):
-        if has_fast_bf16(device):
-            precision = "bf16"
-        elif device.type == "cuda":
-            precision = "fp16"
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        gradient_accumulation_steps=settings.accum_grad_iters,
-    )
-
-
-def keep_earlier_run(folder: Path) -> None:
-    """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost."""
-    if not (folder / "log.jsonl").exists():
-        return
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(kept)
-    log.info("moved the earlier run in %s to %s", folder, kept)
+            set_rng_state(checkpoint["rng"][rank], self.engine.device)
+        self.state = RunState.from_dict(checkpoint.get("progress", {}) | {"step": checkpoint["step"]})
+        log.info("resuming %s after step %d", path, self.state.step)

@@ -60,8 +60,11 @@ class BaseTask:
         return model_class.from_config(cfg.model_cfg, device=device, **cached)
 
     def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
-        """The loss of one batch, a scalar with a gradient."""
-        return model(samples)["loss"]
+        """The loss of one batch that the model prepared: the sum over its target tokens, with a gradient.
+
+        The engine divides it by the number of targets in all batches of an update, on all ranks.
+        """
+        return model(samples, reduction="sum")["loss"]
 
     def evaluate(self, model: BaseModel, batches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """One record a sample."""

@@ -27,6 +27,7 @@ class ImageTextPretrainTask(BaseTask):
         *,
         shuffled: bool = False,
         keep_images: int = 0,
+        captions: int | None = None,
         total: int | None = None,
     ) -> list[dict[str, Any]]:
         """Caption pictures greedily, and take the loss of their true captions.
@@ -37,11 +38,12 @@ class ImageTextPretrainTask(BaseTask):
             shuffled: deal the pictures to wrong captions, which shows what the loss owes to looking.
                 Samples of a batch in which no other caption is found are left out.
             keep_images: how many of the first records keep their pixels (uint8 array [H, W, 3]).
+            captions: only the first so many are captioned; of the others the loss alone is taken.
             total: number of samples, for the progress bar.
 
         Returns:
-            Dicts with `image_id`, `group`, `truth`, `caption`, `exact_match`, `loss` (nats a token),
-            `tokens`, and `image` where kept.
+            Dicts with `image_id`, `group`, `truth`, `loss` (nats a token), `tokens`; with `caption` and
+            `exact_match` where captioned, and `image` where kept.
         """
         was_training = model.training
         model.eval()
@@ -50,9 +52,12 @@ class ImageTextPretrainTask(BaseTask):
         with tqdm(total=total, desc="evaluating", unit="picture", disable=None) as bar:
             for samples in batches:
                 bad.update(samples.pop("bad", {}))
+                samples.pop("reader", None)  # where the loader stands: a sample has no such thing
                 samples = deal_to_wrong_captions(samples) if shuffled else samples
-                if samples["answer"]:
-                    records += _records(model, samples, keep_images - len(records))
+                truths = samples["answer"]
+                if truths:
+                    more = len(truths) if captions is None else max(captions - len(records), 0)
+                    records += _records(model, samples, keep_images - len(records), more)
                 bar.update(len(samples["answer"]))
         model.train(was_training)
         if bad:
@@ -60,15 +65,16 @@ class ImageTextPretrainTask(BaseTask):
         return records
 
     def summarize(self, records: list[dict[str, Any]]) -> dict[str, float]:
-        """Mean loss a token, exact match over all, and over each group where the data names groups."""
+        """Mean loss a token; exact match of what was captioned, and of each group that the data names."""
         tokens = sum(r["tokens"] for r in records)
+        captioned = [r for r in records if "caption" in r]
         metrics = {
             "samples": len(records),
             "loss": sum(r["loss"] * r["tokens"] for r in records) / max(tokens, 1),
-            "exact_match": _share(records),
+            "exact_match": _share(captioned),
         }
-        for group in sorted({r["group"] for r in records if r["group"]}):
-            metrics[f"exact_match_{group}"] = _share([r for r in records if r["group"] == group])
+        for group in sorted({r["group"] for r in captioned if r["group"]}):
+            metrics[f"exact_match_{group}"] = _share([r for r in captioned if r["group"] == group])
         return metrics
 
 
@@ -76,24 +82,27 @@ def _share(records: list[dict[str, Any]]) -> float:
     return sum(r["exact_match"] for r in records) / max(len(records), 1)
 
 
-def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int) -> list[dict[str, Any]]:
+def _records(model: MiniGPTBase, samples: dict[str, Any], keep: int, captioned: int) -> list[dict[str, Any]]:
     truths = samples["answer"]
     prompts = model.evaluation_prompts(samples)
     losses, tokens = model.token_losses(samples | {"instruction_input": prompts})
     sums = losses.new_zeros(len(truths)).index_add(0, tokens.target_row, losses).tolist()
     counts = Counter(tokens.target_row.tolist())
-    captions = model.generate(flat_images(samples), prompts, max_new_tokens=model.max_txt_len)
+    first = {key: values[:captioned] for key, values in samples.items()}
+    captions = []
+    if first["answer"]:
+        captions = model.generate(flat_images(first), prompts[:captioned], max_new_tokens=model.max_txt_len)
     records = []
-    for row, (truth, caption) in enumerate(zip(truths, captions, strict=True)):
+    for row, truth in enumerate(truths):
         record = {
             "image_id": samples["image_id"][row],
             "group": samples["group"][row],
             "truth": truth,
-            "caption": caption,
-            "exact_match": caption == truth,
             "loss": sums[row] / counts[row],
             "tokens": counts[row],
         }
+        if row < len(captions):
+            record |= {"caption": captions[row], "exact_match": captions[row] == truth}
         if row < keep and "image" in samples:
             image = samples["image"][row]
             record["image"] = model.to_pixels(image if image.ndim == 3 else image[0])

@@ -1,0 +1,194 @@
+"""One update of the weights, on however many devices. Devices, precision and ranks are accelerate's."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.distributed.tensor import DTensor
+
+from minigpt4.common.device import has_fast_bf16, pick_device
+from minigpt4.common.errors import ConfigError
+from minigpt4.models.base_model import BaseModel
+from minigpt4.runners.groups import Group
+from minigpt4.runners.settings import RunSettings
+from minigpt4.tasks.base_task import BaseTask
+
+# How long ranks wait for one that does not come. Nothing between two meetings of theirs takes so long but
+# the validation under a sharded language model.
+TIMEOUT = timedelta(minutes=20)
+
+
+@dataclass
+class Outcome:
+    """What an update came to, over all ranks, perhaps still on its way from the device.
+
+    Attributes:
+        group: what it was made of on this rank.
+        learning_rate: that it was made with.
+        values: targets, tokens, images, the wishes, loss, norm of the gradient.
+        arrived: on a GPU, when `values` can be read.
+    """
+
+    group: Group
+    learning_rate: float
+    values: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> "Result":
+        """Wait until it is known."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        targets, tokens, images, *wishes, loss, norm = self.values.tolist()
+        return Result(int(targets), int(tokens), int(images), [wish > 0 for wish in wishes], loss, norm)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An update, over all ranks.
+
+    Attributes:
+        targets, tokens, images: how many; see `Group`.
+        wishes: for each, whether any rank has it.
+        loss: the sum over all targets, in nats.
+        norm: of the gradient, before clipping.
+    """
+
+    targets: int
+    tokens: int
+    images: int
+    wishes: list[bool]
+    loss: float
+    norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the weights were changed by it; else the update was skipped."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class Engine:
+    """Model and optimizer, as accelerate prepared them, and how they make an update.
+
+    Args:
+        settings: of the run.
+        task: says what the loss of a batch is.
+        model: its trainable parameters are trained.
+
+    Attributes:
+        model: with what accelerate wraps around it; `bare_model` is without.
+    """
+
+    def __init__(self, settings: RunSettings, task: BaseTask, model: BaseModel) -> None:
+        self.settings = settings
+        self.task = task
+        self.accelerator = make_accelerator(settings)
+        self.bare_model = model
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ConfigError(
+                "nothing is trained: everything is frozen (model.freeze_vit, model.freeze_qformer)"
+            )
+        self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(parameters))
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def _make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        decayed = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        betas = (0.9, self.settings.beta2)
+        # Fused, it is one kernel, and can be told on the device to leave everything as it is.
+        return torch.optim.AdamW(groups, lr=self.settings.init_lr, betas=betas, fused=True)
+
+    def update(self, group: Group, learning_rate: float, wishes: Sequence[bool]) -> Outcome:
+        """Forth, back, and one step of the optimizer, which is left out if loss or gradient are not finite.
+
+        The loss is the mean over all target tokens of the group, on all ranks: neither ranks nor batches
+        with fewer of them weigh more. Nothing here waits for the device.
+
+        Args:
+            group: the batches, prepared.
+            learning_rate: the optimizer's at this moment.
+            wishes: what this rank wants all to know.
+        """
+        # float32 counts to 16 million without a gap.
+        sums = self._sum([group.targets, group.tokens, group.images, *wishes])
+        # accelerate (and DDP below it) average gradients over the ranks; they are meant to add up.
+        share = self.accelerator.num_processes / sums[0]
+        losses = torch.zeros((), device=self.device)
+        for samples in group.batches:
+            last = samples is group.batches[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.task.train_step(self.model, samples)
+                self.accelerator.backward(loss * share)
+            losses += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        losses = self.accelerator.reduce(losses, "sum")
+        # What torch's own gradient scaler does in float16, whose word counts there: the step of an optimizer
+        # that is told so changes nothing, its count of steps neither.
+        finite = torch.isfinite(losses) & torch.isfinite(norm)
+        self.optimizer.optimizer.found_inf = (~finite).float()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        values = torch.cat([sums, torch.stack([losses, norm])])
+        arrived = None
+        if self.device.type == "cuda":
+            values, arrived = values.to("cpu", non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        return Outcome(group, learning_rate, values, arrived)
+
+    def _sum(self, values: Sequence[float]) -> torch.Tensor:
+        """Over all ranks, on the device."""
+        tensor = torch.tensor(values, dtype=torch.float32)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return self.accelerator.reduce(tensor.to(self.device), "sum")
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of weights and optimizer."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.bare_model.trainable_state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Go on with the optimizer of a checkpoint; the weights are the model's to load."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def make_accelerator(settings: RunSettings) -> Accelerator:
+    """accelerate's engine on the device that was asked for, in the precision that pays there."""
+    device = pick_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    precision = "no"
+    if settings.amp and device.type in ("cuda", "cpu"):
+        if has_fast_bf16(device):
+            precision = "bf16"
+        elif device.type == "cuda":
+            precision = "fp16"
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend=settings.dist_backend, timeout=TIMEOUT),
+            # No buffer is trained, and gradients need no second copy.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+    )

@@ -1,0 +1,85 @@
+"""What the model says of splits that it is not trained on, with the work divided over the ranks."""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.rng import undisturbed
+from minigpt4.common.stopping import StopRequest
+from minigpt4.datasets.collate import BatchStream
+from minigpt4.runners.engine import Engine
+from minigpt4.runners.settings import RunSettings
+from minigpt4.tasks.base_task import BaseTask, Datasets
+
+# As many as a grid shows.
+PICTURES = 16
+
+
+class StoppedEvaluation(Exception):
+    """Somebody asked to stop in the middle of an evaluation, and it was given up."""
+
+
+def check_splits(datasets: Datasets, settings: RunSettings) -> None:
+    """Raise ConfigError if a split that `run:` names is not there."""
+    for key in ("train_splits", "valid_splits", "test_splits"):
+        for name, (_, splits) in datasets.items():
+            for split in getattr(settings, key):
+                if split not in splits:
+                    raise ConfigError(f"run.{key}: datasets.{name} has no split {split!r}")
+
+
+class Evaluator:
+    """Takes losses and captions of whole splits, and leaves training's random state as it was.
+
+    Args:
+        settings, task, datasets, engine: the runner's.
+        stop: where requests to stop arrive.
+    """
+
+    def __init__(
+        self, settings: RunSettings, task: BaseTask, datasets: Datasets, engine: Engine, stop: StopRequest
+    ) -> None:
+        self.settings = settings
+        self.task = task
+        self.datasets = datasets
+        self.engine = engine
+        self.stop = stop
+
+    def records(self, splits: Sequence[str], captions: int | None = None) -> list[dict[str, Any]]:
+        """A record a sample, of all ranks; the first of them hold their picture.
+
+        Args:
+            splits: names.
+            captions: how many samples are captioned; None for all.
+
+        Raises:
+            StoppedEvaluation: if a lone process was asked to stop. Several go on to the end, where they meet.
+        """
+        accelerator = self.engine.accelerator
+        records: list[dict[str, Any]] = []
+        with undisturbed(self.engine.device):
+            for _, by_split in self.datasets.values():
+                for split in splits:
+                    dataset = copy.copy(by_split[split])
+                    dataset.training = False
+                    dataset.rank, dataset.world_size = accelerator.process_index, accelerator.num_processes
+                    batches = BatchStream(
+                        dataset, self.settings.batch_size_eval, self.settings.max_bad_fraction
+                    )
+                    left = PICTURES - len(records) if accelerator.is_main_process else 0
+                    records += self.task.evaluate(
+                        self.engine.bare_model,
+                        self._until_stopped(batches),
+                        keep_images=left,
+                        captions=None if captions is None else min(left, captions),
+                    )
+        return gather_object(records)
+
+    def _until_stopped(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for batch in batches:
+            if self.stop and self.engine.accelerator.num_processes == 1:
+                raise StoppedEvaluation
+            yield batch

@@ -1,0 +1,86 @@
+"""How far a run has come, in numbers; a checkpoint holds them as a dict."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from minigpt4.runners.engine import Result
+
+
+@dataclass
+class Window:
+    """What was done since the last line of the log, over all ranks.
+
+    Attributes:
+        loss: sum over all targets, in nats.
+        targets, tokens, images: how many; see `Group`.
+        seconds: that it took.
+    """
+
+    loss: float = 0.0
+    targets: int = 0
+    tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+    def rates(self) -> dict[str, float]:
+        """`images_per_second` and `tokens_per_second`."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "images_per_second": round(self.images / seconds, 1),
+            "tokens_per_second": round(self.tokens / seconds),
+        }
+
+
+@dataclass
+class RunState:
+    """Everything that is counted.
+
+    Attributes:
+        step: steps done.
+        images: samples trained on.
+        seconds: of training, without validation and saving.
+        skipped: updates that were left out because loss or gradient were not finite.
+        skipped_in_a_row: of those, the last ones without a good one between.
+        best_loss, best_step: of the best validation, and where it was.
+        owes_validation: one was due, and a request to stop came first.
+        before: metrics of the evaluation before training.
+        window: since the last line of the log.
+    """
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    owes_validation: bool = False
+    before: dict[str, float] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+
+    def count(self, result: Result, seconds: float) -> None:
+        """Add an update and the time since the one before."""
+        self.images += result.images
+        self.seconds += seconds
+        self.window.seconds += seconds
+        self.window.images += result.images
+        self.window.tokens += result.tokens
+        if result.finite:
+            self.window.loss += result.loss
+            self.window.targets += result.targets
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunState":
+        """What `to_dict` gave; what an older version did not count begins at nothing."""
+        known = {one.name for one in fields(cls)}
+        state = cls(**{key: value for key, value in values.items() if key in known})
+        if not isinstance(state.window, Window):
+            state.window = Window(**state.window)
+        return state
