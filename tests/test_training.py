@@ -125,7 +125,7 @@ def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Pa
     runner.engine.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(model.llama_proj.weight.grad.clone())
     )
-    result = runner.engine.update(group, 0.01, [False, True]).read()
+    result = runner.engine.update(group, 2, [False, True]).read()
     assert len(seen) == 1 and result.wishes == [False, True]
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
     assert result.loss == pytest.approx(losses.sum().item(), rel=1e-6)

@@ -81,7 +81,7 @@ class Reporter:
     def line(self, state: RunState, bad: Counter[str]) -> None:
         """A line of the log, over all updates since the line before."""
         window = state.window
-        values = self.last | {"step": state.step, "bad": dict(bad), **window.rates()}
+        values = {"step": state.step, **self.last, "bad": dict(bad), **window.rates()}
         # Where every update was skipped there is no loss.
         values["loss"] = window.loss / window.targets if window.targets else None
         if self.accelerator.is_main_process:

@@ -49,7 +49,6 @@ class RunnerBase:
         self.datasets = datasets
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
-        self.scheduler = self._make_scheduler()
         self.task = task
         self.stop = StopRequest()
         self.evaluator = Evaluator(self.settings, task, datasets, self.engine, self.stop)
@@ -67,21 +66,6 @@ class RunnerBase:
     def bare_model(self) -> BaseModel:
         """The model without what accelerate wraps around it."""
         return self.engine.bare_model
-
-    def _make_scheduler(self) -> Any:
-        scheduler_class = registry.get_lr_scheduler_class(self.settings.lr_sched)
-        s = self.settings
-        arguments = {
-            "max_epoch": s.max_epoch,
-            "iters_per_epoch": s.iters_per_epoch,
-            "min_lr": s.min_lr,
-            "init_lr": s.init_lr,
-            "warmup_steps": s.warmup_steps,
-            "warmup_start_lr": s.warmup_lr,
-        }
-        if s.lr_sched == "linear_warmup_step_lr":
-            arguments["decay_rate"] = s.lr_decay_rate
-        return scheduler_class(self.engine.optimizer, **arguments)
 
     def train(self) -> dict[str, Any]:
         """Train, validate, evaluate, and leave checkpoints, log, plots and report in `output_dir`.
@@ -169,9 +153,7 @@ class RunnerBase:
         self.saved_at = self.since = time.monotonic()
         for group in draw_groups(batches, self.bare_model.prepare, sizes, self.engine.device):
             begun, state.step = state.step, state.step + len(group.batches)
-            epoch, last = divmod(state.step - 1, s.iters_per_epoch)
-            rate = self.scheduler.step(cur_epoch=epoch, cur_step=last)
-            outcome = self.engine.update(group, rate, self._wishes())
+            outcome = self.engine.update(group, state.step, self._wishes())
             # What the update before came to is read while this one computes: the device never waits.
             if launched is not None:
                 self._settle(launched)
@@ -255,9 +237,10 @@ class RunnerBase:
             )
         # A rank that was not asked itself stops with the one that was.
         number = self.stop.signal or signal.SIGTERM
+        latest = self.output_dir / LATEST
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {state.step}; "
-            f"{self.output_dir / LATEST}: {on}",
+            + (f"{latest} is saved, {on}" if latest.exists() else "nothing was trained yet"),
             number,
         )
 
@@ -306,4 +289,6 @@ class RunnerBase:
         if rank < ranks:
             set_rng_state(checkpoint["rng"][rank], self.engine.device)
         self.state = RunState.from_dict(checkpoint.get("progress", {}) | {"step": checkpoint["step"]})
+        if self.state.skipped_in_a_row >= self.settings.max_bad_steps:
+            self.state.skipped_in_a_row = 0  # the run had stopped for them; whoever goes on has a reason
         log.info("resuming %s after step %d", path, self.state.step)
