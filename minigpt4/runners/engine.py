@@ -31,12 +31,14 @@ class Outcome:
 
     Attributes:
         group: what it was made of on this rank.
+        step: how many there are after it.
         learning_rate: that it was made with.
         values: targets, tokens, images, the wishes, loss, norm of the gradient.
         arrived: on a GPU, when `values` can be read.
     """
 
     group: Group
+    step: int
     learning_rate: float
     values: torch.Tensor
     arrived: torch.cuda.Event | None
@@ -166,7 +168,7 @@ class Engine:
         if self.device.type == "cuda":
             values, arrived = values.to("cpu", non_blocking=True), torch.cuda.Event()
             arrived.record()
-        return Outcome(group, learning_rate, values, arrived)
+        return Outcome(group, step, learning_rate, values, arrived)
 
     def _sum(self, values: Sequence[float]) -> torch.Tensor:
         """Over all ranks, on the device."""

@@ -1,6 +1,7 @@
 """What a run tells: a live line, `log.jsonl`, plots, trackers, and in the end `report.json`."""
 
 import logging
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.common.plots import draw_loss, draw_samples
-from minigpt4.runners.engine import Result
+from minigpt4.runners.engine import Outcome, Result
 from minigpt4.runners.progress import Progress
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
@@ -66,17 +67,21 @@ class Reporter:
         self.progress.close()
         self.trackers.close()
 
-    def update(self, state: RunState, result: Result, learning_rate: float) -> None:
+    def update(self, state: RunState, outcome: Outcome, result: Result) -> None:
         """After each update: the live line."""
         self.last = {
-            "epoch": (state.step - 1) // self.settings.iters_per_epoch,
+            "epoch": self._epoch(outcome.step),
             "loss": result.loss / result.targets,
-            "lr": learning_rate,
-            "grad_norm": result.norm,
+            "lr": outcome.learning_rate,
+            # JSON has no word for what is not finite.
+            "grad_norm": result.norm if math.isfinite(result.norm) else None,
             **state.window.rates(),
             "skipped": state.skipped,
         }
-        self.progress.update(state.step, self.last)
+        self.progress.update(outcome.step, self.last)
+
+    def _epoch(self, step: int) -> int:
+        return (step - 1) // self.settings.iters_per_epoch
 
     def line(self, state: RunState, bad: Counter[str]) -> None:
         """A line of the log, over all updates since the line before."""
@@ -93,15 +98,21 @@ class Reporter:
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_PLOTS:
                 self._draw()
 
-    def skipped(self, state: RunState, result: Result, keys: list[str]) -> None:
-        """An update that was left out: the samples it would have been made of are kept on disk."""
+    def skipped(self, step: int, result: Result, keys: list[str]) -> None:
+        """An update that was left out: the samples it would have been made of are kept on disk.
+
+        Args:
+            step: how many there are after it.
+            result: of it.
+            keys: of its samples, on all ranks.
+        """
         if self.accelerator.is_main_process:
-            # As text: JSON has no word for what is not finite.
+            # As text, for the same reason as above.
             norm = str(result.norm)
-            self.skipped_log.write(step=state.step, loss=str(result.loss), grad_norm=norm, keys=keys)
+            self.skipped_log.write(step=step, loss=str(result.loss), grad_norm=norm, keys=keys)
             log.warning(
                 "step %d is skipped: loss %s, gradient %s; its samples are in %s",
-                state.step,
+                step,
                 result.loss,
                 norm,
                 self.skipped_log.path,
@@ -111,7 +122,7 @@ class Reporter:
         """The loss of held-out data, and a grid of what is said of some of it."""
         if not self.accelerator.is_main_process:
             return
-        self.log.write(step=state.step, epoch=self.last.get("epoch"), valid_loss=loss)
+        self.log.write(step=state.step, epoch=self._epoch(state.step), valid_loss=loss)
         log.info(
             "step %d: validation loss %.4f (best: %.4f at %d)",
             state.step,

@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from minigpt4.runners.state import RunState, Window
 from minigpt4.tasks.base_task import BaseTask, Datasets
 
 log = logging.getLogger(__name__)
+
+GO_ON = "the same command with --resume auto goes on from there"
 
 
 @registry.register_runner("runner_base")
@@ -59,6 +61,8 @@ class RunnerBase:
         self.sampler_state: dict[str, Any] = {"drawn": 0, "loaders": {}}
         # What any rank asked for in the updates known so far: to stop, and to save because it is time.
         self.asked = [False, False]
+        # Why it is given up, where no update comes to anything.
+        self.hopeless: TrainingError | None = None
         self.saved_at = self.since = time.monotonic()
         self.settings.warn_about_launch(self.accelerator.num_processes)
 
@@ -158,6 +162,8 @@ class RunnerBase:
             if launched is not None:
                 self._settle(launched)
             launched = outcome
+            if self.accelerator.num_processes == 1:
+                self._ask(self._wishes())  # a lone process need not wait until it hears of its own
             if any(self.asked) or any(
                 map(self._crossed(begun), (0, s.log_freq, s.save_every, s.valid_every))
             ):
@@ -182,12 +188,24 @@ class RunnerBase:
         now = time.monotonic()
         self.state.count(result, now - self.since)
         self.since = now
-        self.asked = [asked or wish for asked, wish in zip(self.asked, result.wishes, strict=True)]
+        self._ask(result.wishes)
         if not result.finite:
-            self.reporter.skipped(self.state, result, gather_object(outcome.group.keys))
-            if self.state.skipped_in_a_row >= self.settings.max_bad_steps:
-                self.asked[0] = True
-        self.reporter.update(self.state, result, outcome.learning_rate)
+            self.reporter.skipped(outcome.step, result, gather_object(outcome.group.keys))
+            self._give_up_after(outcome.step)
+        self.reporter.update(self.state, outcome, result)
+
+    def _ask(self, wishes: Sequence[bool]) -> None:
+        self.asked = [asked or wish for asked, wish in zip(self.asked, wishes, strict=True)]
+
+    def _give_up_after(self, step: int) -> None:
+        """Have the run stop if the update that ended with `step` was one bad one too many."""
+        if self.state.skipped_in_a_row >= self.settings.max_bad_steps and self.hopeless is None:
+            self.asked[0] = True
+            self.hopeless = TrainingError(
+                f"{self.state.skipped_in_a_row} updates in a row had no finite loss or gradient, the last at "
+                f"step {step}. Their samples are in {self.reporter.skipped_log.path}; {GO_ON}. A smaller "
+                "run.init_lr, another model.llm_precision, or the data may be what is wrong"
+            )
 
     def _pause(self, begun: int, batches: TrainStream) -> None:
         """Between two updates: log, validate, save, and stop if that was asked for."""
@@ -198,13 +216,13 @@ class RunnerBase:
             state.window = Window()
         if self.settings.valid_splits and crossed(self.settings.valid_every):
             state.owes_validation = True
-        best = False
+        best = validated = False
         if state.owes_validation and not stop:
             try:
-                best = self._validate()
+                best, validated = self._validate(), True
             except StoppedEvaluation:
                 stop = True
-        if stop or save or best or crossed(0) or crossed(self.settings.save_every):
+        if stop or save or validated or crossed(0) or crossed(self.settings.save_every):
             self._save(batches, best)
         if stop:
             raise self._interrupted()
@@ -228,19 +246,14 @@ class RunnerBase:
 
     def _interrupted(self) -> TrainingError | Interrupted:
         """Why the run stops here, and how to go on."""
-        state, on = self.state, "the same command with --resume auto goes on from there"
-        if state.skipped_in_a_row >= self.settings.max_bad_steps:
-            return TrainingError(
-                f"{state.skipped_in_a_row} updates in a row had no finite loss or gradient, the last at step "
-                f"{state.step}. Their samples are in {self.reporter.skipped_log.path}; {on}. A smaller "
-                "run.init_lr, another model.llm_precision, or the data may be what is wrong"
-            )
+        if self.hopeless is not None:
+            return self.hopeless
         # A rank that was not asked itself stops with the one that was.
         number = self.stop.signal or signal.SIGTERM
         latest = self.output_dir / LATEST
         return Interrupted(
-            f"stopped by {signal.Signals(number).name} after step {state.step}; "
-            + (f"{latest} is saved, {on}" if latest.exists() else "nothing was trained yet"),
+            f"stopped by {signal.Signals(number).name} after step {self.state.step}; "
+            + (f"{latest} is saved, {GO_ON}" if latest.exists() else "nothing was trained yet"),
             number,
         )
 
