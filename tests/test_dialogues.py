@@ -34,7 +34,7 @@ def gemma() -> MiniGPTBase:
 
 def encoded(model: MiniGPTBase, samples: dict[str, Any]) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """Ids without padding, and (row, target) pairs."""
-    tokens = model.prompts.encode(*model._turns(samples, model.caption_prompt()))
+    tokens = model.prompts.encode(*model.texts.turns(samples, model.caption_prompt()))
     lengths = tokens.attention_mask.sum(1).tolist()
     ids = [row[:length] for row, length in zip(tokens.ids.tolist(), lengths, strict=True)]
     return ids, list(zip(tokens.target_row.tolist(), tokens.target_ids.tolist(), strict=True))
@@ -135,7 +135,7 @@ def test_padding_among_pictures_is_not_looked_at(gemma: MiniGPTBase) -> None:
     assert torch.equal(flat_images(both), pictures)
     with torch.no_grad():
         together = gemma(both, reduction="none")["loss"]
-        length = gemma.prompts.encode(*gemma._turns(both, "")).ids.shape[1]
+        length = gemma.prompts.encode(*gemma.texts.turns(both, "")).ids.shape[1]
         for row, own in enumerate((pictures[:1], pictures[1:])):
             alone = {key: values[row : row + 1] for key, values in both.items() if key != "length"}
             losses, _ = gemma.token_losses(alone | {"image": own[None]})

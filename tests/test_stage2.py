@@ -11,6 +11,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.dialogue import Conversation
 from minigpt4.conversation.templates import IMAGE_TURN
+from minigpt4.models.sample_prompts import SamplePrompts
 from minigpt4.tasks import setup_task
 
 ROOT = Path(__file__).parent.parent
@@ -36,16 +37,15 @@ def stages(tmp_path_factory) -> tuple[dict[str, Any], Any, list[str]]:
     )
     given: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        # What `_training_prompts` says is what is embedded around the picture.
-        model_class = registry.get_model_class("minigpt4")
-        prompts_of = model_class._training_prompts
+        # What `drawn` says is what is embedded around the picture.
+        prompts_of = SamplePrompts.drawn
 
-        def remember(model: Any, samples: dict[str, Any]) -> list[str]:
-            prompts = prompts_of(model, samples)
-            given.extend(prompts if model.training else [])
+        def remember(texts: SamplePrompts, samples: dict[str, Any]) -> list[str]:
+            prompts = prompts_of(texts, samples)
+            given.extend([] if "instruction_input" in samples else prompts)
             return prompts
 
-        patch.setattr(model_class, "_training_prompts", remember)
+        patch.setattr(SamplePrompts, "drawn", remember)
         storage = f"{{train: {folder}/align, test: {folder}/held_out}}"
         report, runner = run(
             *("minigpt4_tiny_gemma_stage2_finetune.yaml", "run.max_epoch=1", "run.iters_per_epoch=30"),

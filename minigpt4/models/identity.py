@@ -1,19 +1,60 @@
 """What parts a checkpoint was trained beside, or cached features came from, and whether they are ours."""
 
+import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
+from minigpt4 import __version__
 from minigpt4.common.download import sha256_of
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.weights import locate
+from minigpt4.models.base_model import FIRST_LAYER_INPUT
 from minigpt4.models.image_tokens import ImageTokens
+
+if TYPE_CHECKING:
+    from minigpt4.models.minigpt_base import MiniGPTBase
+
+
+def describe(model: "MiniGPTBase") -> dict[str, Any]:
+    """What a checkpoint remembers of the parts it was trained beside."""
+    config = model.llama_model.config.get_text_config()
+    return {
+        "vit_model": model.vit_name,
+        "llama_model": model.llm_name,
+        "vit_width": model.token_shape.vit_width,
+        "llm_fingerprint": _fingerprint(model),
+        "llm_width": config.hidden_size,
+        "llm_vocabulary": config.vocab_size,
+        "image_size": model.image_size,
+        "embedding_convention": FIRST_LAYER_INPUT,
+        "template": vars(model.template),
+        # Without prompts no turn was written, and another template may follow.
+        "prompted": bool(model.prompt_list),
+        "versions": {
+            "minigpt4": __version__,
+            "torch": torch.__version__.split("+")[0],
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+@torch.no_grad()
+def _fingerprint(model: "MiniGPTBase") -> str:
+    """Tells language models apart whose folders have one name, and finds one again that was renamed."""
+    vocabulary = model.llama_model.config.get_text_config().vocab_size
+    some_words = torch.linspace(0, vocabulary - 1, 64, device=model.device).long()
+    values = model.embed_tokens(some_words).bfloat16().view(torch.int16).cpu().numpy()
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 def find_mismatch(own: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
     """Say in words what differs, before shapes clash somewhere deep, or worse, do not.
 
     Args:
-        own: `MiniGPTBase.checkpoint_meta()`.
+        own: of `describe`.
         meta: the checkpoint's; what it does not say (a file of the original says nothing) is taken to
             fit.
 

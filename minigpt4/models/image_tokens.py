@@ -17,12 +17,14 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.common.places import BLIP2_URL
 from minigpt4.common.weights import WeightSource, read_tensors, resolve_file
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.execution import compile_blocks
 from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
 from minigpt4.models.vision import (
     EVA_CLIP_G,
     build_vision_encoder,
     image_statistics,
     published_weights,
+    vision_blocks,
     visual_tokens,
 )
 from minigpt4.processors.blip_processors import normalize
@@ -62,6 +64,7 @@ class ImageTokens(BaseModel):
         num_query_token: tokens an image becomes.
         patches_per_token: without Q-Former, how many neighbours in raster order make one token.
         attn_implementation: the encoder's.
+        compile: have torch compile the encoder and the Q-Former at their first use.
         features: where the tokens come from a cache: their shape. None of the parts is built then.
         device: where everything goes; None takes the best there is.
     """
@@ -84,6 +87,7 @@ class ImageTokens(BaseModel):
         num_query_token: int,
         patches_per_token: int,
         attn_implementation: str | None,
+        compile: bool,
         features: TokenShape | None,
         device: str | torch.device | None,
     ) -> None:
@@ -126,6 +130,10 @@ class ImageTokens(BaseModel):
             count = self._count_joined_tokens()
             self.token_shape = TokenShape(count, width * patches_per_token, width)
         self._settle_vision()
+        if compile:
+            compile_blocks(vision_blocks(self.visual_encoder), self._target_device)
+            if has_qformer:
+                compile_blocks(self.Qformer.encoder.layer, self._target_device)
 
     def _add_qformer(
         self, path: Any, num_query_token: int, kwargs: dict[str, Any] | None, frozen: bool

@@ -4,29 +4,25 @@ Shapes: B batch, N images of the whole batch, P tokens an image, T text and imag
 language model, V its vocabulary.
 """
 
-import hashlib
 import logging
-import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-import transformers
 from torch import nn
 from transformers import StoppingCriteriaList
 
-from minigpt4 import __version__
-from minigpt4.common.errors import ConfigError, nearest
-from minigpt4.common.weights import require_value, resolve_model
+from minigpt4.common.weights import resolve_model
 from minigpt4.conversation.stopping import StopAtText, read_reply
 from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
-from minigpt4.models.base_model import FIRST_LAYER_INPUT, TABLE_ROW
-from minigpt4.models.identity import find_mismatch
+from minigpt4.models.base_model import TABLE_ROW
+from minigpt4.models.execution import compile_language_model, is_causal, recompute_layers, unmasked
+from minigpt4.models.head_loss import head_losses
+from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import ImageTokens
 from minigpt4.models.llm import load_language_model, warn_if_dead
 from minigpt4.models.prompting import PromptEncoder, TokenBatch
+from minigpt4.models.sample_prompts import SamplePrompts, read_requests
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +40,7 @@ class MiniGPTBase(ImageTokens):
         max_txt_len: longest answer in tokens.
         max_context_len: longest prompt in tokens.
         llm_sanity_check: warn at the start if the language model knows no English.
+        llm_grad_checkpoint: keep less of the language model for the backward pass, and compute it again.
         attn_implementation, device_map: see `load_language_model`; the first is the encoder's too.
     """
 
@@ -61,10 +58,11 @@ class MiniGPTBase(ImageTokens):
         max_txt_len: int,
         max_context_len: int,
         llm_sanity_check: bool,
+        llm_grad_checkpoint: bool,
         attn_implementation: str | None,
         device_map: str | None,
     ) -> None:
-        prompts = _read_prompts(prompt_path)
+        requests = read_requests(prompt_path)
         llama_path = resolve_model(llama_model, "model.llama_model")
         super().__init__(**vision, attn_implementation=attn_implementation)
         self.llama_model, self.llama_tokenizer, self.backbone = load_language_model(
@@ -79,11 +77,10 @@ class MiniGPTBase(ImageTokens):
         if llm_sanity_check:
             warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id, llama_model)
         self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
-        self.prompt_list = [self.template.turn(prompt) for prompt in prompts]
-        self._ids = {
-            "vit_model": vision["vit_model"],
-            "llama_model": str(llama_model).rstrip("/").rsplit("/", 1)[-1],
-        }
+        self.texts = SamplePrompts(self.template, requests)
+        self.prompt_list = self.texts.written
+        self.vit_name = vision["vit_model"]
+        self.llm_name = str(llama_model).rstrip("/").rsplit("/", 1)[-1]
         self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, self.template.end)
         self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
         self.prompts = PromptEncoder(
@@ -96,6 +93,10 @@ class MiniGPTBase(ImageTokens):
         )
         width = self.llama_model.config.get_text_config().hidden_size
         self.llama_proj = nn.Linear(self.token_shape.width, width).to(self._target_device)
+        if llm_grad_checkpoint:
+            recompute_layers(self.llama_model)
+        if vision["compile"]:
+            compile_language_model(self.llama_model)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens [N, P, width] -> embeddings [N, P, D].
@@ -136,50 +137,13 @@ class MiniGPTBase(ImageTokens):
         tokens = self.prompts.encode([prompt]).to(self.device)
         return self._embed(tokens, torch.cat(list(img_list)) if img_list else None)
 
-    def _training_prompts(self, samples: dict[str, Any]) -> list[str]:
-        """The text around each sample's image: its own instruction, a prompt of the list, or nothing."""
-        batch = len(samples["answer"])
-        if "instruction_input" in samples:
-            return list(samples["instruction_input"])
-        if self.prompt_list:
-            return [random.choice(self.prompt_list)] * batch
-        return [IMAGE_PLACEHOLDER] * batch
-
-    def _turns(self, samples: dict[str, Any], own: str) -> tuple[list[list[str]], list[list[str]]]:
-        """Each dialogue's prompts as the template writes them, and the answers to them.
-
-        Args:
-            samples: with `conv_q` and `conv_a`, lists of turns or texts joined by `connect_sym`. What is
-                asked is bare, `<Img><ImageHere></Img>` where an image goes; None asks what `own` asks.
-            own: a whole prompt.
-        """
-        questions, answers = samples["conv_q"], samples["conv_a"]
-        if "connect_sym" in samples:
-            signs = samples["connect_sym"]
-            questions = [text.split(sign) for text, sign in zip(questions, signs, strict=True)]
-            answers = [text.split(sign) for text, sign in zip(answers, signs, strict=True)]
-        prompts = []
-        for first, *later in questions:
-            begin = own if first is None else self.template.turn(first)
-            prompts.append([begin, *(self.template.later_turn(question) for question in later)])
-        return prompts, answers
-
     def evaluation_prompts(self, samples: dict[str, Any]) -> list[str]:
         """The whole prompt before each sample's `answer`, its earlier turns included, as chat writes it."""
-        if "instruction_input" in samples:
-            return list(samples["instruction_input"])
-        if "conv_q" not in samples:
-            return [self.caption_prompt()] * len(samples["answer"])
-        end = self.template.end
-        return [
-            "".join(prompt + answer + end for prompt, answer in zip(prompts, answers[:-1], strict=False))
-            + prompts[-1]
-            for prompts, answers in zip(*self._turns(samples, self.caption_prompt()), strict=True)
-        ]
+        return self.texts.for_evaluation(samples)
 
     def caption_prompt(self) -> str:
         """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
-        return self.prompt_list[0] if self.prompt_list else IMAGE_PLACEHOLDER
+        return self.texts.bare_caption()
 
     def prepare(self, samples: dict[str, Any]) -> dict[str, Any]:
         """The host's share of a step: draw the prompt, tokenise, check that each image has its place.
@@ -190,10 +154,9 @@ class MiniGPTBase(ImageTokens):
         Returns:
             The same, and `tokens`, on the CPU. Nothing behind this asks the device for a value.
         """
-        prompts, answers = self._training_prompts(samples), samples["answer"]
-        if "conv_q" in samples and "instruction_input" not in samples:
-            prompts, answers = self._turns(samples, own=prompts[0])
-        _check_image_count("".join(piece for prompt in prompts for piece in prompt), len(flat_images(samples)))
+        prompts, answers = self.texts.for_training(samples)
+        text = "".join(piece for prompt in prompts for piece in prompt)
+        _check_image_count(text, len(flat_images(samples)))
         return samples | {"tokens": self.prompts.encode(prompts, answers)}
 
     def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
@@ -207,26 +170,24 @@ class MiniGPTBase(ImageTokens):
         if "tokens" not in samples:
             samples = self.prepare(samples)
         tokens = samples["tokens"].to(self.device)
-        images = self._see(flat_images(samples))
-        with self.own_precision(self.llama_model):
+        embeds = self._embed(tokens, self._see(flat_images(samples)))
+        causal = is_causal(self.llama_model.config.get_text_config())
+        with self.own_precision(self.llama_model), unmasked(self.llama_model, embeds.shape[1]):
             hidden = self.llama_model.get_decoder()(
-                inputs_embeds=self._embed(tokens, images),
-                attention_mask=None if self._is_causal() else tokens.attention_mask,
+                inputs_embeds=embeds,
+                # Padding stands at the right end, where causal attention does not look.
+                attention_mask=None if causal else tokens.attention_mask,
                 use_cache=False,
             ).last_hidden_state
             # Under `device_map: auto` the last layer may be on another card than the first.
-            wanted = tokens.target_index.to(hidden.device)
-            logits = self._logits(hidden.flatten(0, 1).index_select(0, wanted)).to(self.device)
-        return F.cross_entropy(logits, tokens.target_ids, reduction="none"), tokens
-
-    def _is_causal(self) -> bool:
-        """Whether no token sees those behind it. Then the padding at the right end needs no mask."""
-        config = self.llama_model.config.get_text_config()
-        return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
+            wanted = hidden.flatten(0, 1).index_select(0, tokens.target_index.to(hidden.device))
+            vocabulary = self.llama_model.config.get_text_config().vocab_size
+            losses = head_losses(wanted, tokens.target_ids, self._logits, vocabulary)
+        return losses, tokens
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
-        logits = self.llama_model.get_output_embeddings()(hidden).float()
+        logits = self.llama_model.get_output_embeddings()(hidden).to(self.device).float()
         cap = getattr(self.llama_model.config, "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -301,32 +262,7 @@ class MiniGPTBase(ImageTokens):
         return [read_reply(self.llama_tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        config = self.llama_model.config.get_text_config()
-        return {
-            **self._ids,
-            "vit_width": self.token_shape.vit_width,
-            "llm_fingerprint": self._fingerprint(),
-            "llm_width": config.hidden_size,
-            "llm_vocabulary": config.vocab_size,
-            "image_size": self.image_size,
-            "embedding_convention": FIRST_LAYER_INPUT,
-            "template": vars(self.template),
-            # Without prompts no turn was written, and another template may follow.
-            "prompted": bool(self.prompt_list),
-            "versions": {
-                "minigpt4": __version__,
-                "torch": torch.__version__.split("+")[0],
-                "transformers": transformers.__version__,
-            },
-        }
-
-    @torch.no_grad()
-    def _fingerprint(self) -> str:
-        """Tells language models apart whose folders have one name, and finds one again that was renamed."""
-        vocabulary = self.llama_model.config.get_text_config().vocab_size
-        some_words = torch.linspace(0, vocabulary - 1, 64, device=self.device).long()
-        values = self.embed_tokens(some_words).bfloat16().view(torch.int16).cpu().numpy()
-        return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+        return describe(self)
 
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
@@ -341,20 +277,6 @@ class MiniGPTBase(ImageTokens):
             name: value * factor if name.startswith("llama_proj.") else value
             for name, value in tensors.items()
         }
-
-
-def _read_prompts(path: str) -> list[str]:
-    """The prompts of a file, one a line; those without an image are left out, as in the original."""
-    if not path:
-        return []
-    file = Path(require_value(path, "model.prompt_path")).expanduser()
-    if not file.is_file():
-        siblings = [p.name for p in file.parent.glob("*.txt")]
-        raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")
-    prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if IMAGE_PLACEHOLDER in line]
-    if not prompts:
-        raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")
-    return prompts
 
 
 def flat_images(samples: Mapping[str, Any]) -> torch.Tensor:

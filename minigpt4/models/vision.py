@@ -210,6 +210,11 @@ def visual_tokens(encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return features
 
 
+def vision_blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The modules that an encoder is a row of: a transformer's blocks, a convolutional network's stages."""
+    return list(getattr(encoder, "blocks", encoder.children()))
+
+
 def image_statistics(encoder: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
     """The per-channel mean and std the encoder was trained with (CLIP's for EVA-CLIP-g)."""
     config = getattr(encoder, "pretrained_cfg", None) or {}

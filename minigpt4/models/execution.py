@@ -1,0 +1,103 @@
+"""How the frozen parts are run: compiled, recomputed, without masks. None of this changes a loss."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from minigpt4.common.errors import ConfigError
+
+# torch's SDPA under a name for which transformers knows no mask: it makes none, and does not look at the
+# positions, which are on the device, whether several texts share a row. SDPA without a mask is causal.
+UNMASKED_SDPA = "unmasked_sdpa"
+AttentionInterface.register(UNMASKED_SDPA, sdpa_attention_forward)
+
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether no token sees those behind it."""
+    return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
+
+
+@contextmanager
+def unmasked(llm: PreTrainedModel, length: int) -> Iterator[None]:
+    """Let a causal model that is given no mask run without one, and without waiting for the device.
+
+    Args:
+        llm: attends as it always does where it does not use SDPA, or where a window is shorter than the
+            text.
+        length: T.
+    """
+    config = llm.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or length + 1
+    usual = config._attn_implementation
+    if usual == "sdpa" and is_causal(config) and length < window:
+        config._attn_implementation = UNMASKED_SDPA
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def layers_of(llm: nn.Module) -> list[nn.Module]:
+    """The repeated layers of a language model."""
+    return [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recompute_layers(llm: PreTrainedModel) -> None:
+    """Keep only each layer's input, and compute the rest of it again in the backward pass.
+
+    transformers' own switch asks for training mode, in which a frozen model would drop out.
+
+    Raises:
+        ConfigError: for a model whose layers are not known.
+    """
+    if not layers_of(llm):
+        raise ConfigError(
+            f"model.llm_grad_checkpoint: transformers does not say what the layers of a "
+            f"{llm.config.model_type} are"
+        )
+    for layer in layers_of(llm):
+        # Nothing in it is random, so no random state has to be put back.
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def compile_blocks(blocks: Iterable[nn.Module], device: torch.device, *, dynamic: bool | None = None) -> None:
+    """Have torch compile each block at its first use; blocks of one kind share their code.
+
+    The blocks stay what they are, under their names.
+
+    Args:
+        blocks: whatever repeats.
+        device: where they run.
+        dynamic: True for one code for all shapes, None for the first shape's own and, where others
+            follow, one for all.
+
+    Raises:
+        ConfigError: where nothing can be compiled.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("model.compile: True needs the package triton, which comes with torch on Linux")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
+        raise ConfigError(
+            f"model.compile: True needs a C++ compiler: none of CXX, {', '.join(COMPILERS)} was found"
+        )
+    for block in blocks:
+        block.compile(dynamic=dynamic)
+
+
+def compile_language_model(llm: PreTrainedModel) -> None:
+    """Compile its layers for training, whose captions have many lengths; `generate` goes on without."""
+    compile_blocks(layers_of(llm), llm.device, dynamic=True)
+    # A reply grows token by token and layer by layer: none of it would fit what was compiled.
+    llm.generate = torch.compiler.set_stance("force_eager")(llm.generate)
