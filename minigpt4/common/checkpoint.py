@@ -9,33 +9,31 @@ import torch
 from torch import nn
 
 from minigpt4.common.errors import CheckpointError, nearest
+from minigpt4.common.files import replacing
 from minigpt4.common.weights import read_tensors
 
 
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
     """Write `state` so that `path` is, at every moment, the old file or the new one, never a part.
 
-    Written beside its place, flushed to the disk, then renamed. The temporary file is removed if the
-    writing fails.
+    Raises:
+        OSError: if it cannot be written, on a full disk for example. What was there before still is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp's: its files can be read by their owner alone.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        except RuntimeError as error:
+            # torch's writer stumbles over the failure of the file, and tells of its own alone.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Have the new name itself survive a power cut. Windows has no such call, and needs none."""
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut. Windows has no such call, and needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -4,18 +4,19 @@ import logging
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minigpt4.common.checkpoint import read_checkpoint, save_checkpoint
+from minigpt4.common.checkpoint import flush_folder, read_checkpoint, save_checkpoint
 from minigpt4.common.errors import CheckpointError
+from minigpt4.common.files import replacing
 
 log = logging.getLogger(__name__)
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
-EPOCH_END = re.compile(r"checkpoint_(\d+)\.pth")
-BETWEEN = re.compile(r"checkpoint_step_(\d+)\.pth")
+EPOCH_END, BETWEEN = "checkpoint_{}.pth", "checkpoint_step_{}.pth"
 
 
 class CheckpointFolder:
@@ -23,7 +24,8 @@ class CheckpointFolder:
 
     `checkpoint_<epoch>.pth` at an epoch's end, `checkpoint_step_<step>.pth` between; `checkpoint_latest.pth`
     and `checkpoint_best.pth` are second names of one of them each, and take no room of their own where the
-    file system can link.
+    file system can link. The latest is named last: whatever a kill leaves undone before, the run that goes
+    on from the latest before does again.
 
     Args:
         folder: the run's output folder.
@@ -45,39 +47,44 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if it cannot be written; what was there before is still there.
         """
-        name = f"checkpoint_{state['epoch']}.pth" if epoch_end else f"checkpoint_step_{state['step']}.pth"
-        path = self.folder / name
+        kind, number = (EPOCH_END, state["epoch"]) if epoch_end else (BETWEEN, state["step"])
+        path = self.folder / kind.format(number)
         try:
             save_checkpoint(state, path)
-            for other in (LATEST, *([BEST] if best else [])):
+            for other in (*([BEST] if best else []), LATEST):
                 _second_name(path, self.folder / other)
+            flush_folder(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"{path} could not be written: {error}. Make room and go on from the newest whole checkpoint "
                 "with --resume auto"
             ) from error
-        for pattern in (EPOCH_END, BETWEEN):
-            for old in self._numbered(pattern)[self.keep :]:
-                old.unlink(missing_ok=True)
+        # A run that went on from an earlier one has no use for what had come after it.
+        existing = self._numbered(kind)
+        for old in sorted(existing, key=lambda one: (one > number, -one))[self.keep :]:
+            existing[old].unlink(missing_ok=True)
         log.info("saved %s%s", path, " (the best so far)" if best else "")
         return path
 
     def remove_leftovers(self) -> None:
         """Remove what a process that was killed while it wrote had written so far."""
-        for part in self.folder.glob(".checkpoint_*.part"):
+        for part in self.folder.rglob(".*.part"):
             part.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that can be read, or None if the folder has none.
+        """The newest checkpoint that is whole, or None if the folder has none.
 
         Raises:
             CheckpointError: if there are some, and all of them are damaged.
         """
-        candidates = [self.folder / LATEST, *self._numbered(EPOCH_END), *self._numbered(BETWEEN)]
-        candidates = sorted(filter(Path.is_file, candidates), key=lambda path: -path.stat().st_mtime_ns)
+        numbered = [*self._numbered(EPOCH_END).values(), *self._numbered(BETWEEN).values()]
+        numbered.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        candidates = [self.folder / LATEST, *numbered, self.folder / BEST]
+        candidates = list(filter(Path.is_file, candidates))
         for path in candidates:
             try:
                 read_checkpoint(path)
+                _compare_checksums(path)
             except CheckpointError as error:
                 log.warning("passing over a damaged checkpoint: %s", error)
             else:
@@ -86,24 +93,28 @@ class CheckpointFolder:
             raise CheckpointError(f"none of the {len(candidates)} checkpoints in {self.folder} can be read")
         return None
 
-    def _numbered(self, pattern: re.Pattern[str]) -> list[Path]:
-        """Those of one kind, the newest first."""
-        found = {
-            path: int(match[1])
-            for path in self.folder.glob("*.pth")
-            if (match := pattern.fullmatch(path.name))
-        }
-        return sorted(found, key=found.__getitem__, reverse=True)
+    def _numbered(self, kind: str) -> dict[int, Path]:
+        """All of one kind, by their numbers."""
+        pattern = re.compile(re.escape(kind).replace(r"\{\}", r"(\d+)"))
+        matches = {path: pattern.fullmatch(path.name) for path in self.folder.glob("*.pth")}
+        return {int(match[1]): path for path, match in matches.items() if match}
+
+
+def _compare_checksums(path: Path) -> None:
+    """Raise CheckpointError if the disk has lost a part: torch does not look at the sums that it writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            lost = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+    if lost:
+        raise CheckpointError(f"{path} is damaged: {lost} in it has another checksum")
 
 
 def _second_name(path: Path, name: Path) -> None:
     """Make `name` another name of the file `path`; at every moment it is the old file or the new one."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.part")
-    try:
+    with replacing(name) as temporary:
         try:
             os.link(path, temporary)
         except OSError:  # a file system without links
             shutil.copyfile(path, temporary)
-        temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)
