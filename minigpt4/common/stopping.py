@@ -1,17 +1,23 @@
 """Being asked to stop: Ctrl-C and SIGTERM end a run after its step, with a checkpoint."""
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What ends a whole job sends the same signal twice: to each of its processes, and by way of the launcher.
+SECONDS_OF_ONE_REQUEST = 1.0
+# How long a worker outlives a SIGTERM, if nobody closes it.
+SECONDS_LEFT_TO_WORKERS = 60
 
 
 class StopRequest:
     """While entered, remembers the signals that ask to stop, instead of dying of them.
 
-    A second one ends the process at once, as it would have without this.
+    Another one, a second or more later, ends the process at once, as it would have without this.
 
     Attributes:
         signal: the number of the signal that came, or None.
@@ -19,6 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._came = 0.0
         self._earlier: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -40,11 +47,17 @@ class StopRequest:
         return self.signal is not None
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-        # Not through logging: the signal may have come in the middle of its writing.
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: finishing the step and saving; once more ends it now\n".encode())
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._came = number, now
+            # Not through logging: the signal may have come in the middle of its writing. Nobody may be
+            # listening either: a Ctrl-C ends `| tee log` too.
+            words = f"\n{signal.Signals(number).name}: finishing the step and saving; once more ends it now\n"
+            with contextlib.suppress(OSError):
+                os.write(2, words.encode())
+        elif now - self._came >= SECONDS_OF_ONE_REQUEST:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
@@ -54,7 +67,8 @@ class StopRequest:
 def leave_signals_to_parent(_: int) -> None:
     """For the loader's workers: a Ctrl-C in a terminal and a cluster's SIGTERM reach them too.
 
-    They end when the run closes them, or within seconds of its death.
+    They end when the run closes them, or within seconds of its death. A SIGTERM may also be the run's own
+    last word to a worker that hangs.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_LEFT_TO_WORKERS))
