@@ -1,6 +1,7 @@
 """What the commands share: their first arguments, and how a user's mistake ends them."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -28,7 +29,8 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     try:
         command(args)
     except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our words
+            print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -180,7 +180,7 @@ class Reporter:
 
 def keep_earlier_run(folder: Path) -> None:
     """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost."""
-    if not (folder / "log.jsonl").exists():
+    if not (folder / "log.jsonl").exists() and not list(folder.glob("checkpoint_*.pth")):
         return
     number = 1
     while (kept := folder.with_name(f"{folder.name}.{number}")).exists():

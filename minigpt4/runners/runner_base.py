@@ -1,5 +1,6 @@
 """The training loop: when to step, log, validate, save and stop."""
 
+import errno
 import logging
 import signal
 import time
@@ -31,6 +32,7 @@ from minigpt4.tasks.base_task import BaseTask, Datasets
 
 log = logging.getLogger(__name__)
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GO_ON = "the same command with --resume auto goes on from there"
 
 
@@ -79,7 +81,8 @@ class RunnerBase:
 
         Raises:
             Interrupted: if it was asked to stop; everything is saved.
-            TrainingError: if no update comes to a finite loss any more; everything is saved.
+            TrainingError: if no update comes to a finite loss any more; everything is saved. Or if the disk
+                is full; what was saved before still is.
         """
         set_seed(self.settings.seed, device_specific=True)
         check_splits(self.datasets, self.settings)
@@ -88,6 +91,14 @@ class RunnerBase:
                 return self._train()
             except StoppedEvaluation:
                 raise self._interrupted() from None
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                where = error.filename or self.output_dir
+                raise TrainingError(
+                    f"{where} could not be written: {error.strerror}. Make room and go on from the newest "
+                    "checkpoint with --resume auto"
+                ) from error
 
     def _train(self) -> dict[str, Any]:
         splits = self.settings.test_splits
