@@ -55,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
     runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets)
     report = runner.train()
 
-    if not settings.evaluate:
+    if runner.accelerator.is_main_process and not settings.evaluate:
         checkpoint = runner.output_dir / "checkpoint_latest.pth"
         print(f"\n{report_table(report)}\n\nChat with it:")
         print(f"  python demo.py --cfg-path {args.cfg_path} --options model.ckpt={checkpoint}")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 
@@ -23,16 +22,17 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     """Run a command; a mistake of the user's ends it with one line, not with a traceback."""
     # Imported late, so that --help answers at once.
     from minigpt4.common.errors import Interrupted, UserError
-    from minigpt4.common.logger import setup_logger
+    from minigpt4.common.logger import launch_rank, setup_logger
 
-    setup_logger(is_main=os.environ.get("RANK", "0") == "0")  # a launcher's ranks would say everything twice
+    setup_logger()
     try:
         command(args)
     except Interrupted as stop:
-        with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our words
-            print(f"\n{stop}", file=sys.stderr)
+        if launch_rank() == 0:  # all stop together
+            with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our words
+                print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error{f' on rank {launch_rank()}' if launch_rank() else ''}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from minigpt4.common.files import replacing
 QUIET = ("httpx", "httpcore", "huggingface_hub", "matplotlib", "PIL", "accelerate", "filelock")
 
 
-def setup_logger(is_main: bool = True) -> None:
-    """Log to the console; processes other than the main one only speak of warnings."""
+def launch_rank() -> int:
+    """This process's number among those that a launcher started; the first speaks for all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def setup_logger() -> None:
+    """Log to the console; processes other than the first only speak of errors."""
     logging.basicConfig(
-        level=logging.INFO if is_main else logging.WARNING,
+        level=logging.ERROR if launch_rank() else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,

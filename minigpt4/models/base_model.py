@@ -117,6 +117,9 @@ class BaseModel(nn.Module):
             module.eval()
         return self
 
+    def part_to_shard(self) -> nn.Module | None:
+        """What lies on the CPU until the engine spreads it over the ranks; None if nothing does."""
+
     def checkpoint_key(self, name: str) -> str:
         """The name a parameter has in checkpoints (the original's), where that differs from ours."""
         return name

@@ -45,7 +45,7 @@ def describe(model: "MiniGPTBase") -> dict[str, Any]:
 def _fingerprint(model: "MiniGPTBase") -> str:
     """Tells language models apart whose folders have one name, and finds one again that was renamed."""
     vocabulary = model.llama_model.config.get_text_config().vocab_size
-    some_words = torch.linspace(0, vocabulary - 1, 64, device=model.device).long()
+    some_words = torch.linspace(0, vocabulary - 1, 64, device=model.llama_model.device).long()
     values = model.embed_tokens(some_words).bfloat16().view(torch.int16).cpu().numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ log = logging.getLogger(__name__)
 # Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) a token.
 SANITY_SENTENCE = "The dog is running in the park, and the children are playing in the snow."
 SANITY_FRACTION = 0.75
+SHARD = "shard"  # of device_map
+
+
+def ranks_share_layers(device_map: str | None) -> bool:
+    """Whether the ranks of this launch hold one language model together.
+
+    `device_map: shard` asks for it, or `accelerate launch --use_fsdp`. A lone process has a whole one.
+    """
+    asked = device_map == SHARD or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def load_language_model(
@@ -47,7 +58,9 @@ def load_language_model(
         device: where it will run.
         attn_implementation: as transformers names them (sdpa, eager, flash_attention_2, ...); None
             takes the best that the model supports.
-        device_map: `auto` spreads a model over all cards (and the CPU's memory), for inference.
+        device_map: `auto` spreads a model over all cards (and the CPU's memory), for inference; `shard` is
+            for training on several, each of which is to hold a part of every layer: the model is left on the
+            CPU, and `part_to_shard` names it to the engine.
 
     Raises:
         ConfigError: if the folder holds no language model, or a setting cannot be had.
@@ -61,6 +74,13 @@ def load_language_model(
     tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
     backbone = choose_backbone(llm_backbone, config.model_type, tokenizer)
     arguments = _precision_arguments(llm_precision, backbone, device)
+    if ranks_share_layers(device_map):
+        if "quantization_config" in arguments:
+            raise ConfigError(
+                f"model.device_map: a language model of llm_precision {llm_precision} cannot be sharded: "
+                "please leave out one of the two"
+            )
+        device, device_map = torch.device("cpu"), None
     if attn_implementation is None and getattr(config, "attn_logit_softcapping", None):
         # Gemma-2. SDPA cannot cap the scores; before transformers 5.21 it left the cap out in silence.
         attn_implementation = "eager"
@@ -72,7 +92,7 @@ def load_language_model(
         if hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     else:
-        arguments["device_map"] = {"": device} if device_map is None else device_map
+        arguments["device_map"] = {"": device} if device_map in (None, SHARD) else device_map
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
         model = model.to(device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import StoppingCriteriaList
+from transformers import PreTrainedModel, StoppingCriteriaList
 
 from minigpt4.common.weights import resolve_model
 from minigpt4.conversation.stopping import StopAtText, read_reply
@@ -20,7 +20,7 @@ from minigpt4.models.execution import compile_language_model, is_causal, recompu
 from minigpt4.models.head_loss import head_losses
 from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import ImageTokens
-from minigpt4.models.llm import load_language_model, warn_if_dead
+from minigpt4.models.llm import load_language_model, ranks_share_layers, warn_if_dead
 from minigpt4.models.prompting import PromptEncoder, TokenBatch
 from minigpt4.models.sample_prompts import SamplePrompts, read_requests
 
@@ -74,6 +74,7 @@ class MiniGPTBase(ImageTokens):
             device_map=device_map,
         )
         self.freeze(self.llama_model)
+        self._shared = ranks_share_layers(device_map)
         if llm_sanity_check:
             warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id, llama_model)
         self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
@@ -97,6 +98,9 @@ class MiniGPTBase(ImageTokens):
             recompute_layers(self.llama_model)
         if vision["compile"]:
             compile_language_model(self.llama_model)
+
+    def part_to_shard(self) -> PreTrainedModel | None:
+        return self.llama_model if self._shared else None
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens [N, P, width] -> embeddings [N, P, D].

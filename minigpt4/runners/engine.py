@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch.distributed.tensor import DTensor
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
+from torch.nn.parallel import DistributedDataParallel
 
 from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
@@ -85,6 +85,7 @@ class Engine:
 
     Attributes:
         model: with what accelerate wraps around it; `bare_model` is without.
+        sharded: whether the ranks share the language model, and must all call it together.
     """
 
     def __init__(self, settings: RunSettings, task: BaseTask, model: BaseModel) -> None:
@@ -97,7 +98,15 @@ class Engine:
             raise ConfigError(
                 "nothing is trained: everything is frozen (model.freeze_vit, model.freeze_qformer)"
             )
+        leave_frozen_alone(model)
         self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(parameters))
+        frozen = model.part_to_shard()
+        self.sharded = frozen is not None
+        if frozen is not None:
+            from minigpt4.runners.sharding import shard_layers
+
+            # After accelerate: it knows DDP or FSDP, not the one around the other.
+            shard_layers(frozen, self.device)
         self.scheduler = self._make_scheduler()
 
     @property
@@ -155,7 +164,6 @@ class Engine:
                 self.accelerator.backward(loss * share)
             losses += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         losses = self.accelerator.reduce(losses, "sum")
         # What torch's own gradient scaler does in float16, whose word counts there: the step of an optimizer
         # that is told so changes nothing, its count of steps neither.
@@ -204,12 +212,27 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             precision = "bf16"
         elif device.type == "cuda":
             precision = "fp16"
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(backend=settings.dist_backend, timeout=TIMEOUT),
-            # No buffer is trained, and gradients need no second copy.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-        ],
-    )
+    # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would take the
+    # trained layers too, out of the optimizer's and the checkpoints' hands.
+    with patch_environment(ACCELERATE_USE_FSDP="false"):
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=precision,
+            device_placement=False,  # the model was built where it belongs
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend=settings.dist_backend, timeout=TIMEOUT),
+                # Gradients need no second copy.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
+        )
+
+
+def leave_frozen_alone(model: BaseModel) -> None:
+    """Tell DDP of the trained parameters only.
+
+    All ranks read what is frozen from the same files; at its start, DDP would send all of it from the first
+    to all others.
+    """
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    buffers = [name for name, _ in model.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)

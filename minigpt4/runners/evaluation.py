@@ -59,24 +59,27 @@ class Evaluator:
             StoppedEvaluation: if a lone process was asked to stop. Several go on to the end, where they meet.
         """
         accelerator = self.engine.accelerator
+        # Ranks that share a language model have to call it together, so each of them looks at everything.
+        shared = self.engine.sharded
+        rank, ranks = (0, 1) if shared else (accelerator.process_index, accelerator.num_processes)
         records: list[dict[str, Any]] = []
         with undisturbed(self.engine.device):
             for _, by_split in self.datasets.values():
                 for split in splits:
                     dataset = copy.copy(by_split[split])
                     dataset.training = False
-                    dataset.rank, dataset.world_size = accelerator.process_index, accelerator.num_processes
+                    dataset.rank, dataset.world_size = rank, ranks
                     batches = BatchStream(
                         dataset, self.settings.batch_size_eval, self.settings.max_bad_fraction
                     )
-                    left = PICTURES - len(records) if accelerator.is_main_process else 0
+                    left = PICTURES - len(records) if rank == 0 else 0
                     records += self.task.evaluate(
                         self.engine.bare_model,
                         self._until_stopped(batches),
                         keep_images=left,
                         captions=None if captions is None else min(left, captions),
                     )
-        return gather_object(records)
+        return gather_object([] if shared and not accelerator.is_main_process else records)
 
     def _until_stopped(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for batch in batches:

@@ -283,6 +283,8 @@ class RunnerBase:
             }
             epoch_end = self.state.step % self.settings.iters_per_epoch == 0
             self.checkpoints.save(state, epoch_end=epoch_end, best=best)
+        # Nobody leaves before it is there: a launcher ends all ranks as soon as one has left.
+        self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
 
     def _resume_path(self) -> Path | None:
