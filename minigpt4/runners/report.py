@@ -122,7 +122,10 @@ class Reporter:
         """The loss of held-out data, and a grid of what is said of some of it."""
         if not self.accelerator.is_main_process:
             return
-        self.log.write(step=state.step, epoch=self._epoch(state.step), valid_loss=loss)
+        record = {"step": state.step, "epoch": self._epoch(state.step), "valid_loss": loss}
+        # A run that was stopped before this line, and killed behind it, comes here again.
+        if record not in self.log.read():
+            self.log.write(**record)
         log.info(
             "step %d: validation loss %.4f (best: %.4f at %d)",
             state.step,
