@@ -37,6 +37,7 @@ def train(args: argparse.Namespace) -> None:
     from minigpt4.common.registry import registry
     from minigpt4.runners.report import report_table
     from minigpt4.runners.settings import RunSettings
+    from minigpt4.runners.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
 
     # Settings are checked before anything is loaded.
@@ -56,9 +57,7 @@ def train(args: argparse.Namespace) -> None:
     report = runner.train()
 
     if runner.accelerator.is_main_process and not settings.evaluate:
-        checkpoint = runner.output_dir / "checkpoint_latest.pth"
-        print(f"\n{report_table(report)}\n\nChat with it:")
-        print(f"  python demo.py --cfg-path {args.cfg_path} --options model.ckpt={checkpoint}")
+        print(f"\n{report_table(report)}\n\n{end_summary(report, cfg, datasets, settings)}")
 
 
 if __name__ == "__main__":

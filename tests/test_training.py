@@ -159,8 +159,9 @@ def test_a_frozen_model_is_refused_and_splits_must_exist(shards: Path, tmp_path:
         train(cfg)
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cpu").requires_grad_(False)
+    datasets = task.build_datasets(cfg)
     with pytest.raises(ConfigError, match="nothing is trained"):
-        registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets={})
+        registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
 
 
 def test_the_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 from minigpt4.common.checkpoint import flush_folder, read_checkpoint, save_checkpoint
 from minigpt4.common.errors import CheckpointError
 from minigpt4.common.files import replacing
+from minigpt4.common.weights import resolve_file
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # of run.resume_ckpt_path
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 EPOCH_END, BETWEEN = "checkpoint_{}.pth", "checkpoint_step_{}.pth"
 
@@ -70,6 +72,17 @@ class CheckpointFolder:
         """Remove what a process that was killed while it wrote had written so far."""
         for part in self.folder.rglob(".*.part"):
             part.unlink(missing_ok=True)
+
+    def to_resume(self, wanted: str | None) -> Path | None:
+        """The checkpoint that `run.resume_ckpt_path` means, if there is one."""
+        if not wanted:
+            return None
+        if wanted != AUTO:
+            return resolve_file(wanted, "run.resume_ckpt_path")
+        newest = self.newest()
+        if newest is None:
+            log.info("nothing to resume in %s: a new run begins", self.folder)
+        return newest
 
     def newest(self) -> Path | None:
         """The newest checkpoint that is whole, or None if the folder has none.

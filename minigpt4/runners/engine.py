@@ -158,8 +158,7 @@ class Engine:
         share = self.accelerator.num_processes / sums[0]
         losses = torch.zeros((), device=self.device)
         for samples in group.batches:
-            last = samples is group.batches[-1]
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if samples is group.batches[-1] else self.accelerator.no_sync(self.model):
                 loss = self.task.train_step(self.model, samples)
                 self.accelerator.backward(loss * share)
             losses += loss.detach()

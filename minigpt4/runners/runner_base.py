@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import time
 from collections import Counter
@@ -14,20 +15,22 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.config import Config, bind, config_changes
+from minigpt4.common.device import pick_device
 from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.stopping import StopRequest
-from minigpt4.common.weights import resolve_file
 from minigpt4.datasets.mixing import TrainLoader, TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
 from minigpt4.runners.groups import draw_groups, group_sizes
+from minigpt4.runners.preflight import is_out_of_memory, out_of_memory_advice, preflight
 from minigpt4.runners.report import Reporter, keep_earlier_run
-from minigpt4.runners.settings import AUTO, WITHOUT_EFFECT, RunSettings
+from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
 from minigpt4.runners.state import RunState, Window
+from minigpt4.runners.summary import start_summary
 from minigpt4.tasks.base_task import BaseTask, Datasets
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,9 @@ class RunnerBase:
         self.cfg = cfg
         self.settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
         self.datasets = datasets
+        if not self.settings.evaluate:
+            device, ranks = pick_device(self.settings.device), int(os.environ.get("WORLD_SIZE", 1))
+            self.estimate = preflight(model, datasets, self.settings, device, ranks)
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
         self.task = task
@@ -91,20 +97,30 @@ class RunnerBase:
                 return self._train()
             except StoppedEvaluation:
                 raise self._interrupted() from None
-            except OSError as error:
-                if error.errno not in NO_ROOM:
+            except (OSError, RuntimeError, MemoryError) as error:
+                explained = self._explained(error)
+                if explained is None:
                     raise
-                where = error.filename or self.output_dir
-                raise TrainingError(
-                    f"{where} could not be written: {error.strerror}. Make room and go on from the newest "
-                    "checkpoint with --resume auto"
-                ) from error
+                raise explained from error
+
+    def _explained(self, error: Exception) -> TrainingError | None:
+        """A full disk or memory, with what to do about it; None if it is something else."""
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return TrainingError(
+                f"{error.filename or self.output_dir} could not be written: {error.strerror}. Make room and "
+                "go on from the newest checkpoint with --resume auto"
+            )
+        if is_out_of_memory(error) and not self.settings.evaluate:
+            return out_of_memory_advice(error, self.estimate, self.settings, self.engine.device)
+        return None
 
     def _train(self) -> dict[str, Any]:
         splits = self.settings.test_splits
         if self.settings.evaluate:
             return self._evaluate()[0]
         self._begin()
+        if self.accelerator.is_main_process:
+            print(self._summary())
         with closing(self._train_batches()) as batches:
             if splits and not self.state.before:
                 self.state.before, _ = self._evaluate()
@@ -117,6 +133,18 @@ class RunnerBase:
         more = {"trainable_parameters": trained, "bad_samples": dict(bad)}
         return self.reporter.end(self.state, metrics, records, more)
 
+    def _summary(self) -> str:
+        return start_summary(
+            self.bare_model,
+            self.datasets,
+            self.settings,
+            self.engine.device,
+            self.accelerator.num_processes,
+            self.estimate,
+            precision=self.accelerator.mixed_precision,
+            start_step=self.state.step,
+        )
+
     def _evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Caption all of `test_splits` -> metrics and records."""
         records = self.evaluator.records(self.settings.test_splits)
@@ -126,7 +154,7 @@ class RunnerBase:
 
     def _begin(self) -> None:
         """Find where the run begins or goes on, and ready its folder."""
-        (path,) = broadcast_object_list([self._resume_path()])
+        (path,) = broadcast_object_list([self.checkpoints.to_resume(self.settings.resume_ckpt_path)])
         if path is not None:
             self._resume(path)
         if self.accelerator.is_main_process:
@@ -286,18 +314,6 @@ class RunnerBase:
         # Nobody leaves before it is there: a launcher ends all ranks as soon as one has left.
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
-
-    def _resume_path(self) -> Path | None:
-        """The checkpoint to go on from, if there is one."""
-        path = self.settings.resume_ckpt_path
-        if not path:
-            return None
-        if path != AUTO:
-            return resolve_file(path, "run.resume_ckpt_path")
-        newest = self.checkpoints.newest()
-        if newest is None:
-            log.info("nothing to resume in %s: a new run begins", self.output_dir)
-        return newest
 
     def _resume(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)

@@ -9,7 +9,6 @@ from minigpt4.runners.tracking import check_trackers
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"  # of resume_ckpt_path
 # The smallest value of each key that is a number. Where 0 is allowed beside 1 it switches something off.
 SMALLEST = {
     **dict.fromkeys(("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "batch_size_eval"), 1),
