@@ -168,7 +168,10 @@ def _without_memory(module: nn.Module) -> nn.Module:
     """A copy on the `meta` device."""
     tensors = (*module.parameters(), *module.buffers())
     places = {id(t): torch.empty(t.shape, dtype=t.dtype, device="meta") for t in tensors}
-    return copy.deepcopy(module, places)
+    copied = copy.deepcopy(module, places)
+    for inner in copied.modules():
+        vars(inner).pop("forward", None)  # compiled, and bound to the original
+    return copied
 
 
 def _watch(module: nn.Module, run: Callable) -> tuple[torch.Tensor, int, int]:

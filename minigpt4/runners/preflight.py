@@ -153,8 +153,9 @@ def out_of_memory_advice(
     available = available_memory(device)
     # What was tried was too much, whatever the estimate said.
     limit = min(available or estimate.total, estimate.total)
+    reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
     return TrainingError(
-        f"{device} ran out of memory ({str(error).strip().splitlines()[0]}). A step of {estimate.batch_size} "
+        f"{device} ran out of memory ({reason}). A step of {estimate.batch_size} "
         f"samples was estimated at {readable(estimate.total)}"
         + (f", of {readable(available)}. " if available else ". ")
         + memory_advice(estimate, limit, settings.accum_grad_iters)

@@ -45,33 +45,17 @@ def start_summary(
         precision: accelerate's `mixed_precision`.
         start_step: steps that were made before.
     """
-    batch = mean_batch(datasets, settings)
-    update = settings.accum_grad_iters * world_size
-    steps = settings.max_epoch * settings.iters_per_epoch - start_step
-    about = "" if batch.is_integer() else "about "
-    rows = [
-        ("device", _device(device, world_size, precision)),
-        (
-            "a batch in effect",
-            f"{about}{batch * update:,.0f} samples: {batch:g} x {settings.accum_grad_iters} accumulated x "
-            f"{_counted(world_size, 'process', 'processes')}",
-        ),
-        (
-            "to come",
-            f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps, to the end of "
-            f"{_counted(settings.max_epoch, 'epoch')} of {settings.iters_per_epoch:,}",
-        ),
-        ("checkpoints", _cadence(settings) + f", {readable(checkpoint_bytes(model))} each"),
-        ("where", settings.output_dir),
-    ]
-    if settings.valid_splits:
-        when = f"every {settings.valid_every:,} steps" if settings.valid_every else "at each epoch's end"
-        rows.insert(-2, ("validation", f"{', '.join(settings.valid_splits)}, {when}"))
     tables = (
         _parameters(model, estimate),
         _datasets(datasets, settings),
         _memory(estimate, device),
-        _table(rows),
+        _table(
+            [
+                ("device", _device(device, world_size, precision)),
+                *_to_come(datasets, settings, world_size, start_step),
+                ("kept of them", _kept(model, settings)),
+            ]
+        ),
     )
     return "\n\n".join(tables)
 
@@ -80,7 +64,8 @@ def mean_batch(datasets: Datasets, settings: RunSettings) -> float:
     """Samples a step on each device, on average over the datasets that it may come from."""
     ratios = [builder.sample_ratio for builder, _ in datasets.values() for _ in settings.train_splits]
     batches = [builder.batch_size for builder, _ in datasets.values() for _ in settings.train_splits]
-    return sum(ratio * batch for ratio, batch in zip(ratios, batches, strict=True)) / sum(ratios)
+    mean = sum(ratio * batch for ratio, batch in zip(ratios, batches, strict=True)) / sum(ratios)
+    return round(mean, 6)
 
 
 def _parameters(model: BaseModel, estimate: MemoryEstimate) -> str:
@@ -129,13 +114,32 @@ def _device(device: torch.device, world_size: int, precision: str) -> str:
     return f"{times}{name}, mixed precision: {precision}"
 
 
-def _cadence(settings: RunSettings) -> str:
+def _to_come(
+    datasets: Datasets, settings: RunSettings, world_size: int, start_step: int
+) -> list[tuple[str, str]]:
+    """How much is trained on, and what happens between."""
+    s, batch = settings, mean_batch(datasets, settings)
+    about = "" if batch.is_integer() else "about "
+    update = batch * s.accum_grad_iters * world_size
+    steps = s.max_epoch * s.iters_per_epoch - start_step
+    ranks = _counted(world_size, "process", "processes")
+    samples = f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps"
+    rows = [
+        ("batch in effect", f"{about}{update:,.0f}: {batch:g} x {s.accum_grad_iters} accumulated x {ranks}"),
+        ("to come", f"{samples}, to the end of {_counted(s.max_epoch, 'epoch')} of {s.iters_per_epoch:,}"),
+    ]
+    if s.valid_splits:
+        when = f"every {s.valid_every:,} steps" if s.valid_every else "at each epoch's end"
+        rows.append(("validation", f"{', '.join(s.valid_splits)}, {when}"))
     times = ["each epoch's end"]
-    if settings.save_every:
-        times.append(f"every {_counted(settings.save_every, 'step')}")
-    if settings.save_minutes:
-        times.append(f"every {settings.save_minutes:g} minutes")
-    return f"{', '.join(times)}; the last {settings.keep} of each kind are kept"
+    times += [f"every {_counted(s.save_every, 'step')}"] if s.save_every else []
+    times += [f"every {s.save_minutes:g} minutes"] if s.save_minutes else []
+    return [*rows, ("checkpoints", ", ".join(times))]
+
+
+def _kept(model: BaseModel, settings: RunSettings) -> str:
+    size = readable(checkpoint_bytes(model))
+    return f"the last {settings.keep} of each kind, {size} each, in {settings.output_dir}"
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
@@ -164,11 +168,11 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
     """
     folder = Path(settings.output_dir)
     seconds = report["train_seconds"]
-    speed = f"{report['images'] / seconds:,.1f} a second" if seconds else "none was trained on"
+    speed = f", {report['images'] / seconds:,.1f} a second" if seconds else ""
     skipped = report["skipped_steps"]
     rows = [
         ("steps", f"{report['steps']:,}" + (f", {_counted(skipped, 'update')} skipped" if skipped else "")),
-        ("samples", f"{report['images']:,} in {duration(seconds)}, {speed}"),
+        ("samples", f"{report['images']:,} in {duration(seconds)}{speed}"),
     ]
     if report["bad_samples"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["bad_samples"].items())
