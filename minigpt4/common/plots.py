@@ -1,6 +1,5 @@
 """Pictures of a run: its loss curve, and a grid of what it said."""
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogFormatter
 
 from minigpt4.common.files import replacing
 
@@ -90,35 +89,6 @@ def draw_histograms(histograms: Mapping[str, Mapping[int, int]], path: str | Pat
         axis.set(xlabel=title, ylabel="samples")
         axis.grid(alpha=0.3)
     _save(figure, path, dpi=110)
-
-
-def _losses(records: Sequence[dict[str, Any]], key: str) -> list[float]:
-    """The losses as they are drawn; a gap where every update was skipped and there is none."""
-    return [math.nan if r[key] is None else max(r[key], SMALLEST_LOSS) for r in records]
-
-
-def _plot_held_out(axis: Axes, records: Sequence[dict[str, Any]]) -> list[Line2D]:
-    """The curve of held-out data, its lowest point marked."""
-    steps, losses = [r["step"] for r in records], _losses(records, "valid_loss")
-    (curve,) = axis.plot(steps, losses, color=HELD_OUT, marker=".", label="validation loss")
-    lowest = int(np.argmin(losses))
-    label = f"lowest: {records[lowest]['valid_loss']:.4g} at step {steps[lowest]}"
-    (best,) = axis.plot(
-        steps[lowest], losses[lowest], "o", color=HELD_OUT, markersize=9, fillstyle="none", label=label
-    )
-    return [curve, best]
-
-
-@FuncFormatter
-def _few_labels(value: float, _: int) -> str:
-    """Between powers of ten, 2 and 5 are written; more would not fit beside each other."""
-    return f"{value:g}" if round(value / 10 ** math.floor(math.log10(value))) in (2, 5) else ""
-
-
-def _save(figure: Figure, path: str | Path, dpi: int) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
-    plt.close(figure)
 
 
 def _wrapped(label: str, text: str) -> str:
