@@ -22,12 +22,15 @@ from transformers import (
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.backbones import BaseBackbone, choose_backbone
+from minigpt4.models.execution import plain_attention_wins
 
 log = logging.getLogger(__name__)
 
 # Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) a token.
 SANITY_SENTENCE = "The dog is running in the park, and the children are playing in the snow."
 SANITY_FRACTION = 0.75
+# Image, prompt and answer of a short dialogue; captions are shorter.
+USUAL_TOKENS = 256
 SHARD = "shard"  # of device_map
 
 
@@ -57,7 +60,7 @@ def load_language_model(
         llm_precision: bf16, fp16, fp32, 8bit or 4bit.
         device: where it will run.
         attn_implementation: as transformers names them (sdpa, eager, flash_attention_2, ...); None
-            takes the best that the model supports.
+            takes the best that the model supports here.
         device_map: `auto` spreads a model over all cards (and the CPU's memory), for inference; `shard` is
             for training on several, each of which is to hold a part of every layer: the model is left on the
             CPU, and `part_to_shard` names it to the engine.
@@ -74,15 +77,19 @@ def load_language_model(
     tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
     backbone = choose_backbone(llm_backbone, config.model_type, tokenizer)
     arguments = _precision_arguments(llm_precision, backbone, device)
+    home = device
     if ranks_share_layers(device_map):
         if "quantization_config" in arguments:
             raise ConfigError(
                 f"model.device_map: a language model of llm_precision {llm_precision} cannot be sharded: "
                 "please leave out one of the two"
             )
-        device, device_map = torch.device("cpu"), None
-    if attn_implementation is None and getattr(config, "attn_logit_softcapping", None):
-        # Gemma-2. SDPA cannot cap the scores; before transformers 5.21 it left the cap out in silence.
+        home, device_map = torch.device("cpu"), None
+    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out in silence.
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if attn_implementation is None and (
+        capped or plain_attention_wins(device, arguments["dtype"], USUAL_TOKENS)
+    ):
         attn_implementation = "eager"
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
@@ -92,10 +99,10 @@ def load_language_model(
         if hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     else:
-        arguments["device_map"] = {"": device} if device_map in (None, SHARD) else device_map
+        arguments["device_map"] = {"": home} if device_map in (None, SHARD) else device_map
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
-        model = model.to(device)
+        model = model.to(home)
     for module in model.modules():
         # On such CPUs bitsandbytes would repack 4-bit weights at the first look without gradients, for a
         # kernel that has no backward pass, and training after it would silently get next to no gradient.

@@ -94,10 +94,10 @@ class MiniGPTBase(ImageTokens):
         )
         width = self.llama_model.config.get_text_config().hidden_size
         self.llama_proj = nn.Linear(self.token_shape.width, width).to(self._target_device)
-        if llm_grad_checkpoint:
-            recompute_layers(self.llama_model)
         if vision["compile"]:
             compile_language_model(self.llama_model)
+        if llm_grad_checkpoint:
+            recompute_layers(self.llama_model)
 
     def part_to_shard(self) -> PreTrainedModel | None:
         return self.llama_model if self._shared else None
@@ -128,12 +128,12 @@ class MiniGPTBase(ImageTokens):
     def _embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
         """Text embeddings with image embeddings [N, P, D] in their places -> [B, T, D]."""
         embeds = self.embed_tokens(tokens.ids).to(self.device)
-        if images is None:
-            return embeds
-        batch, length, width = embeds.shape
-        flat = embeds.reshape(batch * length, width)
-        images = images.reshape(-1, width).to(flat.dtype)
-        return flat.index_copy(0, tokens.image_index, images).view(batch, length, width)
+        if images is not None:
+            # In place: what the first layer gets is a tensor of its own, as the other layers get, and not a
+            # view, for which torch would compile once more.
+            images = images.reshape(-1, embeds.shape[-1]).to(embeds.dtype)
+            embeds.view(-1, embeds.shape[-1]).index_copy_(0, tokens.image_index, images)
+        return embeds
 
     def get_context_emb(self, prompt: str, img_list: Sequence[torch.Tensor]) -> torch.Tensor:
         """A prompt with IMAGE_PLACEHOLDERs and its images' embeddings [1, P, D] each -> [1, T, D]."""

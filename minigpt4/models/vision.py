@@ -16,6 +16,7 @@ from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
 from minigpt4.common.places import EVA_CLIP_G_URL
 from minigpt4.common.weights import read_tensors, resolve_file
+from minigpt4.models.execution import plain_attention_wins
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
 EVA_CLIP_G = "eva_clip_g"
@@ -50,7 +51,8 @@ def build_vision_encoder(
         vit_kwargs: overrides of the architecture.
         drop_path_rate, use_grad_checkpoint: for training the encoder itself.
         attn_implementation: `eager` computes attention in plain products; everything else leaves it to
-            torch's `scaled_dot_product_attention`, which chooses the flash kernel where it fits.
+            torch's `scaled_dot_product_attention`, which chooses the flash kernel where it fits. None
+            takes the faster.
         dtype, device: where the weights are wanted.
 
     Returns:
@@ -81,7 +83,9 @@ def build_vision_encoder(
     encoder.to(device, dtype)  # buffers; the parameters are there already
     if use_grad_checkpoint:
         encoder.set_grad_checkpointing()
-    if attn_implementation == "eager":
+    tokens = getattr(getattr(encoder, "patch_embed", None), "num_patches", 0)
+    wins = plain_attention_wins(torch.device(device), dtype, tokens)
+    if attn_implementation == "eager" or (attn_implementation is None and wins):
         for module in encoder.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False

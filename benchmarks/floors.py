@@ -1,0 +1,163 @@
+"""What a stage-1 step must compute at least: its matrix products, from the sizes alone, and their time.
+
+A product of m x k with k x n is 2mkn FLOPs, and moves at least its two factors and what comes out once.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.random_model import Size
+
+QUERIES, QFORMER_WIDTH, QFORMER_LAYERS, QFORMER_MLP, HEAD_WIDTH = 32, 768, 12, 3072, 64
+
+
+@dataclass(frozen=True)
+class Products:
+    """The same product, again and again.
+
+    Attributes:
+        part: of the model.
+        m, k, n: the sizes.
+        times: how often, one after the other.
+        batch: how many at once.
+        dtype: of the factors.
+    """
+
+    part: str
+    m: int
+    k: int
+    n: int
+    times: int = 1
+    batch: int = 1
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.m * self.k * self.n * self.batch * self.times
+
+    @property
+    def bytes(self) -> int:
+        numbers = self.m * self.k + self.k * self.n + self.m * self.n
+        return self.dtype.itemsize * numbers * self.batch * self.times
+
+
+def step_products(size: Size, images: int, tokens: int, targets: int) -> list[Products]:
+    """All products of a step.
+
+    Args:
+        size: one of SIZES.
+        images: a batch, one a caption.
+        tokens: T, padding included.
+        targets: of the batch.
+    """
+    return [
+        *encoder_products(size, images),
+        *qformer_products(size, images),
+        *projection_products(size, images),
+        *language_model_products(size, images, tokens),
+        *head_products(size, targets),
+    ]
+
+
+def attention(part: str, batch: int, queries: int, keys: int, width: int, times: int) -> Iterator[Products]:
+    """Scores, and their values."""
+    yield Products(part, queries, width, keys, times, batch)
+    yield Products(part, queries, keys, width, times, batch)
+
+
+def encoder_products(size: Size, images: int) -> Iterator[Products]:
+    """EVA's blocks (a class token stands before the patches) behind the patches' embedding."""
+    s = size.vit_sizes
+    width, depth, heads = s["embed_dim"], s["depth"], s["num_heads"]
+    patches = (224 // s["patch_size"]) ** 2
+    rows, mlp = images * (patches + 1), int(width * s["mlp_ratio"])
+    yield Products("encoder", images * patches, 3 * s["patch_size"] ** 2, width)
+    yield Products("encoder", rows, width, 3 * width, depth)
+    yield from attention("encoder", images * heads, patches + 1, patches + 1, width // heads, depth)
+    yield Products("encoder", rows, width, width, depth)
+    yield Products("encoder", rows, width, mlp, depth)
+    yield Products("encoder", rows, mlp, width, depth)
+
+
+def qformer_products(size: Size, images: int) -> Iterator[Products]:
+    """BERT's layers over the queries; every second one also looks at the encoder's tokens."""
+    s = size.vit_sizes
+    seen = (224 // s["patch_size"]) ** 2 + 1
+    rows, width, layers = images * QUERIES, QFORMER_WIDTH, QFORMER_LAYERS
+    crossing, heads = layers // 2, images * width // HEAD_WIDTH
+    yield Products("Q-Former", rows, width, width, 4 * layers + 2 * crossing)
+    yield from attention("Q-Former", heads, QUERIES, QUERIES, HEAD_WIDTH, layers)
+    yield Products("Q-Former", images * seen, s["embed_dim"], width, 2 * crossing)
+    yield from attention("Q-Former", heads, QUERIES, seen, HEAD_WIDTH, crossing)
+    yield Products("Q-Former", rows, width, QFORMER_MLP, layers)
+    yield Products("Q-Former", rows, QFORMER_MLP, width, layers)
+
+
+def projection_products(size: Size, images: int) -> Iterator[Products]:
+    """In float32; what it reads is frozen, so backward there is the weight's gradient alone."""
+    rows, width = images * QUERIES, size.llm.hidden_size
+    yield Products("projection", rows, QFORMER_WIDTH, width, dtype=torch.float32)
+    yield Products("projection", width, rows, QFORMER_WIDTH, dtype=torch.float32)
+
+
+def language_model_products(size: Size, images: int, tokens: int) -> Iterator[Products]:
+    """Forth, and back to the inputs alone: the weights are frozen, none has a gradient."""
+    c = size.llm
+    rows, width, layers, mlp = images * tokens, c.hidden_size, c.num_hidden_layers, c.intermediate_size
+    queries, values = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    for k, n, times in ((width, queries, 1), (width, values, 2), (queries, width, 1), (width, mlp, 2)):
+        yield Products("language model", rows, k, n, times * layers)
+        yield Products("language model, back", rows, n, k, times * layers)
+    yield Products("language model", rows, mlp, width, layers)
+    yield Products("language model, back", rows, width, mlp, layers)
+    heads = images * c.num_attention_heads
+    yield from attention("language model", heads, tokens, tokens, c.head_dim, layers)
+    # Gradients of scores and values, of queries and keys.
+    yield from attention("language model, back", heads, tokens, tokens, c.head_dim, 2 * layers)
+
+
+def head_products(size: Size, targets: int) -> Iterator[Products]:
+    """At target positions only."""
+    width, vocabulary = size.llm.hidden_size, size.llm.vocab_size
+    yield Products("head", targets, width, vocabulary)
+    yield Products("head, back", targets, vocabulary, width)
+
+
+def by_part(products: list[Products], what: Callable[[Products], int]) -> dict[str, float]:
+    """Part -> 10^9 FLOPs or bytes."""
+    sums: dict[str, float] = {}
+    for product in products:
+        sums[product.part] = sums.get(product.part, 0) + what(product) / 1e9
+    return sums
+
+
+def seconds_at_ceiling(products: list[Products], device: torch.device) -> float:
+    """How long all of them take by themselves, each shape timed on this device."""
+    return sum(product.times * seconds_of(product, device) for product in products)
+
+
+def seconds_of(product: Products, device: torch.device) -> float:
+    """One product, with nothing around it: the median of several."""
+    p = product
+    left = torch.randn(p.batch, p.m, p.k, device=device).to(p.dtype)
+    right = torch.randn(p.batch, p.n, p.k, device=device).to(p.dtype)
+    if p.batch == 1:
+        return median_seconds(lambda: torch.nn.functional.linear(left[0], right[0]), device)
+    return median_seconds(lambda: left @ right.mT, device)
+
+
+def median_seconds(run: Callable[[], object], device: torch.device, times: int = 7) -> float:
+    """Wall-clock seconds of one `run`, which is warmed up first."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    run()
+    seconds = []
+    for _ in range(times):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[times // 2]

@@ -1,0 +1,158 @@
+"""Models of named sizes with random weights, built by the product's own constructor."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig
+
+from minigpt4.models.minigpt4 import MiniGPT4
+from minigpt4.models.qformer import build_qformer, to_original_key
+from minigpt4.models.vision import EVA_CLIP_G_KWARGS, _eva_clip_g
+
+# Words that both tokenizers know.
+WORDS = ("a", "red", "green", "blue", "small", "large", "star", "circle", "and", "above")
+TOKENIZERS = Path(__file__).resolve().parent.parent / "minigpt4" / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a named size stands for.
+
+    Attributes:
+        llm: the language model's config.
+        vit: overrides of EVA-ViT-g's sizes.
+        batch: images a step.
+    """
+
+    llm: PreTrainedConfig
+    batch: int
+    vit: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vit_sizes(self) -> dict[str, Any]:
+        return {**EVA_CLIP_G_KWARGS, **self.vit}
+
+
+SMALL_LLAMA = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=1024,
+    intermediate_size=2816,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+)
+GEMMA_2B = GemmaConfig(
+    vocab_size=256_000,
+    hidden_size=2048,
+    intermediate_size=16_384,
+    num_hidden_layers=18,
+    num_attention_heads=8,
+    num_key_value_heads=1,
+    head_dim=256,
+)
+LLAMA_2_7B = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=4096,
+    intermediate_size=11_008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+)
+SIZES = {
+    "small": Size(SMALL_LLAMA, batch=8, vit={"embed_dim": 704, "depth": 12, "num_heads": 8}),
+    "real": Size(GEMMA_2B, batch=64),
+    "real-llama": Size(LLAMA_2_7B, batch=64),
+}
+
+
+def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGPT4:
+    """A model of this size.
+
+    Args:
+        size: one of SIZES.
+        folder: where its files go. They take next to no room: their tensors are holes, or one number.
+        device: where it runs.
+        keys: of a YAML's `model:`.
+    """
+    folder.mkdir()
+    write_vision(folder, size)
+    write_language_model(folder / "llm", size.llm)
+    model = MiniGPT4.from_config(
+        {
+            "arch": "minigpt4",
+            "vit_weights": str(folder / "vit.pth"),
+            "vit_kwargs": size.vit,
+            "q_former_model": str(folder / "blip2.pth"),
+            "llama_model": str(folder / "llm"),
+            "llm_sanity_check": False,
+            "prompt_path": "",
+            **keys,
+        },
+        device=device,
+    )
+    fill(model)
+    return model
+
+
+def write_vision(folder: Path, size: Size) -> None:
+    """EVA-ViT-g's file and BLIP-2's in the published layouts; each tensor is one zero, repeated."""
+    with init_empty_weights():
+        encoder = _eva_clip_g(224, 0.0, size.vit)
+        qformer, queries = build_qformer(32, encoder.num_features)
+    zero = torch.zeros(())
+    torch.save({name: zero.expand(p.shape) for name, p in encoder.named_parameters()}, folder / "vit.pth")
+    tensors = {
+        to_original_key(f"Qformer.{name}"): zero.expand(p.shape) for name, p in qformer.named_parameters()
+    }
+    for name in ("weight", "bias"):
+        tensors[f"ln_vision.{name}"] = zero.expand(encoder.num_features)
+    torch.save({"model": tensors | {"query_tokens": zero.expand(queries.shape)}}, folder / "blip2.pth")
+
+
+def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
+    """A folder that transformers loads: config, a small tokenizer, and tensors that are a hole in a file."""
+    family = "gemma" if "gemma" in config.model_type else "llama"
+    shutil.copytree(TOKENIZERS / family, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config.save_pretrained(folder)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, parameter in model.named_parameters():  # a tied head is there once
+        start, end = end, end + 2 * parameter.numel()
+        header[name] = {"dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+@torch.no_grad()
+def fill(model: nn.Module) -> None:
+    """Draw all weights, the same ones in every precision: matrices small, norms near one, the rest zero."""
+    for name, parameter in model.named_parameters():
+        torch.manual_seed(len(name))
+        if parameter.ndim > 1:
+            parameter.copy_(torch.randn(parameter.shape, device=parameter.device) * 0.02)
+        else:
+            parameter.fill_(float("norm" in name.lower() and name.endswith("weight")))
+
+
+def random_batches(images: int, *, cached: bool = False) -> Iterator[dict[str, Any]]:
+    """Batches as the loaders give them, without end: noise, with captions of 8 to 18 words."""
+    rng, noise = random.Random(0), torch.Generator().manual_seed(0)
+    while True:
+        captions = [" ".join(rng.choices(WORDS, k=rng.randint(8, 18))) for _ in range(images)]
+        if cached:
+            seen = {"image_features": torch.randn(images, 32, 768, generator=noise).bfloat16()}
+        else:
+            pixels = torch.randint(0, 256, (images, 3, 224, 224), generator=noise, dtype=torch.uint8)
+            seen = {"image": pixels}
+        yield seen | {"answer": captions, "bad": {}}
