@@ -21,6 +21,8 @@ RIGHT, WRONG = "#1a7f37", "#b42318"
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
 # Losses below are drawn here: a logarithmic axis has no 0, and 1e-9 would squeeze all that matters.
 SMALLEST_LOSS = 1e-4
+# Fewer points than these are marked.
+MARKED = 50
 
 
 def draw_loss(records: Sequence[dict[str, Any]], path: str | Path) -> None:
@@ -44,7 +46,9 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path) -> None:
     axis.patch.set_visible(False)
 
     steps = [r["step"] for r in trained]
-    lines = axis.plot(steps, _losses(trained, "loss"), color=TRAINED, label="training loss")
+    marker = "." if len(steps) < MARKED else ""  # without, a single point is nothing
+    losses = _losses(trained, "loss")
+    lines = axis.plot(steps, losses, color=TRAINED, linewidth=1.2, marker=marker, label="training loss")
     if held_out:
         lines += _plot_held_out(axis, held_out)
     lines += rate.plot(steps, [r["lr"] for r in trained], color=RATE, linestyle="--", label="learning rate")
