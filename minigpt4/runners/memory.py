@@ -114,15 +114,13 @@ def estimate_memory(
     # The encoder is done before the language model begins: one of the two moments is the worst.
     busy = max(look, read, key=lambda parts: sum(parts.values()))
     at_least = max(sum(look.values()), sum(reading(model, tokens, recompute=True).values()))
-    spread = model.part_to_shard() is not None
-    not_here = _not_here(model, world_size)
-    savings = _in_fewer_bits(model, tokens) + _from_cache(model, sum(busy.values()) - sum(read.values()))
+    savings = _smaller_layers(model, tokens, world_size)
+    savings += _from_cache(model, sum(busy.values()) - sum(read.values()))
     if not recomputed(model):
         savings.insert(0, Saving("model.llm_grad_checkpoint: True", 0, sum(busy.values()) - at_least))
-    if world_size > 1 and not spread:
-        savings.append(Saving("model.device_map: shard", not_here, 0))
     weights = _weights(model)
-    weights["llama_model"] -= spread * not_here
+    if model.part_to_shard() is not None:
+        weights["llama_model"] -= _not_here(model, world_size)
     return MemoryEstimate(
         batch_size,
         weights=weights,
@@ -168,8 +166,8 @@ def _not_here(model: MiniGPTBase, ranks: int) -> int:
     return max(0, sum(layers) - sum(layers) // ranks - 2 * max(layers, default=0))
 
 
-def _in_fewer_bits(model: MiniGPTBase, tokens: int) -> list[Saving]:
-    """The next smaller format of the language model's layers."""
+def _smaller_layers(model: MiniGPTBase, tokens: int, world_size: int) -> list[Saving]:
+    """The language model's layers in bfloat16; if they are, spread over the ranks, or else quantised."""
     products = [m for m in nn.ModuleList(layers_of(model.llama_model)).modules() if isinstance(m, nn.Linear)]
     stored = sum(weight_bytes(product.weight) for product in products)
     numbers = sum(product.in_features * product.out_features for product in products)
@@ -177,6 +175,10 @@ def _in_fewer_bits(model: MiniGPTBase, tokens: int) -> list[Saving]:
     if size == FLOAT32 and dtype_for("bf16", model.device, "model.llm_precision") != torch.float32:
         kept = sum(language_layers(model, tokens, FLOAT32)) - sum(language_layers(model, tokens, 2))
         return [Saving("model.llm_precision: bf16", model.llama_model.num_parameters() * 2, kept * tokens)]
+    if model.part_to_shard() is not None:
+        return []
+    if world_size > 1 and stored >= 2 * numbers:  # quantised layers cannot be spread
+        return [Saving("model.device_map: shard", _not_here(model, world_size), 0)]
     # 4 bits, and a float32 scale for 64 of them.
     for precision, bytes_each in (("8bit", 1), ("4bit", 0.5 + 4 / 64)):
         if stored > 1.5 * bytes_each * numbers:
