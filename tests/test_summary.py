@@ -218,11 +218,16 @@ def test_options_in_the_original_s_form_are_repeated_too(shards, monkeypatch):
 
 @pytest.mark.parametrize(
     ("run", "split"),
-    [({"test_splits": ["test"], "valid_splits": ["val"]}, "test"), ({"valid_splits": ["val"]}, "val")],
+    [
+        ({"test_splits": ["test"], "valid_splits": ["val"]}, "test"),
+        ({"valid_splits": ["val"]}, "val"),
+        ({}, "other"),
+    ],
 )
 def test_evaluation_is_on_what_was_held_out(shards, monkeypatch, run, split):
     storage = {
         "train": f"{shards}/train/{{00000..00001}}.tar",
+        "other": f"{shards}/more/00000.tar",
         "val": f"{shards}/held_out/00000.tar",
         "test": [f"{shards}/held_out/00001.tar", f"{shards}/more/{{00000..00001}}.tar"],
     }

@@ -213,7 +213,9 @@ def _options_of_model_and_data(cfg: Config) -> list[str]:
 
 def _shards_to_evaluate(datasets: Datasets, settings: RunSettings) -> tuple[str, str] | None:
     """A split of webdataset shards and its pattern: one that is held out, or else one that was trained on."""
-    for split in (*settings.test_splits, *settings.valid_splits, *settings.train_splits):
+    held_out = [split for _, by_split in datasets.values() for split in by_split]
+    held_out = [split for split in held_out if split not in settings.train_splits]
+    for split in (*settings.test_splits, *settings.valid_splits, *held_out, *settings.train_splits):
         for builder, by_split in datasets.values():
             if isinstance(by_split.get(split), WebdatasetStream):
                 return split, _pattern(builder, split)
