@@ -130,6 +130,8 @@ def _losses(records: Sequence[dict[str, Any]], key: str) -> np.ndarray:
 
 def _save(figure: Figure, path: str | Path, dpi: int) -> None:
     """Write the PNG whole: it may be looked at, or the run killed, while it is redrawn."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
-    plt.close(figure)
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format="png")
+    finally:
+        plt.close(figure)

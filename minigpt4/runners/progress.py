@@ -137,9 +137,9 @@ class _LiveLine(tqdm):
 
 def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `2 h 05 min` or `3 d 04 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
     if minutes < 24 * 60:
