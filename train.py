@@ -25,10 +25,7 @@ def main() -> None:
         metavar="C",
         help="a checkpoint to go on from, or auto: the newest of run.output_dir (run.resume_ckpt_path)",
     )
-    args = parser.parse_args()
-    if args.resume:
-        args.options.append(f"run.resume_ckpt_path={args.resume}")
-    run(train, args)
+    run(train, parser.parse_args())
 
 
 def train(args: argparse.Namespace) -> None:
@@ -42,6 +39,8 @@ def train(args: argparse.Namespace) -> None:
 
     # Settings are checked before anything is loaded.
     cfg = Config(args)
+    if args.resume:
+        cfg.run_cfg.resume_ckpt_path = args.resume
     settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
     task = setup_task(cfg)
 
