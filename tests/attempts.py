@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from minigpt4.common import cli
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.config import Config
 from minigpt4.common.logger import JsonLines
+from minigpt4.runners.checkpoints import CheckpointFolder
+from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.test_resume_data import mixed_config
 
 # Python's audit events of what changes a folder; each comes before the change.
@@ -78,6 +81,19 @@ def left_behind(folder: Path) -> dict[str, Any]:
         left["report"] = json.loads((folder / "report.json").read_text())
         del left["report"]["train_seconds"]
     return left
+
+
+def before_call(monkeypatch: Any, method: str, number: int, do: Callable[[], Any]) -> None:
+    """Have something happen before the so-manieth call of a method of the task or of the checkpoints."""
+    owner = CheckpointFolder if method == "save" else ImageTextPretrainTask
+    call, calls = getattr(owner, method), count(1)
+
+    def called(*args: Any, **arguments: Any) -> Any:
+        if next(calls) == number:
+            do()
+        return call(*args, **arguments)
+
+    monkeypatch.setattr(owner, method, called)
 
 
 def _comparable(value: Any) -> Any:

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,9 +23,8 @@ from minigpt4.common.errors import Interrupted
 from minigpt4.common.logger import JsonLines
 from minigpt4.common.stopping import StopRequest, leave_signals_to_parent
 from minigpt4.runners import report
-from minigpt4.runners.checkpoints import BEST, LATEST, CheckpointFolder
-from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.attempts import eventful, left_behind, write_shapes
+from minigpt4.runners.checkpoints import BEST, LATEST
+from tests.attempts import before_call, eventful, left_behind, write_shapes
 from tests.test_training import train
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
@@ -137,19 +135,6 @@ def run(shapes: Path, folder: Path, **settings: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(shapes, tmp_path_factory) -> dict[str, Any]:
     return run(shapes, tmp_path_factory.mktemp("undisturbed") / "job")
-
-
-def before_call(monkeypatch, method: str, number: int, do: Callable[[], Any]) -> None:
-    """Have something happen before the so-manieth call of a method of the task or of the checkpoints."""
-    owner = CheckpointFolder if method == "save" else ImageTextPretrainTask
-    call, calls = getattr(owner, method), count(1)
-
-    def called(*args: Any, **arguments: Any) -> Any:
-        if next(calls) == number:
-            do()
-        return call(*args, **arguments)
-
-    monkeypatch.setattr(owner, method, called)
 
 
 def ask_to_stop() -> None:

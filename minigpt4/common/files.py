@@ -21,5 +21,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # writing to a full disk does not name it
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -56,8 +56,9 @@ class JsonLines:
             try:
                 while line:  # a disk that is nearly full takes a part
                     line = line[file.write(line) :]
-            except OSError:
+            except OSError as error:
                 file.truncate(end)
+                error.filename = str(self.path)
                 raise
 
     def read(self) -> list[dict[str, Any]]:
