@@ -22,7 +22,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # writing to a full disk does not name it
+        if error.errno and not error.filename:
+            error.filename = str(path)  # writing to a full disk does not name it
         raise
     finally:
         temporary.unlink(missing_ok=True)
