@@ -16,6 +16,10 @@ from minigpt4.runners.memory import (
 )
 
 
+def longer(times: int) -> str:
+    return f"the same learning with {times} times run.iters_per_epoch and run.warmup_steps"
+
+
 def a_step(**changes: Any) -> MemoryEstimate:
     """64 samples of 4 GB, beside 20 GB of weights."""
     savings = (Saving("fewer bits", 10 * 10**9, 0), Saving("recompute", 0, 3 * 10**9))
@@ -34,7 +38,7 @@ def a_step(**changes: Any) -> MemoryEstimate:
 )
 def test_the_largest_batch_that_fits_is_proposed_and_the_effective_one_stays(available, batch, times):
     advice = memory_advice(a_step(), available * 10**9, accum_grad_iters=4)
-    assert f"batch_size: {batch} and run.accum_grad_iters: {times}, the same batch" in advice
+    assert f"batch_size: {batch} and run.accum_grad_iters: {times}, the same learning" in advice
     total = 20 + 4 * batch
     assert f"({total}.0 GB)" in advice
     assert total <= 0.9 * available
@@ -45,7 +49,7 @@ def test_what_is_enough_comes_first_and_what_is_not_says_so():
     lines = memory_advice(a_step(), 100 * 10**9, 1).splitlines()
     assert lines == [
         "What would help:",
-        "  batch_size: 16 and run.accum_grad_iters: 4, the same batch in effect (84.0 GB)",
+        f"  batch_size: 16 and run.accum_grad_iters: 4, {longer(4)} (84.0 GB)",
         "  recompute (84.0 GB)",
         "  fewer bits (266.0 GB, not enough)",
     ]
@@ -53,11 +57,9 @@ def test_what_is_enough_comes_first_and_what_is_not_says_so():
 
 def test_where_nothing_is_enough_by_itself_all_of_it_is():
     lines = memory_advice(a_step(), 20 * 10**9, 2).splitlines()
-    assert lines[1] == (
-        "  batch_size: 1 and run.accum_grad_iters: 128, the same batch in effect (24.0 GB, not enough)"
-    )
+    assert lines[1] == (f"  batch_size: 1 and run.accum_grad_iters: 128, {longer(64)} (24.0 GB, not enough)")
     assert lines[-1] == (
-        "  all of this, with batch_size: 8 and run.accum_grad_iters: 16, the same batch in effect (18.0 GB)"
+        f"  all of this, with batch_size: 8 and run.accum_grad_iters: 16, {longer(8)} (18.0 GB)"
     )
 
 

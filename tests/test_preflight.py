@@ -152,7 +152,7 @@ def test_a_step_that_will_not_fit_is_warned_of_and_not_refused(model, tmp_path, 
     (message,) = caplog.messages
     assert message.startswith("a step of 32 samples needs about ")
     assert "cpu has " in message
-    assert "batch_size: 8 and run.accum_grad_iters: 12, the same batch in effect" in message
+    assert "batch_size: 8 and run.accum_grad_iters: 12, the same learning with 4 times" in message
     monkeypatch.setattr(module, "available_memory", lambda _: None)
     preflight(model, DATASETS, settings(tmp_path), CPU, 1)
     assert len(caplog.messages) == 1
@@ -200,7 +200,7 @@ def test_what_was_too_much_is_not_proposed_again_though_the_estimate_found_room(
         "cuda:0 ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
     assert "A step of 64 samples was estimated at 7.4 GB, of 24.0 GB." in str(advice)
-    assert "batch_size: 32 and run.accum_grad_iters: 2, the same batch in effect (4.2 GB)" in str(advice)
+    assert "batch_size: 32 and run.accum_grad_iters: 2, the same learning with 2 times" in str(advice)
     assert "GPU 0 has" not in str(advice)
 
 

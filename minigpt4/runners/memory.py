@@ -211,7 +211,8 @@ def memory_advice(estimate: MemoryEstimate, available: int, accum_grad_iters: in
         divisors = [size for size in sizes if batch % size == 0]
         size = next((size for size in divisors if least.with_batch(size).fits(available)), 1)
         times = accum_grad_iters * batch // size
-        advice = f"batch_size: {size} and run.accum_grad_iters: {times}, the same batch in effect"
+        longer = f"the same learning with {batch // size} times run.iters_per_epoch and run.warmup_steps"
+        advice = f"batch_size: {size} and run.accum_grad_iters: {times}, {longer}"
         return advice, least.with_batch(size)
 
     ways = [with_batch(estimate, range(batch - 1, 0, -1))] if batch > 1 else []
