@@ -122,18 +122,15 @@ class Reporter:
         """The loss of held-out data, and a grid of what is said of some of it."""
         if not self.accelerator.is_main_process:
             return
-        record = {"step": state.step, "epoch": self._epoch(state.step), "valid_loss": loss}
+        finite = loss if math.isfinite(loss) else None
+        record = {"step": state.step, "epoch": self._epoch(state.step), "valid_loss": finite}
         # A run that was stopped before this line, and killed behind it, comes here again.
         if record not in self.log.read():
             self.log.write(**record)
-        log.info(
-            "step %d: validation loss %.4f (best: %.4f at %d)",
-            state.step,
-            loss,
-            state.best_loss,
-            state.best_step,
-        )
-        self.trackers.log({"valid/loss": loss}, state.step)
+        best = "" if state.best_loss is None else f" (best: {state.best_loss:.4f} at {state.best_step})"
+        log.info("step %d: validation loss %.4f%s", state.step, loss, best)
+        if finite is not None:
+            self.trackers.log({"valid/loss": loss}, state.step)
         drawn = [record for record in records if "image" in record]
         if drawn:
             path = self.folder / "samples" / f"step_{state.step:06d}.png"

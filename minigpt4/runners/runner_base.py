@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import signal
 import time
@@ -272,7 +273,7 @@ class RunnerBase:
         """Take the loss of `valid_splits` -> whether it is the lowest so far."""
         records = self.evaluator.records(self.settings.valid_splits, captions=PICTURES)
         loss = self.task.summarize(records)["loss"]
-        best = self.state.best_loss is None or loss < self.state.best_loss
+        best = loss < (math.inf if self.state.best_loss is None else self.state.best_loss)
         if best:
             self.state.best_loss, self.state.best_step = loss, self.state.step
         self.state.owes_validation = False
