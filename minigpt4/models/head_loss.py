@@ -50,7 +50,8 @@ class _HeadLosses(torch.autograd.Function):
                 loss = F.cross_entropy(head(chunk), wanted, reduction="none")
             losses.append(loss.detach())
             if ctx.needs_input_grad[0]:
-                gradients += torch.autograd.grad(loss, chunk, torch.ones_like(loss))
+                loss.backward(torch.ones_like(loss))
+                gradients.append(chunk.grad)
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)
