@@ -140,19 +140,18 @@ def seconds_at_ceiling(products: list[Products], device: torch.device) -> float:
 
 
 def seconds_of(product: Products, device: torch.device) -> float:
-    """One product, with nothing around it: the median of several."""
+    """One product with nothing around it: the fastest of several."""
     p = product
     left = torch.randn(p.batch, p.m, p.k, device=device).to(p.dtype)
     right = torch.randn(p.batch, p.n, p.k, device=device).to(p.dtype)
     if p.batch == 1:
-        return median_seconds(lambda: torch.nn.functional.linear(left[0], right[0]), device)
-    return median_seconds(lambda: left @ right.mT, device)
+        return fastest(lambda: torch.nn.functional.linear(left[0], right[0]), device)
+    return fastest(lambda: left @ right.mT, device)
 
 
-def median_seconds(run: Callable[[], object], device: torch.device, times: int = 7) -> float:
-    """Wall-clock seconds of one `run`, which is warmed up first."""
+def fastest(run: Callable[[], object], device: torch.device, times: int = 10) -> float:
+    """Wall-clock seconds of `run`, once it is warm."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    run()
     seconds = []
     for _ in range(times):
         wait()
@@ -160,4 +159,4 @@ def median_seconds(run: Callable[[], object], device: torch.device, times: int =
         run()
         wait()
         seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[times // 2]
+    return min(seconds)
