@@ -69,6 +69,14 @@ def reference() -> dict[str, Any]:
     return json.loads((GOLDEN / "reference.json").read_text())
 
 
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Any:
+    """One training run, executed in many ways: `tests.modes.Runs`."""
+    from tests.modes import run_everything
+
+    return run_everything(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
     """accelerate keeps the precision of a process's first run, and refuses every other."""

@@ -14,16 +14,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from torch.distributed.tensor import DTensor
 
 from minigpt4.common.config import Config
 from minigpt4.common.errors import Interrupted
-from minigpt4.common.logger import setup_logger
+from minigpt4.common.logger import launch_rank, setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.runner_base import RunnerBase
@@ -115,20 +116,16 @@ def train(path: Path) -> RunnerBase:
     return runner
 
 
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def updates_of(folder: Path) -> list[dict[str, Any]]:
+    """The log's lines on training, one an update."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
 
 
-def assert_golden(folder: Path, updates: int = UPDATES) -> None:
-    """The log tells of the golden updates, each once and in order."""
-    lines = [line for line in log_of(folder) if "loss" in line][:updates]
-    assert [line["loss"] for line in lines] == pytest.approx(LOSSES[:updates], rel=1e-5)
-    assert [line["grad_norm"] for line in lines] == pytest.approx(NORMS[:updates], rel=1e-4)
-
-
-def losses(folder: Path) -> list[float]:
-    """One an update."""
-    return [line["loss"] for line in log_of(folder) if "loss" in line]
+def assert_golden(updates: Sequence[Mapping[str, Any]], first: int = 0) -> None:
+    """They are the golden ones from number `first` on, each once and in order."""
+    assert [update["loss"] for update in updates] == pytest.approx(LOSSES[first:], rel=1e-5)
+    assert [update["grad_norm"] for update in updates] == pytest.approx(NORMS[first:], rel=1e-4)
 
 
 def checkpoint(folder: Path, name: str = "checkpoint_latest.pth") -> dict[str, Any]:
@@ -160,38 +157,91 @@ def launched(*command: str) -> Iterator[subprocess.Popen]:
         process.communicate()
 
 
-def run_jobs(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """Two ranks do the jobs -> exit code, and what they said.
+class Runs(NamedTuple):
+    """What `run_everything` leaves: each run's output in `folder`, what two ranks said, their exit code."""
 
-    Args:
-        folder: for the file of jobs.
-        jobs: dicts with `config`; also `at` and `what`, which happens to rank 1 before that update: it is
-            sent a SIGTERM (`stop`), or raises (`raise`).
-    """
+    folder: Path
+    said: str
+    code: int
+
+
+def run_everything(folder: Path) -> Runs:
+    """One process, and then two ranks in one start, of which the last run is the end."""
+    write_data(folder)
+    _do({"config": str(write_config(folder, "alone", **EVALUATED)), "what": "", "at": 0})
+    after = {name: str(folder / name / "checkpoint_0.pth") for name in ("alone", "two", "sharded")}
+    stopped = {"output_dir": str(folder / "stopped"), "resume_ckpt_path": "auto"}
+    shard = {"device_map": "shard"}
+    jobs = [
+        _job(folder, "two", **EVALUATED),
+        _job(folder, "two_accumulated", accumulated=2),
+        _job(folder, "sharded", model=shard, **EVALUATED),
+        _job(folder, "sharded_accumulated", accumulated=2, model=shard | {"llm_grad_checkpoint": True}),
+        _job(folder, "stopped", "stop", 3),
+        _job(folder, "stopped_goes_on", **stopped),
+        _job(folder, "evaluating", "stop_evaluating", 1, valid_splits=["val"]),
+        _job(folder, "sharded_after_two", model=shard, resume_ckpt_path=after["two"]),
+        _job(folder, "two_after_sharded", resume_ckpt_path=after["sharded"]),
+        _job(folder, "two_after_alone", resume_ckpt_path=after["alone"]),
+        _job(folder, "fallen", "raise", 3),
+    ]
     file = folder / "jobs.json"
-    file.write_text(json.dumps([{**job, "config": str(job["config"])} for job in jobs]))
+    file.write_text(json.dumps(jobs))
     with launched(*TORCHRUN, "-m", "tests.modes", str(file)) as process:
         said, _ = process.communicate(timeout=300)
-    return process.returncode, said
+    return Runs(folder, said, process.returncode)
+
+
+def _job(folder: Path, name: str, what: str = "", at: int = 0, **how: Any) -> dict[str, Any]:
+    """A run of two ranks. Something may happen to rank 1, before the so-manieth update or evaluation.
+
+    Args:
+        folder, name, how: as for `write_config`.
+        what: it is sent a SIGTERM (`stop`, `stop_evaluating`), or raises (`raise`).
+        at: from 1.
+    """
+    return {"config": str(write_config(folder, name, ranks=2, **how)), "what": what, "at": at}
+
+
+def _do(job: Mapping[str, Any]) -> None:
+    """Do a job; what this rank saw of it lies in `CONFIG.RANK.json`."""
+    path = Path(job["config"])
+    with _watched(job) as seen:
+        try:
+            train(path)
+        except Interrupted as stop:
+            seen["end"] = str(stop)
+    path.with_suffix(f".{launch_rank()}.json").write_text(json.dumps(seen))
 
 
 @contextmanager
-def watched(job: Mapping[str, Any]) -> Iterator[dict[str, list[list[str]]]]:
-    """Collect the ids that this rank trains on, a list an update, and those that it evaluates."""
+def _watched(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Collect what this rank sees.
+
+    Yields:
+        `trained`: the ids of each update; `captions`: of each evaluation, by id; `held`: which share of the
+        language model's layers; `waits`: seconds, for the other ranks; `end`: why it was stopped.
+    """
     update, evaluate = Engine.update, ImageTextPretrainTask.evaluate
-    seen: dict[str, list[list[str]]] = {"trained": [], "evaluated": []}
+    seen: dict[str, Any] = {"trained": [], "captions": [], "held": 0, "waits": 0, "end": ""}
+
+    def happens(event: str, number: int) -> bool:
+        return (event, number) == (job["what"], job["at"]) and launch_rank() == 1
 
     def watch_update(engine: Engine, group: Any, *rest: Any) -> Any:
         seen["trained"].append(group.keys)
-        if engine.accelerator.process_index == 1 and len(seen["trained"]) == job.get("at"):
-            if job["what"] == "raise":
-                raise RuntimeError("rank 1 fell over")
+        seen.update(held=_share_of_layers(engine.bare_model), waits=_seconds_of_patience())
+        if happens("raise", len(seen["trained"])):
+            raise RuntimeError("rank 1 fell over")
+        if happens("stop", len(seen["trained"])):
             os.kill(os.getpid(), signal.SIGTERM)
         return update(engine, group, *rest)
 
     def watch_evaluate(*arguments: Any, **how: Any) -> list[dict[str, Any]]:
+        if happens("stop_evaluating", len(seen["captions"]) + 1):
+            os.kill(os.getpid(), signal.SIGTERM)
         records = evaluate(*arguments, **how)
-        seen["evaluated"].append([record["image_id"] for record in records])
+        seen["captions"].append({record["image_id"]: record.get("caption") for record in records})
         return records
 
     Engine.update, ImageTextPretrainTask.evaluate = watch_update, watch_evaluate
@@ -201,21 +251,34 @@ def watched(job: Mapping[str, Any]) -> Iterator[dict[str, list[list[str]]]]:
         Engine.update, ImageTextPretrainTask.evaluate = update, evaluate
 
 
+def _share_of_layers(model: Any) -> float:
+    """Of the numbers in the language model's layers, those that this rank keeps."""
+    held = [p.to_local() if isinstance(p, DTensor) else p for p in _layers(model)]
+    return sum(p.numel() for p in held) / sum(p.numel() for p in _layers(model))
+
+
+def _seconds_of_patience() -> float:
+    """How long this rank would wait for the others."""
+    if not torch.distributed.is_initialized():
+        return 0
+    backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    return backend.options._timeout.total_seconds()
+
+
+def _layers(model: Any) -> Iterator[torch.nn.Parameter]:
+    return model.llama_model.get_decoder().layers.parameters()
+
+
+def seen_by(runs: Runs, name: str) -> list[dict[str, Any]]:
+    """What each rank saw of a run."""
+    return [json.loads(path.read_text()) for path in sorted(runs.folder.glob(f"{name}.?.json"))]
+
+
 def main() -> None:
-    """Do the jobs; what each rank saw of one lies in `CONFIG.RANK.json`."""
+    """Do the jobs of a file."""
     setup_logger()
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        path, end = Path(job["config"]), "finished"
-        with watched(job) as seen:
-            try:
-                train(path)
-            except Interrupted as stop:
-                end = str(stop)
-        group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
-        report = seen | {"end": end, "timeout": group.options._timeout.total_seconds()}
-        rank = torch.distributed.get_rank()
-        path.with_suffix(f".{rank}.json").write_text(json.dumps(report))
-    torch.distributed.destroy_process_group()
+        _do(job)
 
 
 if __name__ == "__main__":

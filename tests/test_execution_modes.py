@@ -1,6 +1,7 @@
 """One list of golden losses, which comes out of a run in whatever way it is executed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,44 +11,26 @@ import pytest
 import torch
 
 from minigpt4.datasets.collate import collate
+from minigpt4.models.execution import COMPILERS
 from minigpt4.tasks import setup_task
 from tests import modes
 from tests.conftest import build_golden_model
-from tests.modes import EVALUATED, LOSSES, TOGETHER, UPDATES, assert_golden, checkpoint, write_config
-
-SHARD = {"device_map": "shard"}
-# What two ranks do in one start.
-TWO_RANKS: dict[str, dict[str, Any]] = {
-    "two": EVALUATED,
-    "two_accumulated": {"accumulated": 2},
-    "sharded": EVALUATED | {"model": SHARD},
-    "sharded_accumulated": {"accumulated": 2, "model": SHARD | {"llm_grad_checkpoint": True}},
-}
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
-    """The folder of everything here, with the run of one process in `alone`."""
-    folder = tmp_path_factory.mktemp("modes")
-    modes.write_data(folder)
-    modes.train(write_config(folder, "alone", **EVALUATED))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def two_ranks(alone: Path) -> Path:
-    jobs = [{"config": write_config(alone, name, ranks=2, **how)} for name, how in TWO_RANKS.items()]
-    # Rank 1 is asked to stop in the middle of an epoch; both stop, and go on.
-    jobs.append({"config": write_config(alone, "stopped", ranks=2), "at": 3, "what": "stop"})
-    jobs.append({"config": write_config(alone, "stopped", ranks=2, resume_ckpt_path="auto")})
-    code, said = modes.run_jobs(alone, jobs)
-    assert code == 0, said
-    return alone
+from tests.modes import (
+    LOSSES,
+    TOGETHER,
+    UPDATES,
+    Runs,
+    assert_golden,
+    checkpoint,
+    seen_by,
+    updates_of,
+    write_config,
+)
 
 
 def assert_same_run(folder: Path, name: str) -> None:
     """Losses, gradients, weights, and metrics where there are any, are those of one process."""
-    assert_golden(folder / name)
+    assert_golden(updates_of(folder / name))
     weights, expected = checkpoint(folder / name)["model"], checkpoint(folder / "alone")["model"]
     assert weights.keys() == expected.keys()
     for key, value in expected.items():
@@ -60,13 +43,13 @@ def assert_same_run(folder: Path, name: str) -> None:
             assert report[key] == pytest.approx(wanted[key], rel=1e-5)
 
 
-def test_one_process(alone: Path) -> None:
-    assert_same_run(alone, "alone")
+def test_one_process(runs: Runs) -> None:
+    assert_same_run(runs.folder, "alone")
 
 
-def test_a_mean_of_means_would_be_another_loss(alone: Path) -> None:
+def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
     """Of the first update's samples, as two ranks share them, and as they are accumulated."""
-    cfg = modes.config_of(write_config(alone, "unused"))
+    cfg = modes.config_of(write_config(runs.folder, "unused"))
     dataset = setup_task(cfg).build_datasets(cfg)["jsonl"][1]["train"]
     dataset.training = True
     samples = [sample for sample, _ in zip(dataset, range(TOGETHER), strict=False)]
@@ -84,14 +67,16 @@ def test_a_mean_of_means_would_be_another_loss(alone: Path) -> None:
     ("name", "how"),
     [
         ("accumulated", {"accumulated": 2}),
-        ("accumulated_by_four", {"accumulated": 4}),
         ("recomputed", {"model": {"llm_grad_checkpoint": True}}),
         ("workers", {"num_workers": 1}),
     ],
 )
-def test_one_process_otherwise(alone: Path, name: str, how: dict[str, Any]) -> None:
-    modes.train(write_config(alone, name, **how))
-    assert_same_run(alone, name)
+def test_one_process_otherwise(runs: Runs, name: str, how: dict[str, Any]) -> None:
+    modes.train(write_config(runs.folder, name, **how))
+    assert_same_run(runs.folder, name)
+
+
+can_compile = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
 
 
 @pytest.fixture
@@ -102,42 +87,58 @@ def graphs_only(monkeypatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-def test_compiled(alone: Path, graphs_only: None) -> None:
-    modes.train(write_config(alone, "compiled", model={"compile": True}))
-    assert_same_run(alone, "compiled")
+@can_compile
+def test_compiled(runs: Runs, graphs_only: None) -> None:
+    modes.train(write_config(runs.folder, "compiled", model={"compile": True}))
+    assert_same_run(runs.folder, "compiled")
 
 
 @pytest.mark.slow
-def test_compiled_to_machine_code(alone: Path) -> None:
-    modes.train(write_config(alone, "machine_code", model={"compile": True}))
-    assert_same_run(alone, "machine_code")
+@can_compile
+def test_compiled_to_machine_code(runs: Runs) -> None:
+    modes.train(write_config(runs.folder, "machine_code", model={"compile": True}))
+    assert_same_run(runs.folder, "machine_code")
 
 
-def test_resumed_in_the_middle_of_an_epoch(alone: Path) -> None:
-    modes.train(write_config(alone, "resumed", save_every=2))
-    (alone / "resumed" / "log.jsonl").open("a").write('{"step": 5, "loss": 0}\n')
-    middle = alone / "resumed" / "checkpoint_step_4.pth"
-    modes.train(write_config(alone, "resumed", resume_ckpt_path=str(middle)))
-    assert_same_run(alone, "resumed")
+def test_resumed_in_the_middle_of_an_epoch(runs: Runs) -> None:
+    modes.train(write_config(runs.folder, "resumed", save_every=2))
+    with (runs.folder / "resumed" / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "loss": 0}\n')
+    middle = runs.folder / "resumed" / "checkpoint_step_4.pth"
+    modes.train(write_config(runs.folder, "resumed", resume_ckpt_path=str(middle)))
+    assert_same_run(runs.folder, "resumed")
 
 
-@pytest.mark.parametrize("name", [*TWO_RANKS, "stopped"])
-def test_two_processes(two_ranks: Path, name: str) -> None:
-    assert_same_run(two_ranks, name)
+@pytest.mark.parametrize("name", ["two", "two_accumulated", "sharded", "sharded_accumulated", "stopped"])
+def test_two_processes(runs: Runs, name: str) -> None:
+    """`stopped` was stopped in the middle of an epoch, and went on."""
+    assert_same_run(runs.folder, name)
 
 
-def test_two_processes_stopped_between(two_ranks: Path) -> None:
-    """`stopped` was in two parts: no rank trained on anything twice."""
-    reports = [json.loads((two_ranks / f"stopped.{rank}.json").read_text()) for rank in (0, 1)]
-    assert [len(report["trained"]) for report in reports] == [2, 2]
+@pytest.mark.parametrize("name", ["sharded_after_two", "two_after_sharded"])
+def test_sharding_is_nothing_that_a_checkpoint_knows(runs: Runs, name: str) -> None:
+    assert_golden(updates_of(runs.folder / name), UPDATES // 2)
 
 
-def test_accelerate_launch_shards(alone: Path) -> None:
+def test_each_rank_holds_its_part_of_a_sharded_model(runs: Runs) -> None:
+    for name, share in {"two": 1, "sharded": 0.5, "sharded_accumulated": 0.5}.items():
+        assert [seen["held"] for seen in seen_by(runs, name)] == [share, share]
+
+
+def test_a_sharded_model_says_what_a_whole_one_does(runs: Runs) -> None:
+    """Its ranks look at every picture together."""
+    (alone,) = seen_by(runs, "alone")
+    first, second = seen_by(runs, "sharded")
+    assert len(alone["captions"][0]) == 11 and all(alone["captions"][0].values())
+    assert first["captions"][0] == second["captions"][0] == alone["captions"][0]
+
+
+def test_accelerate_launch_shards(runs: Runs) -> None:
     """Two processes, and `--use_fsdp` is all that says so."""
-    config = write_config(alone, "accelerate", ranks=2)
+    config = write_config(runs.folder, "accelerate", ranks=2)
     command = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
     with modes.launched(*command, "--main_process_port", "0", "train.py", "--cfg-path", str(config)) as run:
         said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
     assert said.count("layers are spread over 2 ranks") == said.count("Chat with it:") == 1
-    assert_same_run(alone, "accelerate")
+    assert_same_run(runs.folder, "accelerate")

@@ -20,6 +20,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     if name is None or str(name) == "auto":
         name = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else name
+        if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":  # accelerate launch --cpu
+            name = "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:

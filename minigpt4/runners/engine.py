@@ -20,8 +20,8 @@ from minigpt4.runners.groups import Group
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 
-# How long ranks wait for one that does not come. Nothing between two meetings of theirs takes so long but
-# the validation under a sharded language model.
+# How long ranks wait for one that does not come. None is so much slower than the others, be it in reading a
+# model or in its share of an evaluation.
 TIMEOUT = timedelta(minutes=20)
 
 

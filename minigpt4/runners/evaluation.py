@@ -56,7 +56,7 @@ class Evaluator:
             captions: how many samples are captioned; None for all.
 
         Raises:
-            StoppedEvaluation: if a lone process was asked to stop. Several go on to the end, where they meet.
+            StoppedEvaluation: on all ranks, if one was asked to stop.
         """
         accelerator = self.engine.accelerator
         # Ranks that share a language model have to call it together, so each of them looks at everything.
@@ -79,10 +79,16 @@ class Evaluator:
                         keep_images=left,
                         captions=None if captions is None else min(left, captions),
                     )
+        if any(gather_object([self._gives_up()])):
+            raise StoppedEvaluation
         return gather_object([] if shared and not accelerator.is_main_process else records)
+
+    def _gives_up(self) -> bool:
+        """Whether this rank leaves out the rest. Where ranks have to keep in step, it goes on to the end."""
+        return bool(self.stop) and not self.engine.sharded
 
     def _until_stopped(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for batch in batches:
-            if self.stop and self.engine.accelerator.num_processes == 1:
-                raise StoppedEvaluation
+            if self._gives_up():
+                return
             yield batch
