@@ -195,7 +195,7 @@ def attempt(command: Callable[[argparse.Namespace], None], request: dict[str, An
     try:
         if "change" in request:
             die_before_change(path.with_suffix("").resolve(), request["change"])
-        cli.run(command, argparse.Namespace(cfg_path=str(path), options=[]))
+        cli.run(command, argparse.Namespace(cfg_path=str(path), options=[], resume=None))
         code = 0
     except SystemExit as end:
         code = end.code

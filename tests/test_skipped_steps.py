@@ -217,7 +217,9 @@ def test_train_py_says_it_in_one_line_and_with_its_exit_code(shapes, tmp_path, m
     monkeypatch.setattr("minigpt4.common.logger.setup_logger", lambda **_: None)  # it is this process's
     spoil(monkeypatch, ALL)
     with pytest.raises(SystemExit) as end:
-        cli.run(train_script.train, argparse.Namespace(cfg_path=tmp_path / "job.yaml", options=[]))
+        cli.run(
+            train_script.train, argparse.Namespace(cfg_path=tmp_path / "job.yaml", options=[], resume=None)
+        )
     # A text is printed, and the code is 1.
     assert end.value.code.startswith("error: 2 updates in a row had no finite loss or gradient")
     assert "--resume auto" in end.value.code

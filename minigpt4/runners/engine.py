@@ -1,6 +1,7 @@
 """One update of the weights, on however many devices. Devices, precision and ranks are accelerate's."""
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -211,6 +212,8 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             precision = "bf16"
         elif device.type == "cuda":
             precision = "fp16"
+    # Where a backend is named, accelerate takes it that a launcher was there.
+    backend = settings.dist_backend if "LOCAL_RANK" in os.environ else None
     # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would take the
     # trained layers too, out of the optimizer's and the checkpoints' hands.
     with patch_environment(ACCELERATE_USE_FSDP="false"):
@@ -219,7 +222,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             mixed_precision=precision,
             device_placement=False,  # the model was built where it belongs
             kwargs_handlers=[
-                InitProcessGroupKwargs(backend=settings.dist_backend, timeout=TIMEOUT),
+                InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT),
                 # Gradients need no second copy.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
