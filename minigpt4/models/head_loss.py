@@ -60,4 +60,5 @@ class _HeadLosses(torch.autograd.Function):
     def backward(ctx: Any, above: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         # In float32 and then rounded: a factor rounded first would bend all rows alike.
-        return (gradient * above[:, None]).to(gradient.dtype), None, None, None
+        above = above.to(gradient.device)[:, None]
+        return (gradient * above).to(gradient.dtype), None, None, None

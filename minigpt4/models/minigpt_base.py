@@ -31,7 +31,7 @@ class MiniGPTBase(ImageTokens):
     """A vision encoder and a language model. Subclasses add `llama_proj`, which joins them.
 
     Args:
-        vision: the arguments of `ImageTokens`, the device too.
+        vision: the arguments of `ImageTokens`, the device too; `compile` is the language model's too.
         llama_model, llm_backbone, llm_precision: see `load_language_model`.
         low_resource: True is the original's way to say `llm_precision: 8bit`.
         prompt_path: a file of prompts, one a line, of which training draws one a batch.
