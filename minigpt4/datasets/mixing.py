@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import DataError
 from minigpt4.common.stopping import leave_signals_to_parent
+from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
 
@@ -151,6 +152,28 @@ class TrainStream:
         self.loaders = loaders
         self.drawn = drawn
         self._batches = mix(list(loaders.values()), ratios, seed, drawn)
+
+    @classmethod
+    def of(
+        cls, datasets: Datasets, splits: Sequence[str], seed: int, state: Mapping[str, Any], **reading: Any
+    ) -> "TrainStream":
+        """These splits of all datasets, from where a stream's `state()` left them.
+
+        Args:
+            datasets: name -> (builder, datasets by split).
+            splits: names.
+            seed: of the mixing.
+            state: of an earlier stream, or `{"drawn": 0, "loaders": {}}`.
+            reading: what else a `TrainLoader` takes.
+        """
+        loaders, ratios = {}, []
+        for name, (builder, by_split) in datasets.items():
+            for split in splits:
+                key = f"{name}.{split}"
+                resumed = state["loaders"].get(key)
+                loaders[key] = TrainLoader(by_split[split], builder.batch_size, state=resumed, **reading)
+                ratios.append(builder.sample_ratio)
+        return cls(loaders, ratios, seed, state["drawn"])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self

@@ -9,10 +9,11 @@ from accelerate.utils import gather_object
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.rng import undisturbed
 from minigpt4.common.stopping import StopRequest
+from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
-from minigpt4.tasks.base_task import BaseTask, Datasets
+from minigpt4.tasks.base_task import BaseTask
 
 # As many as a grid shows.
 PICTURES = 16

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from minigpt4.common.download import DISK_FULL
 from minigpt4.common.errors import ConfigError, TrainingError
+from minigpt4.datasets.builders import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.memory import (
@@ -20,7 +22,6 @@ from minigpt4.runners.memory import (
     sample_tokens,
 )
 from minigpt4.runners.settings import RunSettings
-from minigpt4.tasks.base_task import Datasets
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,24 @@ def check_disk(folder: Path, model: BaseModel, settings: RunSettings) -> None:
             f"{readable(size * count - there)}: {count} of {readable(size)} each. Please make room, name "
             f"another place, or keep fewer of them (run.keep is {settings.keep}, of each kind)"
         )
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether a disk was full, or a quota or limit of it reached."""
+    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EFBIG)
+
+
+def no_room_advice(error: OSError, folder: Path) -> TrainingError:
+    """What to raise in place of (and from) an error that `is_no_room`.
+
+    Args:
+        error: what ended the run.
+        folder: the run's.
+    """
+    return TrainingError(
+        f"{error.filename or folder} could not be written: {error.strerror}. Make room and go on from the "
+        "newest checkpoint with --resume auto"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

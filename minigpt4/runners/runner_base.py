@@ -1,6 +1,5 @@
 """The training loop: when to step, log, validate, save and stop."""
 
-import errno
 import logging
 import math
 import os
@@ -21,22 +20,28 @@ from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.stopping import StopRequest
-from minigpt4.datasets.mixing import TrainLoader, TrainStream
+from minigpt4.datasets.builders import Datasets
+from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
 from minigpt4.runners.groups import draw_groups, group_sizes
-from minigpt4.runners.preflight import is_out_of_memory, out_of_memory_advice, preflight
+from minigpt4.runners.preflight import (
+    is_no_room,
+    is_out_of_memory,
+    no_room_advice,
+    out_of_memory_advice,
+    preflight,
+)
 from minigpt4.runners.report import Reporter, keep_earlier_run
 from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
 from minigpt4.runners.state import RunState, Window
 from minigpt4.runners.summary import start_summary
-from minigpt4.tasks.base_task import BaseTask, Datasets
+from minigpt4.tasks.base_task import BaseTask
 
 log = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GO_ON = "the same command with --resume auto goes on from there"
 
 
@@ -99,21 +104,12 @@ class RunnerBase:
             except StoppedEvaluation:
                 raise self._interrupted() from None
             except (OSError, RuntimeError, MemoryError) as error:
-                explained = self._explained(error)
-                if explained is None:
-                    raise
-                raise explained from error
-
-    def _explained(self, error: Exception) -> TrainingError | None:
-        """A full disk or memory, with what to do about it; None if it is something else."""
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return TrainingError(
-                f"{error.filename or self.output_dir} could not be written: {error.strerror}. Make room and "
-                "go on from the newest checkpoint with --resume auto"
-            )
-        if is_out_of_memory(error) and not self.settings.evaluate:
-            return out_of_memory_advice(error, self.estimate, self.settings, self.engine.device)
-        return None
+                if is_no_room(error):
+                    raise no_room_advice(error, self.output_dir) from error
+                if is_out_of_memory(error) and not self.settings.evaluate:
+                    device = self.engine.device
+                    raise out_of_memory_advice(error, self.estimate, self.settings, device) from error
+                raise
 
     def _train(self) -> dict[str, Any]:
         splits = self.settings.test_splits
@@ -167,24 +163,20 @@ class RunnerBase:
 
     def _train_batches(self) -> TrainStream:
         """All that is trained on, from where the checkpoint left it."""
-        loaders, ratios = {}, []
-        resumed = self.sampler_state["loaders"]
-        for name, (builder, splits) in self.datasets.items():
-            for split in self.settings.train_splits:
-                loaders[f"{name}.{split}"] = TrainLoader(
-                    splits[split],
-                    builder.batch_size,
-                    max_bad_fraction=self.settings.max_bad_fraction,
-                    rank=self.accelerator.process_index,
-                    world_size=self.accelerator.num_processes,
-                    workers=self.settings.num_workers,
-                    pin_memory=self.engine.device.type == "cuda",
-                    state=resumed.get(f"{name}.{split}"),
-                )
-                ratios.append(builder.sample_ratio)
-        stream = TrainStream(loaders, ratios, self.settings.seed, self.sampler_state["drawn"])
-        if self.accelerator.is_main_process:
-            stream.describe(resumed)
+        s, accelerator = self.settings, self.accelerator
+        stream = TrainStream.of(
+            self.datasets,
+            s.train_splits,
+            s.seed,
+            self.sampler_state,
+            max_bad_fraction=s.max_bad_fraction,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            workers=s.num_workers,
+            pin_memory=self.engine.device.type == "cuda",
+        )
+        if accelerator.is_main_process:
+            stream.describe(self.sampler_state["loaders"])
         return stream
 
     def _train_steps(self, batches: TrainStream) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.builders import BaseDatasetBuilder
+from minigpt4.datasets.builders import BaseDatasetBuilder, Datasets
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import BEST, LATEST
@@ -16,7 +16,6 @@ from minigpt4.runners.memory import MemoryEstimate, available_memory, readable
 from minigpt4.runners.preflight import checkpoint_bytes
 from minigpt4.runners.progress import duration
 from minigpt4.runners.settings import RunSettings
-from minigpt4.tasks.base_task import Datasets
 
 # Enough to see whether a model looks, where no pictures are held out.
 TRAINING_PICTURES = 1000

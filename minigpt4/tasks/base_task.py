@@ -8,10 +8,8 @@ import torch
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.datasets.builders import BaseDatasetBuilder, build_datasets
+from minigpt4.datasets.builders import Datasets, build_datasets
 from minigpt4.models.base_model import BaseModel
-
-Datasets = dict[str, tuple[BaseDatasetBuilder, dict]]
 
 
 def setup_task(cfg: Config) -> "BaseTask":

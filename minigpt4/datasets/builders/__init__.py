@@ -1,6 +1,6 @@
 """Builders: one declarative class a dataset name."""
 
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, build_datasets
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, Datasets, build_datasets
 from minigpt4.datasets.builders.cached_features_builder import CachedFeaturesBuilder
 from minigpt4.datasets.builders.image_text_pair_builder import (
     CCSBUAlignBuilder,
@@ -15,6 +15,7 @@ __all__ = [
     "CCSBUAlignBuilder",
     "CCSBUBuilder",
     "CachedFeaturesBuilder",
+    "Datasets",
     "JsonlBuilder",
     "LaionBuilder",
     "MapStyleBuilder",

@@ -90,7 +90,11 @@ class BaseDatasetBuilder:
         raise NotImplementedError
 
 
-def build_datasets(datasets_cfg: Mapping, seed: int) -> dict[str, tuple[BaseDatasetBuilder, dict]]:
+# Name -> the builder, and what it built by split.
+Datasets = dict[str, tuple[BaseDatasetBuilder, dict[str, Any]]]
+
+
+def build_datasets(datasets_cfg: Mapping, seed: int) -> Datasets:
     """Everything in `datasets:`, in order: name -> (its builder, its datasets by split)."""
     if not datasets_cfg:
         raise ConfigError("the section `datasets` is missing or empty: please name at least one dataset")
