@@ -100,7 +100,7 @@ class Wandb:
             settings=wandb.Settings(finish_timeout=SECONDS_TO_SEND),
         )
         if offline:
-            kept = run.folder / "wandb" / f"offline-run-*-{run.id}"
+            kept = run.folder / "wandb" / f"offline-run-*-{run.id}*"
             log.warning("wandb has no login here; to send the run later: wandb login; wandb sync %s", kept)
 
     def log(self, values: dict[str, float], step: int) -> None:
