@@ -56,7 +56,10 @@ def train(args: argparse.Namespace) -> None:
     report = runner.train()
 
     if runner.accelerator.is_main_process and not settings.evaluate:
-        print(f"\n{report_table(report)}\n\n{end_summary(report, cfg, datasets, settings)}")
+        if settings.test_splits:
+            print(f"\n{report_table(report)}")
+        print(f"\n{end_summary(report, cfg, datasets, settings)}")
+    runner.accelerator.end_training()  # ranks say goodbye to each other
 
 
 if __name__ == "__main__":

@@ -51,15 +51,16 @@ class Reporter:
         if main:
             self.log.drop_after(state.step)
             self.skipped_log.drop_after(state.step)
-        self.progress = Progress(
-            s.max_epoch * s.iters_per_epoch, s.iters_per_epoch, start_step=state.step, enabled=main
-        )
         self.trackers = make_trackers(
             s.trackers() if main else [],
             self.folder,
             config=self.config,
             job_name=s.job_name,
             step=state.step,
+        )
+        # After the trackers, whose greetings would stand in the live line.
+        self.progress = Progress(
+            s.max_epoch * s.iters_per_epoch, s.iters_per_epoch, start_step=state.step, enabled=main
         )
 
     def close(self) -> None:
