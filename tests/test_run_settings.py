@@ -260,7 +260,7 @@ def test_wrong_types_are_refused(key) -> None:
     """Each by its name, and what would be right."""
     wrong, said = {
         int: ([1.5, "3", True, None], "a whole number"),
-        float: (["1e-4", [1], False, None], "a number"),
+        float: (["1e-4", "x"], r"a number \(YAML wants 1\.0e-4, not 1e-4\)"),
         bool: (["yes", 1, None], "True or False"),
         list[str]: (["train", [1], None], "a list of names"),
     }.get(TYPES[key], ([3, ["a"], True], "a text"))
@@ -276,11 +276,6 @@ def test_numbers_that_are_too_small_are_refused(key) -> None:
         settings(**{key: SMALLEST[key] - 1})
 
 
-def test_the_hint_for_numbers_that_yaml_takes_for_texts() -> None:
-    with pytest.raises(ConfigError, match=r"run\.init_lr is '1e-4', .* \(YAML wants 1\.0e-4, not 1e-4\)"):
-        settings(init_lr="1e-4")
-
-
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("decay_rate", [None, 0.5])
 def test_a_warm_up_longer_than_an_epoch_does_not_begin_again(
@@ -290,8 +285,7 @@ def test_a_warm_up_longer_than_an_epoch_does_not_begin_again(
     goes on with it."""
     keys = {"max_epoch": 4, "iters_per_epoch": 3, "accum_grad_iters": accumulated, "init_lr": 0.01}
     keys |= {"warmup_steps": 7, "warmup_lr": 0.003, "min_lr": 0.001}
-    if decay_rate:
-        keys |= {"lr_sched": "linear_warmup_step_lr", "lr_decay_rate": decay_rate}
+    keys |= {"lr_sched": "linear_warmup_step_lr", "lr_decay_rate": decay_rate} if decay_rate else {}
     rates = seen(shapes, tmp_path / "job", **keys)["rates"]
     ends = [2, 3, 5, 6, 8, 9, 11, 12] if accumulated == 2 else range(1, 13)
     steps = [end - 1 for end in ends]

@@ -33,7 +33,8 @@ class Bench:
     def attempt(self, folder: Path, **how: Any) -> End:
         """Begin the run in that folder, or go on with it."""
         end = self.attempts(eventful(self.shapes, folder, num_workers=self.workers), **how)
-        assert "Traceback" not in end.said, end.said
+        # The workers of one that was killed may complain.
+        assert end.code < 0 or "Traceback" not in end.said, end.said
         check_checkpoints(folder)
         return end
 

@@ -1,10 +1,12 @@
 """Held-out data beside training: it tells the best checkpoint, and training is what it would be without."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from minigpt4.common.checkpoint import read_checkpoint
@@ -32,9 +34,18 @@ def trained(left: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     return last, [line for line in left["log.jsonl"] if "loss" in line]
 
 
-def test_training_is_not_disturbed(shapes, tmp_path) -> None:
-    """By dropout in evaluation mode, greedy captions, the pictures of them, or reading the same shards."""
-    train(eventful(shapes, tmp_path / "with", valid_every=4, test_splits=["test"], max_epoch=2))
+def test_training_is_not_disturbed(shapes, tmp_path, monkeypatch) -> None:
+    """By a task that draws random numbers, by captions and their pictures, or by what is read."""
+    evaluate = ImageTextPretrainTask.evaluate
+
+    def restless(self, model: Any, batches: Any, **how: Any) -> Any:
+        random.random()
+        torch.rand(1)
+        return evaluate(self, model, batches, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTextPretrainTask, "evaluate", restless)
+        train(eventful(shapes, tmp_path / "with", valid_every=4, test_splits=["test"], max_epoch=2))
     train(eventful(shapes, tmp_path / "without", valid_splits=[], max_epoch=2))
     left = left_behind(tmp_path / "with")
     assert trained(left) == trained(left_behind(tmp_path / "without"))
