@@ -203,6 +203,9 @@ def test_stopped_before_and_after_training(shapes, tmp_path, monkeypatch) -> Non
     assert run(shapes, job, **settings) == expected
     # And one that has come to its end has nothing to do.
     assert run(shapes, job, **settings) == expected
+    before_call(monkeypatch, "evaluate", 1, ask_to_stop)
+    with pytest.raises(Interrupted, match="nothing was trained yet"):
+        run(shapes, job, **settings, evaluate=True)
 
 
 class Job:

@@ -123,6 +123,15 @@ def test_a_line_that_a_power_cut_tears(without_workers, tmp_path, tail) -> None:
     without_workers.disturb(tmp_path, [])
 
 
+def test_the_newest_is_damaged(without_workers, tmp_path) -> None:
+    """It goes on from the one before, and everything after it is made again."""
+    assert killed([without_workers.attempt(tmp_path / "job0", change=100)])
+    with (tmp_path / "job0" / LATEST).open("rb+") as file:
+        file.truncate(10_000)
+    (end,) = without_workers.disturb(tmp_path, [])
+    assert "passing over a damaged checkpoint" in end.said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_at_random_moments(with_workers, tmp_path, number) -> None:
     """Checkpoints of other steps are kept then, but the last and the best are the same."""

@@ -283,9 +283,10 @@ class RunnerBase:
         # A rank that was not asked itself stops with the one that was.
         number = self.stop.signal or signal.SIGTERM
         latest = self.output_dir / LATEST
+        saved = latest.exists() and not self.settings.evaluate
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {self.state.step}; "
-            + (f"{latest} is saved, {GO_ON}" if latest.exists() else "nothing was trained yet"),
+            + (f"{latest} is saved, {GO_ON}" if saved else "nothing was trained yet"),
             number,
         )
 
