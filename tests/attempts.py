@@ -119,10 +119,6 @@ class End:
     seconds: float
     said: str
 
-    @property
-    def killed(self) -> bool:
-        return self.code == -signal.SIGKILL
-
 
 class Attempts:
     """Forks off attempts, between `with` and its end."""
@@ -214,7 +210,7 @@ def die_before_change(folder: Path, number: int) -> None:
     """
     left = number
 
-    def count() -> None:
+    def come_nearer() -> None:
         nonlocal left
         left -= 1
         if left == 0:
@@ -224,12 +220,12 @@ def die_before_change(folder: Path, number: int) -> None:
         if event in CHANGES and (event != "open" or arguments[2] & WRITING):
             place = arguments[0]
             if isinstance(place, str | Path) and str(place).startswith(str(folder)):
-                count()
+                come_nearer()
 
     sys.addaudithook(hear)
     save, fsync = torch.save, os.fsync
-    torch.save = lambda state, file: save(state, Counted(file, count))
-    os.fsync = lambda descriptor: (count(), fsync(descriptor))
+    torch.save = lambda state, file: save(state, Counted(file, come_nearer))
+    os.fsync = lambda descriptor: (come_nearer(), fsync(descriptor))
 
 
 class Counted:

@@ -75,6 +75,17 @@ def test_nobody_need_listen(monkeypatch) -> None:
         assert stop
 
 
+def test_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop and signal.getsignal(signal.SIGTERM) == stop._remember
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_another_thread_does_without() -> None:
     """Only a process's main thread may handle signals: in a notebook, a run may be in another."""
     before, seen = signal.getsignal(signal.SIGINT), []

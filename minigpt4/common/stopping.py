@@ -32,7 +32,9 @@ class StopRequest:
         # Only a process's main thread may handle signals; a runner in another one (a notebook's, say) does
         # without.
         if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            # What is ignored stays so: a script's background jobs do not hear a Ctrl-C.
+            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._earlier = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def __exit__(
