@@ -136,8 +136,8 @@ def test_the_latest_is_the_newest_whatever_the_clock_says(tmp_path) -> None:
 def test_leftovers_of_a_killed_writer_go(tmp_path) -> None:
     save(tmp_path, 4)
     (tmp_path / "samples").mkdir()
-    leftovers = [".checkpoint_0.pth.123.part", ".log.jsonl.7.part", "samples/.step_000004.png.7.part"]
-    for name in leftovers:
+    leftovers = [".checkpoint_0.pth.123.part", ".log.jsonl.7.part", ".writable_x7.part"]
+    for name in (*leftovers, "samples/.step_000004.png.7.part"):
         (tmp_path / name).write_bytes(b"PK")
     CheckpointFolder(tmp_path, 2).remove_leftovers()
     assert names(tmp_path) == {"checkpoint_step_4.pth", LATEST, "samples"}

@@ -161,11 +161,12 @@ def test_killed_before_every_single_change(without_workers, tmp_path, begun) -> 
     if begun:
         assert killed([without_workers.attempt(tmp_path / "begun", change=begun)])
     for number in count(1):
-        job = tmp_path / str(number) / "job0"
+        runs = tmp_path / str(number)
+        runs.mkdir()
         if begun:
-            shutil.copytree(tmp_path / "begun", job)
-        ends = without_workers.disturb(job.parent, [{"change": number}])
+            shutil.copytree(tmp_path / "begun", runs / "job0")
+        ends = without_workers.disturb(runs, [{"change": number}])
         if not killed(ends):
             break
-        shutil.rmtree(job.parent)
+        shutil.rmtree(runs)
     assert number > 80

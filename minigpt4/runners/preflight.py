@@ -91,7 +91,7 @@ def check_output(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_") as probe:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", suffix=".part") as probe:
             probe.write(bytes(4096))
             probe.flush()
     except (FileExistsError, NotADirectoryError) as error:
