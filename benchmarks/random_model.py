@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,15 @@ def fill(model: nn.Module) -> None:
 
 
 def random_batches(images: int, *, cached: bool = False) -> Iterator[dict[str, Any]]:
-    """Batches as the loaders give them, without end: noise, with captions of 8 to 18 words."""
+    """Batches as the loaders give them, a few again and again: noise, with captions of 8 to 18 words."""
     rng, noise = random.Random(0), torch.Generator().manual_seed(0)
-    while True:
+    batches = []
+    for _ in range(4):
         captions = [" ".join(rng.choices(WORDS, k=rng.randint(8, 18))) for _ in range(images)]
         if cached:
             seen = {"image_features": torch.randn(images, 32, 768, generator=noise).bfloat16()}
         else:
             pixels = torch.randint(0, 256, (images, 3, 224, 224), generator=noise, dtype=torch.uint8)
             seen = {"image": pixels}
-        yield seen | {"answer": captions, "bad": {}}
+        batches.append(seen | {"answer": captions, "bad": {}})
+    return cycle(batches)
