@@ -182,9 +182,10 @@ class ImageTokens(BaseModel):
         Frozen, this is a function of the picture alone, which is why its values can be kept
         (`dataset/cache_features.py`).
         """
+        image = self._normalized(image)
         # Nothing of it is trained: no graph is kept.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._vision_is_frozen()):
-            return self._look(self._normalized(image))
+            return self._look(image)
 
     def _look(self, image: torch.Tensor) -> torch.Tensor:
         """Normalised [N, 3, H, W] -> tokens [N, P, width]."""
