@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -14,11 +14,8 @@ from minigpt4.common.weights import locate
 from minigpt4.models.base_model import FIRST_LAYER_INPUT
 from minigpt4.models.image_tokens import ImageTokens
 
-if TYPE_CHECKING:
-    from minigpt4.models.minigpt_base import MiniGPTBase
 
-
-def describe(model: "MiniGPTBase") -> dict[str, Any]:
+def describe(model: ImageTokens) -> dict[str, Any]:
     """What a checkpoint remembers of the parts it was trained beside."""
     config = model.llama_model.config.get_text_config()
     return {
@@ -42,7 +39,7 @@ def describe(model: "MiniGPTBase") -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _fingerprint(model: "MiniGPTBase") -> str:
+def _fingerprint(model: ImageTokens) -> str:
     """Tells language models apart whose folders have one name, and finds one again that was renamed."""
     vocabulary = model.llama_model.config.get_text_config().vocab_size
     some_words = torch.linspace(0, vocabulary - 1, 64, device=model.llama_model.device).long()
