@@ -138,6 +138,7 @@ def test_stopped_at_random_moments(with_workers, tmp_path, number) -> None:
     compared = [LATEST, BEST, "log.jsonl", "report"]
     ends, stopped = [], []
     for times in range(4, 12):  # on a busy machine every moment of the first may lie before the first step
+        (tmp_path / str(times)).mkdir()
         moments = with_workers.at_random(times, number)
         ends += with_workers.disturb(tmp_path / str(times), moments, compared)
         stopped = [end for end in ends if "finishing the step" in end.said and end.code != 0]
