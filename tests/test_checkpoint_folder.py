@@ -65,6 +65,16 @@ def test_what_a_run_that_went_back_had_come_to_is_not_kept_in_its_place(tmp_path
     assert names(tmp_path) == {"checkpoint_step_20.pth", "checkpoint_step_25.pth", LATEST}
 
 
+def test_what_a_kill_left_too_much_of_goes_with_the_next_of_any_kind(tmp_path) -> None:
+    for step in (2, 4, 6):
+        save(tmp_path, step, keep=9)
+    save(tmp_path, 10, epoch_end=True)
+    assert names(tmp_path) == {
+        *("checkpoint_step_4.pth", "checkpoint_step_6.pth"),
+        *("checkpoint_0.pth", LATEST),
+    }
+
+
 @pytest.mark.skipif(os.name != "posix", reason="inodes")
 def test_a_second_name_takes_no_room(tmp_path) -> None:
     path = save(tmp_path, 4, best=True)

@@ -49,8 +49,9 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if it cannot be written; what was there before is still there.
         """
-        kind, number = (EPOCH_END, state["epoch"]) if epoch_end else (BETWEEN, state["step"])
-        path = self.folder / kind.format(number)
+        numbers = {EPOCH_END: state["epoch"], BETWEEN: state["step"]}
+        kind = EPOCH_END if epoch_end else BETWEEN
+        path = self.folder / kind.format(numbers[kind])
         try:
             save_checkpoint(state, path)
             for other in (*([BEST] if best else []), LATEST):
@@ -61,10 +62,12 @@ class CheckpointFolder:
                 f"{path} could not be written: {error}. Make room and go on from the newest whole checkpoint "
                 "with --resume auto"
             ) from error
-        # A run that went on from an earlier one has no use for what had come after it.
-        existing = self._numbered(kind)
-        for old in sorted(existing, key=lambda one: (one > number, -one))[self.keep :]:
-            existing[old].unlink(missing_ok=True)
+        for kind, number in numbers.items():
+            existing = self._numbered(kind)
+            # A run that went on from an earlier one has less use for what had come after it than for its own.
+            by_use = sorted(existing, key=lambda one, number=number: (one > number, -one))
+            for one in by_use[self.keep :]:
+                existing[one].unlink(missing_ok=True)
         log.info("saved %s%s", path, " (the best so far)" if best else "")
         return path
 
