@@ -166,7 +166,8 @@ def main() -> None:
         if child == 0:
             attempt(train.train, request)
         begun = time.monotonic()
-        timer = threading.Timer(request.get("seconds", 0), _send, (child, request.get("number", 0)))
+        # To its workers too, as a terminal and a cluster send them.
+        timer = threading.Timer(request.get("seconds", 0), _send, (-child, request.get("number", 0)))
         timer.start()
         _, status = os.waitpid(child, 0)
         timer.cancel()

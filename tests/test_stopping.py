@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from omegaconf import OmegaConf
+from torch.utils.data._utils import signal_handling
 
 from minigpt4.common import stopping
 from minigpt4.common.checkpoint import read_checkpoint
@@ -120,6 +121,19 @@ def test_a_worker_outlives_its_parents_signals_for_a_while(monkeypatch) -> None:
     # torch's last word to one that hangs is SIGTERM; whoever ignores it holds up the end of the run.
     worker.join()
     assert worker.exitcode == -signal.SIGALRM
+
+
+def test_a_signal_that_comes_while_a_worker_starts(shapes, tmp_path, monkeypatch) -> None:
+    """Before it can leave it to its parent; its death would end the run in the middle of a step."""
+    begin = signal_handling._set_worker_signal_handlers
+
+    def begin_and_be_told_to_end() -> None:
+        begin()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", begin_and_be_told_to_end)
+    train(eventful(shapes, tmp_path / "job", num_workers=2, max_epoch=1))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,6 +67,22 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let none of the signals through meanwhile, neither to this thread nor to processes that it starts.
+
+    They hold on to it: `leave_signals_to_parent` frees them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows sends none
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
 def leave_signals_to_parent(_: int) -> None:
     """For the loader's workers: a Ctrl-C in a terminal and a cluster's SIGTERM reach them too.
 
@@ -74,3 +91,5 @@ def leave_signals_to_parent(_: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_LEFT_TO_WORKERS))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import DataError
-from minigpt4.common.stopping import leave_signals_to_parent
+from minigpt4.common.stopping import leave_signals_to_parent, signals_held
 from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
@@ -116,7 +116,10 @@ class TrainLoader:
             self.given, self.readers = state["given"], list(state["readers"])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.loader:
+        # A worker that dies of a signal before it can leave it to this process would end the run.
+        with signals_held():
+            batches = iter(self.loader)
+        for batch in batches:
             reader: ReaderState = batch.pop("reader")
             self.given += 1
             self.readers[reader.worker] = reader.to_dict()
