@@ -75,6 +75,13 @@ def test_what_a_kill_left_too_much_of_goes_with_the_next_of_any_kind(tmp_path) -
     }
 
 
+def test_what_a_kill_after_the_last_left_too_much_of_goes_when_the_run_does_not_go_on(tmp_path) -> None:
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=9, epoch_end=True)
+    CheckpointFolder(tmp_path, 2).remove_leftovers(2, 30)
+    assert names(tmp_path) == {"checkpoint_1.pth", "checkpoint_2.pth", LATEST}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="inodes")
 def test_a_second_name_takes_no_room(tmp_path) -> None:
     path = save(tmp_path, 4, best=True)
@@ -149,7 +156,7 @@ def test_leftovers_of_a_killed_writer_go(tmp_path) -> None:
     leftovers = [".checkpoint_0.pth.123.part", ".log.jsonl.7.part", ".writable_x7.part"]
     for name in (*leftovers, "samples/.step_000004.png.7.part"):
         (tmp_path / name).write_bytes(b"PK")
-    CheckpointFolder(tmp_path, 2).remove_leftovers()
+    CheckpointFolder(tmp_path, 2).remove_leftovers(0, 4)
     assert names(tmp_path) == {"checkpoint_step_4.pth", LATEST, "samples"}
     assert not names(tmp_path / "samples")
 

@@ -49,9 +49,8 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if it cannot be written; what was there before is still there.
         """
-        numbers = {EPOCH_END: state["epoch"], BETWEEN: state["step"]}
-        kind = EPOCH_END if epoch_end else BETWEEN
-        path = self.folder / kind.format(numbers[kind])
+        name = EPOCH_END.format(state["epoch"]) if epoch_end else BETWEEN.format(state["step"])
+        path = self.folder / name
         try:
             save_checkpoint(state, path)
             for other in (*([BEST] if best else []), LATEST):
@@ -62,19 +61,28 @@ class CheckpointFolder:
                 f"{path} could not be written: {error}. Make room and go on from the newest whole checkpoint "
                 "with --resume auto"
             ) from error
-        for kind, number in numbers.items():
+        self._remove_old(state["epoch"], state["step"])
+        log.info("saved %s%s", path, " (the best so far)" if best else "")
+        return path
+
+    def remove_leftovers(self, epoch: int, step: int) -> None:
+        """Remove what a process that was killed had not wholly written, or not yet removed.
+
+        Args:
+            epoch, step: of the checkpoint that the run goes on from.
+        """
+        for part in self.folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        self._remove_old(epoch, step)
+
+    def _remove_old(self, epoch: int, step: int) -> None:
+        """Remove all but the `keep` most useful of each kind, for a run that has come to this step."""
+        for kind, number in ((EPOCH_END, epoch), (BETWEEN, step)):
             existing = self._numbered(kind)
             # A run that went on from an earlier one has less use for what had come after it than for its own.
             by_use = sorted(existing, key=lambda one, number=number: (one > number, -one))
             for one in by_use[self.keep :]:
                 existing[one].unlink(missing_ok=True)
-        log.info("saved %s%s", path, " (the best so far)" if best else "")
-        return path
-
-    def remove_leftovers(self) -> None:
-        """Remove what a process that was killed while it wrote had written so far."""
-        for part in self.folder.rglob(".*.part"):
-            part.unlink(missing_ok=True)
 
     def to_resume(self, wanted: str | None) -> Path | None:
         """The checkpoint that `run.resume_ckpt_path` means, if there is one."""

@@ -71,7 +71,7 @@ class Reporter:
     def update(self, state: RunState, outcome: Outcome, result: Result) -> None:
         """After each update: the live line."""
         self.last = {
-            "epoch": self._epoch(outcome.step),
+            "epoch": self.settings.epoch_of(outcome.step),
             "loss": result.loss / result.targets,
             "lr": outcome.learning_rate,
             # JSON has no word for what is not finite.
@@ -80,9 +80,6 @@ class Reporter:
             "skipped": state.skipped,
         }
         self.progress.update(outcome.step, self.last)
-
-    def _epoch(self, step: int) -> int:
-        return (step - 1) // self.settings.iters_per_epoch
 
     def line(self, state: RunState, bad: Counter[str]) -> None:
         """A line of the log, over all updates since the line before."""
@@ -124,7 +121,7 @@ class Reporter:
         if not self.accelerator.is_main_process:
             return
         finite = loss if math.isfinite(loss) else None
-        record = {"step": state.step, "epoch": self._epoch(state.step), "valid_loss": finite}
+        record = {"step": state.step, "epoch": self.settings.epoch_of(state.step), "valid_loss": finite}
         # A run that was stopped before this line, and killed behind it, comes here again.
         if record not in self.log.read():
             self.log.write(**record)

@@ -158,7 +158,7 @@ class RunnerBase:
             if path is None or path.parent.resolve() != self.output_dir.resolve():
                 keep_earlier_run(self.output_dir)
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.remove_leftovers()
+            self.checkpoints.remove_leftovers(self.settings.epoch_of(self.state.step), self.state.step)
         self.accelerator.wait_for_everyone()
 
     def _train_batches(self) -> TrainStream:
@@ -297,7 +297,7 @@ class RunnerBase:
             state = self.engine.state() | {
                 "sampler": [rank["sampler"] for rank in ranks],
                 "rng": [rank["rng"] for rank in ranks],
-                "epoch": (self.state.step - 1) // self.settings.iters_per_epoch,
+                "epoch": self.settings.epoch_of(self.state.step),
                 "step": self.state.step,
                 "progress": self.state.to_dict(),
                 "config": self.cfg.to_dict(),

@@ -147,6 +147,10 @@ class RunSettings:
             hint = " (YAML wants 1.0e-4, not 1e-4)" if wanted is float and isinstance(value, str) else ""
             raise ConfigError(f"run.{key} is {value!r}, it must be {name}{hint}")
 
+    def epoch_of(self, step: int) -> int:
+        """The number of the epoch that a step belongs to; steps begin with 1, epochs with 0."""
+        return (step - 1) // self.iters_per_epoch
+
     def trackers(self) -> list[str]:
         """Whom to tell: those of `tracker`, and wandb for `wandb_log`."""
         if not self.wandb_log or "wandb" in self.tracker:
