@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from minigpt4.common.registry import registry
+from minigpt4.runners import report
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -82,3 +83,18 @@ def fresh_accelerate() -> Iterator[None]:
     """accelerate keeps the precision of a process's first run, and refuses every other."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """Shards for runs of a few steps; nobody changes them."""
+    from tests.attempts import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Most of a short run's time would go into drawing."""
+    for name in ("draw_loss", "draw_samples"):
+        monkeypatch.setattr(report, name, lambda _, path: path.write_bytes(b"a picture"))

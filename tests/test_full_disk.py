@@ -15,15 +15,10 @@ import pytest
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.errors import CheckpointError, TrainingError
 from minigpt4.common.logger import JsonLines, write_json
-from tests.attempts import before_call, eventful, left_behind, write_shapes
+from tests.attempts import before_call, eventful, left_behind
 from tests.test_training import train
 
 KIB = 1024
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ from minigpt4.runners import engine, report, runner_base
 from minigpt4.runners.settings import SMALLEST, RunSettings
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.attempts import eventful, left_behind, write_shapes
+from tests.attempts import eventful, left_behind
 from tests.test_training import run_config, train
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 NEEDED = {
     "task": "image_text_pretrain",
@@ -39,19 +41,6 @@ def shows(*keys: str) -> Callable[[Callable], Callable]:
     """Notes that a test shows what these keys do."""
     SHOWN.update(keys)
     return lambda test: test
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_loss", "draw_samples"):
-            patch.setattr(report, name, lambda _, path: path.write_bytes(b"a picture"))
-        yield
 
 
 def seen(shapes: Path, folder: Path, **run: Any) -> dict[str, Any]:

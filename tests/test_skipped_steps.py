@@ -18,28 +18,16 @@ from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.config import Config
 from minigpt4.common.errors import TrainingError
 from minigpt4.common.registry import registry
-from minigpt4.runners import report
 from minigpt4.runners.checkpoints import LATEST
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.groups import Group, draw_groups, group_sizes
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.attempts import write_shapes
 from tests.test_training import run_config, train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ALL = range(1, 1000)
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_loss", lambda *_: None)
-        yield
 
 
 def config(shapes: Path, folder: Path, **run: Any) -> Config:

@@ -23,12 +23,14 @@ from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.errors import Interrupted
 from minigpt4.common.logger import JsonLines
 from minigpt4.common.stopping import StopRequest, leave_signals_to_parent
-from minigpt4.runners import report
 from minigpt4.runners.checkpoints import BEST, LATEST
-from tests.attempts import before_call, eventful, left_behind, write_shapes
+from tests.attempts import before_call, eventful, left_behind
 from tests.test_training import train
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has other signals")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="Windows has other signals"),
+    pytest.mark.usefixtures("undrawn"),
+]
 
 
 @pytest.fixture
@@ -134,20 +136,6 @@ def test_a_signal_that_comes_while_a_worker_starts(shapes, tmp_path, monkeypatch
     monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", begin_and_be_told_to_end)
     train(eventful(shapes, tmp_path / "job", num_workers=2, max_epoch=1))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Most of the time would go into drawing."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_loss", "draw_samples"):
-            patch.setattr(report, name, lambda _, path: path.write_bytes(b"a picture"))
-        yield
 
 
 def run(shapes: Path, folder: Path, **settings: Any) -> dict[str, Any]:

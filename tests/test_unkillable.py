@@ -13,7 +13,7 @@ import pytest
 
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.runners.checkpoints import BEST, LATEST, CheckpointFolder
-from tests.attempts import Attempts, End, eventful, left_behind, write_shapes
+from tests.attempts import Attempts, End, eventful, left_behind
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="attempts are forked off")
 
@@ -77,11 +77,6 @@ def check_checkpoints(folder: Path) -> None:
         read_checkpoint(path)
     newest = CheckpointFolder(folder, 1).newest()
     assert newest == folder / LATEST or not (folder / LATEST).exists()
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,22 +9,10 @@ import torch
 from PIL import Image
 
 from minigpt4.common.checkpoint import read_checkpoint
-from minigpt4.runners import report
 from minigpt4.runners.checkpoints import BEST, LATEST
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.attempts import eventful, left_behind, write_shapes
+from tests.attempts import eventful, left_behind
 from tests.test_training import train
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    for name in ("draw_loss", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda _, path: path.write_bytes(b"a picture"))
 
 
 def trained(left: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
