@@ -27,11 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 PICTURES, SHARDS = 256, 4
 SIZES = {"tiny": {"side": 56, "batch_size": 64}, "small": {"side": 224, "batch_size": 8}}
-SMALL_VIT = {"embed_dim": 704, "depth": 12, "num_heads": 8}
 
-# Peak of dense bf16 products in FLOP/s and of memory in bytes/s, from NVIDIA's data sheets, and the share of
-# the former that is assumed to be reached. The share cancels out of the ratio.
-CARDS = {"A10G": (70e12, 600e9), "H100 SXM": (989e12, 3.35e12)}
+# Peak of dense bf16 products in FLOP/s, from NVIDIA's data sheets, and the share of it that is assumed to be
+# reached. The share cancels out of the ratio.
+CARDS = {"A10G": 70e12, "H100 SXM": 989e12}
 REACHED, BATCH = 0.45, 32
 # Pairs as published; some links are dead.
 PAIRS = {"CC3M": 3_318_333, "CC12M": 12_423_374, "SBU": 1_000_000}
@@ -160,32 +159,27 @@ def small_model(folder: Path) -> dict[str, Any]:
     import shutil
 
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
+    from benchmarks.random_model import SIZES as MODELS
     from minigpt4.models.qformer import build_qformer, to_original_key
     from minigpt4.models.vision import _eva_clip_g
 
+    size = MODELS["small"]
     torch.manual_seed(0)
-    torch.save(_eva_clip_g(224, 0.0, SMALL_VIT).state_dict(), folder / "vit.pth")
-    qformer, queries = build_qformer(32, SMALL_VIT["embed_dim"])
+    torch.save(_eva_clip_g(224, 0.0, size.vit).state_dict(), folder / "vit.pth")
+    width = size.vit_sizes["embed_dim"]
+    qformer, queries = build_qformer(32, width)
     tensors = {to_original_key(f"Qformer.{name}"): p.detach() for name, p in qformer.named_parameters()}
-    width = SMALL_VIT["embed_dim"]
     norm = {"ln_vision.weight": torch.ones(width), "ln_vision.bias": torch.zeros(width)}
     torch.save({"model": tensors | norm | {"query_tokens": queries.detach()}}, folder / "blip2.pth")
     shutil.copytree(ROOT / "minigpt4" / "assets" / "tiny" / "llama", folder / "llama")
-    sizes = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-    )
-    LlamaForCausalLM(sizes).bfloat16().save_pretrained(folder / "llama")
+    LlamaForCausalLM(size.llm).bfloat16().save_pretrained(folder / "llama")
     return {
         "arch": "minigpt4",
         "model_type": "pretrain_vicuna0",
         "vit_weights": str(folder / "vit.pth"),
-        "vit_kwargs": SMALL_VIT,
+        "vit_kwargs": size.vit,
         "q_former_model": str(folder / "blip2.pth"),
         "llama_model": str(folder / "llama"),
         "llm_sanity_check": False,
@@ -194,46 +188,34 @@ def small_model(folder: Path) -> dict[str, Any]:
 
 
 def estimate() -> dict[str, Any]:
-    """EVA-ViT-g and Q-Former with Gemma-2B, from counted FLOPs and bytes; a product is 2 FLOPs."""
-    patches, width = 257, 1408
-    block = 4 * width**2 + 2 * width * 6144
-    encoder = 39 * (2 * block * patches + 4 * patches**2 * width)
-    layer, queries = 4 * 768**2 + 2 * 768 * 3072, 32
-    # Every second of the 12 layers looks at the patches; keys and values come from their width.
-    cross = 2 * (2 * 768**2 * queries + 2 * width * 768 * patches)
-    qformer = 2 * 12 * layer * queries + 6 * cross
-    # Gemma-2B: 18 layers, 8 heads of 256, one of keys and values, a gated MLP; BOS, image and 18 of caption.
-    gemma_layer = 2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 16384
-    tokens, targets = 1 + 32 + 18, 18
-    forward = 2 * (18 * gemma_layer * tokens + 2048 * 256_000 * targets)
-    language = 2 * forward  # backward to the inputs alone: the weights are frozen, none has a gradient
-    looking = encoder + qformer
+    """EVA-ViT-g and Q-Former with Gemma-2B, from counted FLOPs and bytes."""
+    from benchmarks.floors import by_part, step_products
+    from benchmarks.random_model import SIZES as MODELS
+
+    # BOS, the picture and 18 tokens of caption.
+    products = step_products(MODELS["real"], BATCH, 1 + 32 + 18, BATCH * 18)
+    parts = by_part(products, lambda p: p.flops // BATCH)
+    looking = 1e9 * (parts["encoder"] + parts["Q-Former"])
+    language = 1e9 * sum(parts.values()) - looking
+    weights = [p for p in products if p.part in ("encoder", "Q-Former") and p.batch == 1]
     sample = {"bytes": 32 * 768 * 2, "in_shard": tar_bytes(32 * 768 * 2)}
     pairs = sum(PAIRS.values())
-    vision_bytes = 2 * (39 * block + 12 * layer)
-    language_bytes = 2 * (18 * gemma_layer + 2048 * 256_000)
     cards = {}
-    for name, (peak, bandwidth) in CARDS.items():
+    for name, peak in CARDS.items():
         cards[name] = {
             "images_per_second_pixels": round(REACHED * peak / (looking + language), 1),
             "images_per_second_cache": round(REACHED * peak / language, 1),
-            # The encoder's once, the language model's forth and back. Small beside the step: FLOPs decide.
-            "milliseconds_to_read_weights": round(1e3 * (vision_bytes + 2 * language_bytes) / bandwidth, 1),
             "milliseconds_a_step_from_cache": round(1e3 * BATCH * language / (REACHED * peak)),
             "megabytes_per_second_from_cache": round(REACHED * peak / language * sample["in_shard"] / 1e6, 1),
             "images_per_second_caching": round(REACHED * peak / looking, 1),
             "hours_to_cache_all": round(pairs / (REACHED * peak / looking) / 3600, 1),
         }
     return {
-        "gigaflops_an_image": {
-            "encoder": round(encoder / 1e9),
-            "qformer": round(qformer / 1e9),
-            "language_model_forward_and_backward": round(language / 1e9),
-        },
+        "gigaflops_an_image": {part: round(count, 1) for part, count in parts.items()},
         "ratio": round((looking + language) / language, 2),
         "assumed_share_of_peak": REACHED,
         "cards": cards,
-        "gpu_memory_saved_gb": round(vision_bytes / 1e9, 1),
+        "gpu_memory_saved_gb": round(sum(2 * p.k * p.n * p.times for p in weights) / 1e9, 1),
         "cache": sample | {"pairs": pairs, "terabytes": round(pairs * sample["in_shard"] / 1e12, 2)},
     }
 
