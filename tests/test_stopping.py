@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from omegaconf import OmegaConf
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data._utils import signal_handling
 
 from minigpt4.common import stopping
@@ -175,6 +176,19 @@ def test_stopped_within_an_update_it_finishes_that_one(
     assert checkpoint["step"] == step
     assert checkpoint["progress"]["owes_validation"] == (step % 5 == 0)
     assert run(shapes, job, num_workers=workers) == undisturbed
+
+
+def test_stopped_while_torch_compiles(shapes, tmp_path, monkeypatch) -> None:
+    """A Ctrl-C in a terminal ends the C++ compiler at once, and torch takes that for an error in the code."""
+
+    def interrupt_compiler() -> None:
+        ask_to_stop()
+        raise TorchDynamoException("C++ compile error")
+
+    before_call(monkeypatch, "train_step", 1, interrupt_compiler)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM while torch compiled the model") as stopped:
+        run(shapes, tmp_path / "job")
+    assert stopped.value.exit_code == 143
 
 
 def test_stopped_within_a_validation_it_owes_it(shapes, tmp_path, monkeypatch, undisturbed) -> None:

@@ -110,6 +110,13 @@ def compile_blocks(blocks: Iterable[nn.Module], device: torch.device, *, dynamic
         block.forward = torch.compile(forward.__get__(block), dynamic=dynamic)
 
 
+def is_compile_error(error: BaseException) -> bool:
+    """Whether torch.compile failed, as it does when its C++ compiler hears a Ctrl-C too."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    return isinstance(error, TorchDynamoException)
+
+
 def compile_language_model(llm: PreTrainedModel) -> None:
     """Compile its layers for training, whose captions have many lengths; `generate` goes on without."""
     compile_blocks(layers_of(llm), llm.device, dynamic=True)

@@ -23,6 +23,7 @@ from minigpt4.common.stopping import StopRequest
 from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.execution import is_compile_error
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
@@ -104,6 +105,13 @@ class RunnerBase:
             except StoppedEvaluation:
                 raise self._interrupted() from None
             except (OSError, RuntimeError, MemoryError) as error:
+                if self.stop and is_compile_error(error):
+                    name = signal.Signals(self.stop.signal).name
+                    raise Interrupted(
+                        f"stopped by {name} while torch compiled the model; what was saved before still is, "
+                        + GO_ON,
+                        self.stop.signal,
+                    ) from None
                 if is_no_room(error):
                     raise no_room_advice(error, self.output_dir) from error
                 if is_out_of_memory(error) and not self.settings.evaluate:
