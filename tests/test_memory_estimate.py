@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 from minigpt4.models.execution import unmasked
+from minigpt4.models.llm import sharing_ranks
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.activations import language_layers, looking, vision_bytes
 from minigpt4.runners.memory import (
@@ -262,9 +263,9 @@ def test_layers_are_advised_to_be_spread_or_quantised_and_not_both(language_mode
     half = tiny(llama_model=path)
     half.llama_model.bfloat16()
     assert advised(half) == [recompute, "model.llm_precision: 8bit", cached]
-    assert advised(half, world_size=2) == [recompute, "model.device_map: shard", cached]
+    assert advised(half, ranks=2) == [recompute, "model.device_map: shard", cached]
     monkeypatch.setattr(half, "_shared", True)
-    assert advised(half, world_size=2) == [recompute, cached]
+    assert advised(half, ranks=2) == [recompute, cached]
     assert advised(
         tiny(llama_model=path, llm_grad_checkpoint=True, freeze_vit=False, llm_precision="fp32")
     ) == ["model.llm_precision: bf16"]
@@ -272,10 +273,18 @@ def test_layers_are_advised_to_be_spread_or_quantised_and_not_both(language_mode
 
 def test_ranks_that_share_layers_hold_a_part_of_them_and_two_whole(monkeypatch):
     model = tiny()
-    whole = estimate_memory(model, batch_size=2, world_size=4).weights["llama_model"]
+    whole = estimate_memory(model, batch_size=2, ranks=4).weights["llama_model"]
     layer = sum(p.nbytes for p in model.llama_model.get_decoder().layers[0].parameters())
     monkeypatch.setattr(model, "_shared", True)
     many = [model.llama_model.model.layers[0]] * 32
     monkeypatch.setattr("minigpt4.runners.memory.layers_of", lambda _: many)
-    shared = estimate_memory(model, batch_size=2, world_size=4).weights["llama_model"]
+    shared = estimate_memory(model, batch_size=2, ranks=4).weights["llama_model"]
     assert whole - shared == 32 * layer - 32 * layer // 4 - 2 * layer
+
+
+@pytest.mark.parametrize(("here", "all_ranks", "together"), [("8", "16", 8), ("1", "2", 2), ("1", "1", 1)])
+def test_a_machines_ranks_share(monkeypatch, here, all_ranks, together):
+    """Or all of them, where each machine has but one."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.setenv("WORLD_SIZE", all_ranks)
+    assert sharing_ranks() == together

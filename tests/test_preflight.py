@@ -46,7 +46,7 @@ def free_disk(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 def test_a_run_that_has_all_it_needs_leaves_an_empty_folder_and_says_nothing(model, tmp_path, caplog):
     folder = tmp_path / "runs" / "first"
-    estimate = preflight(model, DATASETS, settings(folder), CPU, world_size=1)
+    estimate = preflight(model, DATASETS, settings(folder), CPU, ranks=1)
     assert folder.is_dir() and not list(folder.iterdir())
     assert estimate.batch_size == 32
     assert not caplog.records

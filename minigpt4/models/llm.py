@@ -34,13 +34,23 @@ USUAL_TOKENS = 256
 SHARD = "shard"  # of device_map
 
 
+def sharing_ranks() -> int:
+    """How many ranks hold, or could hold, one language model together.
+
+    Those of a machine: between machines, gathering layer after layer would be slow. Where each has but one,
+    all of them.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return here if here > 1 else int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def ranks_share_layers(device_map: str | None) -> bool:
     """Whether the ranks of this launch hold one language model together.
 
     `device_map: shard` asks for it, or `accelerate launch --use_fsdp`. A lone process has a whole one.
     """
     asked = device_map == SHARD or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return asked and sharing_ranks() > 1
 
 
 def load_language_model(

@@ -93,7 +93,7 @@ def estimate_memory(
     batch_size: int,
     text_tokens: int | None = None,
     accum_grad_iters: int = 1,
-    world_size: int = 1,
+    ranks: int = 1,
 ) -> MemoryEstimate:
     """What a training step of `model` needs.
 
@@ -106,7 +106,7 @@ def estimate_memory(
         batch_size: samples a step on this device.
         text_tokens: T, text and images; None takes the longest caption's (`sample_tokens`).
         accum_grad_iters: batches that lie on the device for an update.
-        world_size: ranks that share the language model, or could (`model.device_map: shard`).
+        ranks: so many share the language model, or could (`model.device_map: shard`).
     """
     tokens = text_tokens or sample_tokens(model)
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -115,13 +115,13 @@ def estimate_memory(
     # The encoder is done before the language model begins: one of the two moments is the worst.
     busy = max(look, read, key=lambda parts: sum(parts.values()))
     at_least = max(sum(look.values()), sum(reading(model, tokens, recompute=True).values()))
-    savings = _smaller_layers(model, tokens, world_size)
+    savings = _smaller_layers(model, tokens, ranks)
     savings += _from_cache(model, sum(busy.values()) - sum(read.values()))
     if not recomputed(model):
         savings.insert(0, Saving("model.llm_grad_checkpoint: True", 0, sum(busy.values()) - at_least))
     weights = _weights(model)
     if model.part_to_shard() is not None:
-        weights["llama_model"] -= _not_here(model, world_size)
+        weights["llama_model"] -= _not_here(model, ranks)
     return MemoryEstimate(
         batch_size,
         weights=weights,
@@ -167,7 +167,7 @@ def _not_here(model: MiniGPTBase, ranks: int) -> int:
     return max(0, sum(layers) - sum(layers) // ranks - 2 * max(layers, default=0))
 
 
-def _smaller_layers(model: MiniGPTBase, tokens: int, world_size: int) -> list[Saving]:
+def _smaller_layers(model: MiniGPTBase, tokens: int, ranks: int) -> list[Saving]:
     """The language model's layers in bfloat16; if they are, spread over the ranks, or else quantised."""
     products = [m for m in nn.ModuleList(layers_of(model.llama_model)).modules() if isinstance(m, nn.Linear)]
     stored = sum(weight_bytes(product.weight) for product in products)
@@ -178,8 +178,8 @@ def _smaller_layers(model: MiniGPTBase, tokens: int, world_size: int) -> list[Sa
         return [Saving("model.llm_precision: bf16", model.llama_model.num_parameters() * 2, kept * tokens)]
     if model.part_to_shard() is not None:
         return []
-    if world_size > 1 and stored >= 2 * numbers:  # quantised layers cannot be spread
-        return [Saving("model.device_map: shard", _not_here(model, world_size), 0)]
+    if ranks > 1 and stored >= 2 * numbers:  # quantised layers cannot be spread
+        return [Saving("model.device_map: shard", _not_here(model, ranks), 0)]
     # 4 bits, and a float32 scale for 64 of them.
     for precision, bytes_each in (("8bit", 1), ("4bit", 0.5 + 4 / 64)):
         if stored > 1.5 * bytes_each * numbers:

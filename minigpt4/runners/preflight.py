@@ -30,7 +30,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 
 def preflight(
-    model: MiniGPTBase, datasets: Datasets, settings: RunSettings, device: torch.device, world_size: int
+    model: MiniGPTBase, datasets: Datasets, settings: RunSettings, device: torch.device, ranks: int
 ) -> MemoryEstimate:
     """Check all that a run needs outside of itself.
 
@@ -43,7 +43,7 @@ def preflight(
         datasets: name -> (builder, datasets by split).
         settings: of the run.
         device: of this process.
-        world_size: processes.
+        ranks: so many share the language model, or could.
 
     Raises:
         ConfigError: naming the YAML key.
@@ -56,7 +56,7 @@ def preflight(
         model,
         batch_size=max(builder.batch_size for builder, _ in datasets.values()),
         accum_grad_iters=settings.accum_grad_iters,
-        world_size=world_size,
+        ranks=ranks,
     )
     available = available_memory(device)
     if available is not None and not estimate.fits(available):

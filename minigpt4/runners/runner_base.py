@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import signal
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.execution import is_compile_error
+from minigpt4.models.llm import sharing_ranks
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
@@ -62,8 +62,8 @@ class RunnerBase:
         self.settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
         self.datasets = datasets
         if not self.settings.evaluate:
-            device, ranks = pick_device(self.settings.device), int(os.environ.get("WORLD_SIZE", 1))
-            self.estimate = preflight(model, datasets, self.settings, device, ranks)
+            device = pick_device(self.settings.device)
+            self.estimate = preflight(model, datasets, self.settings, device, sharing_ranks())
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
         self.task = task

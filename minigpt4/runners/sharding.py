@@ -1,7 +1,6 @@
 """A frozen language model that no card can hold: each rank keeps a part of every layer (torch's FSDP2)."""
 
 import logging
-import os
 
 import torch
 from torch import distributed
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.execution import layers_of
+from minigpt4.models.llm import sharing_ranks
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
         raise ConfigError(
             "model.device_map: shard is for a frozen language model, but parts of this one are trained"
         )
-    ranks = distributed.get_world_size()
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    sharing = sharing if sharing > 1 else ranks
-    mesh = init_device_mesh(device.type, (ranks // sharing, sharing), mesh_dim_names=("copy", "part"))["part"]
+    sharing = sharing_ranks()
+    machines = distributed.get_world_size() // sharing
+    mesh = init_device_mesh(device.type, (machines, sharing), mesh_dim_names=("copy", "part"))["part"]
     decoder, layers = language_model.get_decoder(), layers_of(language_model)
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
