@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -137,7 +138,9 @@ def test_accelerate_launch_shards(runs: Runs) -> None:
     """Two processes, and `--use_fsdp` is all that says so."""
     config = write_config(runs.folder, "accelerate", ranks=2)
     command = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
-    with modes.launched(*command, "--main_process_port", "0", "train.py", "--cfg-path", str(config)) as run:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # old launchers do not look for a port themselves
+        port = str(server.getsockname()[1])
+    with modes.launched(*command, "--main_process_port", port, "train.py", "--cfg-path", str(config)) as run:
         said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
     assert said.count("layers are spread over 2 ranks") == said.count("Chat with it:") == 1
