@@ -1,6 +1,7 @@
 """What the tests share: the recorded reference values, and a model built from them as a user would."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def runs(tmp_path_factory) -> Any:
     from tests.modes import run_everything
 
     return run_everything(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def listen_to_ctrl_c() -> None:
+    """A script's background job ignores it, and so would all that it starts; but some tests send it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
