@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev
 	-$(MAKE) img2dataset  # without it, its one test is skipped
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile  # two at a time, each with one thread
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
