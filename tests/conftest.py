@@ -11,9 +11,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from minigpt4.common.registry import registry
+from minigpt4.models.execution import has_compiler
 from minigpt4.runners import report
 
 GOLDEN = Path(__file__).parent / "golden"
+
+can_compile = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with")
 
 
 def golden_model_config(**overrides: Any) -> dict[str, Any]:

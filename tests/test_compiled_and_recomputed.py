@@ -1,6 +1,5 @@
 """`model.compile` and `model.llm_grad_checkpoint`: the same losses and gradients, in less time or memory."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from torch._dynamo.utils import counters
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.models import execution
-from minigpt4.models.execution import COMPILERS, layers_of
-from tests.conftest import build_golden_model
+from minigpt4.models.execution import layers_of
+from tests.conftest import build_golden_model, can_compile
 from tests.families import save_model
 
 PICTURES = torch.arange(3 * 3 * 56 * 56).remainder(251).to(torch.uint8).view(3, 3, 56, 56)
@@ -22,9 +21,6 @@ CAPTIONS = [
     ["a"] * 3,
     ["a house", "two cars and a red dog", "b"],
 ]
-can_compile = pytest.mark.skipif(
-    not any(map(shutil.which, COMPILERS)), reason=f"no C++ compiler ({', '.join(COMPILERS)}) to compile with"
-)
 
 
 def tiny_keys(family: str, folder: Path) -> dict[str, Any]:

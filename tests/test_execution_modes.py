@@ -1,7 +1,6 @@
 """One list of golden losses, which comes out of a run in whatever way it is executed."""
 
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -12,10 +11,9 @@ import pytest
 import torch
 
 from minigpt4.datasets.collate import collate
-from minigpt4.models.execution import COMPILERS
 from minigpt4.tasks import setup_task
 from tests import modes
-from tests.conftest import build_golden_model
+from tests.conftest import build_golden_model, can_compile
 from tests.modes import (
     LOSSES,
     TOGETHER,
@@ -75,9 +73,6 @@ def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
 def test_one_process_otherwise(runs: Runs, name: str, how: dict[str, Any]) -> None:
     modes.train(write_config(runs.folder, name, **how))
     assert_same_run(runs.folder, name)
-
-
-can_compile = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
 
 
 @pytest.fixture

@@ -83,6 +83,11 @@ def recompute_layers(llm: PreTrainedModel) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
+def has_compiler() -> bool:
+    """Whether torch.compile would find a C++ compiler."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS))
+
+
 def compile_blocks(blocks: Iterable[nn.Module], device: torch.device, *, dynamic: bool | None = None) -> None:
     """Have torch compile each block at its first use; blocks of one kind share their code.
 
@@ -99,7 +104,7 @@ def compile_blocks(blocks: Iterable[nn.Module], device: torch.device, *, dynamic
     """
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("model.compile: True needs the package triton, which comes with torch on Linux")
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS)):
+    if not has_compiler():
         raise ConfigError(
             f"model.compile: True needs a C++ compiler: none of CXX, {', '.join(COMPILERS)} was found"
         )
