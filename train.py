@@ -32,9 +32,9 @@ def train(args: argparse.Namespace) -> None:
     """Config, datasets, model, training, report: one paragraph a step."""
     from minigpt4.common.config import Config, bind
     from minigpt4.common.registry import registry
-    from minigpt4.runners.report import report_table
+    from minigpt4.runners.reporting.reporter import report_table
+    from minigpt4.runners.reporting.summary import end_summary
     from minigpt4.runners.settings import RunSettings
-    from minigpt4.runners.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
 
     # Settings are checked before anything is loaded.

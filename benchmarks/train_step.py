@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.random_model import Size
-    from minigpt4.models.prompting import TokenBatch
+    from minigpt4.prompts.encoder import TokenBatch
 
 Step = Callable[[], Any]
 GB = 1e9
@@ -134,7 +134,7 @@ def build_steps(
 
 def engine_step(engine: Any, batches: Any) -> Step:
     """An update as the runner makes it: what the one before came to is read while this one computes."""
-    from minigpt4.runners.groups import draw_groups
+    from minigpt4.runners.micro_batches import draw_groups
 
     groups = draw_groups(batches, engine.bare_model.prepare, repeat(1), engine.device)
     launched = []

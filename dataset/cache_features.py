@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:
-    from minigpt4.datasets.feature_cache import Shard
+    from minigpt4.datasets.features.writer import Shard
 
 log = logging.getLogger("cache_features")
 
@@ -44,7 +44,7 @@ def main() -> None:
 def cache_features(args: argparse.Namespace) -> None:
     """Config, shards, what is left to do, doing it, manifest: one paragraph a step."""
     from minigpt4.common.config import Config, plain
-    from minigpt4.datasets.datasets.cached_features import FORMAT, MANIFEST
+    from minigpt4.datasets.features.reader import FORMAT, MANIFEST
     from minigpt4.models.identity import vision_identity
     from minigpt4.tasks.base_task import BaseTask
 
@@ -73,10 +73,10 @@ def cache_features(args: argparse.Namespace) -> None:
 
 def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError if the config's checkpoint would change what looks at the pictures."""
-    from minigpt4.common.checkpoint import read_checkpoint
     from minigpt4.common.errors import ConfigError
-    from minigpt4.common.weights import resolve_file
     from minigpt4.models.image_tokens import VISION_PARTS
+    from minigpt4.weights.checkpoint import read_checkpoint
+    from minigpt4.weights.resolver import resolve_file
 
     if not model_cfg.get("ckpt"):
         return
@@ -97,7 +97,7 @@ def find_shards(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, 
     """
     from minigpt4.common.errors import ConfigError
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
-    from minigpt4.datasets.feature_cache import Shard
+    from minigpt4.datasets.features.writer import Shard
 
     parts, shards = [], []
     for name, (builder, splits) in datasets.items():
@@ -183,7 +183,7 @@ def run_on_device(
     """Cache what falls to process `number`: every `len(devices)`-th shard."""
     from tqdm import tqdm
 
-    from minigpt4.datasets.feature_cache import write_shards
+    from minigpt4.datasets.features.writer import write_shards
     from minigpt4.models.image_tokens import ImageTokens
 
     model = ImageTokens(**{**vision, "features": None, "device": devices[number]})

@@ -103,7 +103,7 @@ def check(args: argparse.Namespace) -> None:
     twice = repeated_keys(found)
     print("\n".join(report(found, total, twice, time.perf_counter() - started)))
     if args.png:
-        from minigpt4.common.plots import draw_histograms
+        from minigpt4.runners.reporting.plots import draw_histograms
 
         draw_histograms(total.histograms, args.png)
     if args.write_manifest:

@@ -71,7 +71,7 @@ def choose(names: Sequence[str]) -> list[Item]:
 
 def overview(items: Sequence[Item], store: "Store") -> str:
     """The table of items, and how much of them is still to come."""
-    from minigpt4.fetch import table
+    from minigpt4.weights.fetch import table
 
     rows = [
         (item.name, store.status(item), f"{item.gigabytes:.1f} GB", item.folder, item.sources[0])

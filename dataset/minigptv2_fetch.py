@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from dataset.minigptv2_items import Item
-from minigpt4.common.download import Download, beside, require_space
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.logger import write_json
+from minigpt4.weights.download import Download, beside, require_space
 
 TIMEOUT = 30.0
 THREADS = 16

@@ -10,52 +10,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from minigpt4.common.registry import registry
-from minigpt4.models.execution import has_compiler
-from minigpt4.runners import report
-
-GOLDEN = Path(__file__).parent / "golden"
-
-can_compile = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with")
-
-
-def golden_model_config(**overrides: Any) -> dict[str, Any]:
-    """A `model:` section that names the golden weights, at their sizes, in float32."""
-    dims = json.loads((GOLDEN / "reference.json").read_text())["dims"]
-    return {
-        "arch": "minigpt4",
-        "image_size": dims["image_size"],
-        "vit_model": "eva_clip_g",
-        "vit_weights": str(GOLDEN / "eva_vit.pth"),
-        "vit_kwargs": {
-            "patch_size": dims["patch_size"],
-            "embed_dim": dims["vit_dim"],
-            "depth": dims["vit_depth"],
-            "num_heads": dims["vit_heads"],
-            "mlp_ratio": dims["vit_mlp_ratio"],
-        },
-        "vit_precision": "fp32",
-        "has_qformer": True,
-        "q_former_model": str(GOLDEN / "blip2_qformer.pth"),
-        "q_former_kwargs": {
-            "hidden_size": dims["qformer_dim"],
-            "num_hidden_layers": dims["qformer_layers"],
-            "num_attention_heads": dims["qformer_heads"],
-            "intermediate_size": dims["qformer_intermediate"],
-            "cross_attention_frequency": dims["qformer_cross_attention_freq"],
-        },
-        "num_query_token": dims["num_query_token"],
-        "llama_model": str(GOLDEN / "llm"),
-        "llm_precision": "fp32",
-        "end_sym": "\n",
-        "max_txt_len": 32,
-        "ckpt": str(GOLDEN / "minigpt4_checkpoint.pth"),
-    } | overrides
-
-
-def build_golden_model(**overrides: Any) -> torch.nn.Module:
-    config = golden_model_config(**overrides)
-    return registry.get_model_class(config["arch"]).from_config(config, device="cpu")
+from minigpt4.runners.reporting import reporter as report
+from tests.support import GOLDEN
+from tests.support.golden import build_golden_model
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +33,8 @@ def reference() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Any:
-    """One training run, executed in many ways: `tests.modes.Runs`."""
-    from tests.modes import run_everything
+    """One training run, executed in many ways: `tests.support.modes.Runs`."""
+    from tests.support.modes import run_everything
 
     return run_everything(tmp_path_factory.mktemp("runs"))
 
@@ -99,7 +56,7 @@ def fresh_accelerate() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """Shards for runs of a few steps; nobody changes them."""
-    from tests.attempts import write_shapes
+    from tests.support.attempts import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("shapes"))
 

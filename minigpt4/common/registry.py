@@ -21,7 +21,7 @@ PACKAGES = {
     "model": "minigpt4.models",
     "backbone": "minigpt4.models.backbones",
     "runner": "minigpt4.runners",
-    "lr_scheduler": "minigpt4.common.optims",
+    "lr_scheduler": "minigpt4.runners.schedules",
 }
 
 

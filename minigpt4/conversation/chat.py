@@ -18,11 +18,11 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from minigpt4.common.errors import DataError
-from minigpt4.common.pictures import open_picture
-from minigpt4.conversation.dialogue import Conversation
-from minigpt4.conversation.stopping import read_reply
 from minigpt4.conversation.streaming import ReplyStream
-from minigpt4.conversation.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
+from minigpt4.processors.pictures import open_picture
+from minigpt4.prompts.dialogue import Conversation
+from minigpt4.prompts.reply_end import read_reply
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
 """What the original kept in this module, under its names: dialogues, chat and stopping."""
 
-from minigpt4.conversation import templates
 from minigpt4.conversation.chat import Chat
-from minigpt4.conversation.dialogue import Conversation
-from minigpt4.conversation.stopping import StoppingCriteriaSub
+from minigpt4.prompts import templates
+from minigpt4.prompts.dialogue import Conversation
+from minigpt4.prompts.reply_end import StoppingCriteriaSub
 
 CONV_VISION_Vicuna0 = Conversation(templates.VICUNA_V0)
 CONV_VISION_LLama2 = Conversation(templates.LLAMA2)

@@ -88,7 +88,7 @@ def _counts(entry: "Entry") -> Counter[str]:
 
 def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
     from minigpt4.common.errors import BadSample
-    from minigpt4.common.pictures import decode_picture
+    from minigpt4.processors.pictures import decode_picture
 
     for name in entry.images:
         path = root / name

@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from minigpt4.common.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.common.config import CONFIG_DIR, bind, load_yaml, plain
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
-from minigpt4.common.weights import WeightSource, locate, resolve_file
+from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
+from minigpt4.weights.resolver import WeightSource, locate, resolve_file
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from torch import nn
 
 from minigpt4.common.device import dtype_for, pick_device
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.places import BLIP2_URL
-from minigpt4.common.weights import WeightSource, read_tensors, resolve_file
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.execution import compile_blocks
 from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
@@ -28,6 +26,8 @@ from minigpt4.models.vision import (
     visual_tokens,
 )
 from minigpt4.processors.blip_processors import normalize
+from minigpt4.weights.locations import BLIP2_URL
+from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file
 
 # Beginnings of the parameters' names that an image passes on its way to the projection.
 VISION_PARTS = ("visual_encoder.", "ln_vision.", "Qformer.", "query_tokens")

@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from minigpt4.common.places import BLIP2_URL
 from minigpt4.common.registry import registry
-from minigpt4.common.weights import WeightSource
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.models.vision import EVA_CLIP_G
+from minigpt4.weights.locations import BLIP2_URL
+from minigpt4.weights.resolver import WeightSource
 
 
 @registry.register_model("minigpt4")

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, StoppingCriteriaList
 
-from minigpt4.common.weights import resolve_model
-from minigpt4.conversation.stopping import StopAtText, read_reply
-from minigpt4.conversation.templates import IMAGE_PLACEHOLDER
 from minigpt4.models.base_model import TABLE_ROW
 from minigpt4.models.execution import compile_language_model, is_causal, recompute_layers, unmasked
 from minigpt4.models.head_loss import head_losses
 from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import ImageTokens
 from minigpt4.models.llm import load_language_model, ranks_share_layers, warn_if_dead
-from minigpt4.models.prompting import PromptEncoder, TokenBatch
-from minigpt4.models.sample_prompts import SamplePrompts, read_requests
+from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
+from minigpt4.prompts.reply_end import StopAtText, read_reply
+from minigpt4.prompts.sample_prompts import SamplePrompts, read_requests
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+from minigpt4.weights.resolver import resolve_model
 
 log = logging.getLogger(__name__)
 

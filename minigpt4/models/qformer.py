@@ -10,9 +10,9 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.config import bind
 from minigpt4.common.errors import CheckpointError
+from minigpt4.weights.checkpoint import load_into, require_keys
 
 # What BLIP-2's file holds beside the part that looks at images: its text half and other heads.
 TEXT_HALF = re.compile(

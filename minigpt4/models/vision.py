@@ -12,12 +12,12 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from torch import nn
 
-from minigpt4.common.checkpoint import load_into, require_keys
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
-from minigpt4.common.places import EVA_CLIP_G_URL
-from minigpt4.common.weights import read_tensors, resolve_file
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
+from minigpt4.weights.checkpoint import load_into, require_keys
+from minigpt4.weights.locations import EVA_CLIP_G_URL
+from minigpt4.weights.resolver import read_tensors, resolve_file
 
 EVA_CLIP_G = "eva_clip_g"
 # EVA-CLIP-g has 40 blocks; BLIP-2 cut the last one off and takes the output of the 39th, unnormalised.
@@ -47,7 +47,7 @@ def build_vision_encoder(
     Args:
         vit_model: `eva_clip_g`, or the name of a timm model.
         image_size: side of the square input, in pixels.
-        vit_weights: see `minigpt4.common.weights.resolve_file`; None means the published ones.
+        vit_weights: see `minigpt4.weights.resolver.resolve_file`; None means the published ones.
         vit_kwargs: overrides of the architecture.
         drop_path_rate, use_grad_checkpoint: for training the encoder itself.
         attn_implementation: `eager` computes attention in plain products; everything else leaves it to

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.pictures import on_white
 from minigpt4.common.registry import registry
 from minigpt4.processors.base_processor import BaseProcessor
+from minigpt4.processors.pictures import on_white
 
 # The colour statistics CLIP (and so EVA-CLIP) was trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

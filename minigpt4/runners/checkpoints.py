@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minigpt4.common.checkpoint import flush_folder, read_checkpoint, save_checkpoint
 from minigpt4.common.errors import CheckpointError
 from minigpt4.common.files import replacing
-from minigpt4.common.weights import resolve_file
+from minigpt4.weights.checkpoint import flush_folder, read_checkpoint, save_checkpoint
+from minigpt4.weights.resolver import resolve_file
 
 log = logging.getLogger(__name__)
 

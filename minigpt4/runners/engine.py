@@ -17,7 +17,7 @@ from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.models.base_model import BaseModel
-from minigpt4.runners.groups import Group
+from minigpt4.runners.micro_batches import Group
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
-from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.config import Config, bind, config_changes
 from minigpt4.common.device import pick_device
 from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
-from minigpt4.common.stopping import StopRequest
+from minigpt4.common.stop_request import StopRequest
 from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
@@ -27,19 +26,20 @@ from minigpt4.models.llm import sharing_ranks
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
-from minigpt4.runners.groups import draw_groups, group_sizes
-from minigpt4.runners.preflight import (
+from minigpt4.runners.micro_batches import draw_groups, group_sizes
+from minigpt4.runners.reporting.reporter import Reporter, keep_earlier_run
+from minigpt4.runners.reporting.summary import start_summary
+from minigpt4.runners.resources.preflight import (
     is_no_room,
     is_out_of_memory,
     no_room_advice,
     out_of_memory_advice,
     preflight,
 )
-from minigpt4.runners.report import Reporter, keep_earlier_run
 from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
 from minigpt4.runners.state import RunState, Window
-from minigpt4.runners.summary import start_summary
 from minigpt4.tasks.base_task import BaseTask
+from minigpt4.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 

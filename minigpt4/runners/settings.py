@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import get_args, get_type_hints
 
 from minigpt4.common.errors import ConfigError
-from minigpt4.runners.tracking import check_trackers
+from minigpt4.runners.reporting.tracking import check_trackers
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from minigpt4.common.config import bind
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.registry import registry
-from minigpt4.common.weights import require_value
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.datasets.cached_features import CachedFeatureStream, Manifest
+from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
 from minigpt4.models.identity import other_vision, vision_identity
 from minigpt4.models.image_tokens import TokenShape
+from minigpt4.weights.resolver import require_value
 
 
 @registry.register_builder("cached_features")

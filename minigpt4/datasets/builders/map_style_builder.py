@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from minigpt4.common.config import require_mapping
 from minigpt4.common.errors import ConfigError, DataError, nearest
-from minigpt4.common.weights import require_value
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.weights.resolver import require_value
 
 # The original's two ways to say where things are, and the one for a folder that holds both.
 LAYOUTS = (("image_path", "ann_path"), ("images", "annotations"), ("storage",))

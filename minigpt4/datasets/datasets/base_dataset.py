@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.pictures import decode_picture
+from minigpt4.processors.pictures import decode_picture
 
 Sample = dict[str, Any]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from minigpt4.common.errors import DataError, nearest
-from minigpt4.conversation.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 from minigpt4.datasets.datasets.base_dataset import check_inside
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 MARK = "<image>"  # where a picture goes in a text
 KINDS = ("caption", "question", "conversation")

@@ -16,8 +16,6 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
 from minigpt4.common.errors import BadSample, ConfigError, DataError
-from minigpt4.common.pictures import decode_picture
-from minigpt4.common.weights import require_value
 from minigpt4.datasets.datasets.base_dataset import (
     Bad,
     Sample,
@@ -25,9 +23,11 @@ from minigpt4.datasets.datasets.base_dataset import (
     check_caption,
 )
 from minigpt4.datasets.datasets.manifest import read_manifest
-from minigpt4.datasets.datasets.passes import Piece, Position, read_passes
 from minigpt4.datasets.datasets.remote import open_url
+from minigpt4.datasets.datasets.shard_order import Piece, Position, read_passes
 from minigpt4.datasets.datasets.tar_header import Header
+from minigpt4.processors.pictures import decode_picture
+from minigpt4.weights.resolver import require_value
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

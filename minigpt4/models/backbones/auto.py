@@ -5,8 +5,8 @@ from transformers import PreTrainedTokenizerBase
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.conversation.templates import PromptTemplate
 from minigpt4.models.backbones.base_backbone import BaseBackbone
+from minigpt4.prompts.templates import PromptTemplate
 
 # Words that no template holds itself.
 ASKED, REPLIED, ASKED_AGAIN = "Xaskedx", "Xrepliedx", "Xagainx"

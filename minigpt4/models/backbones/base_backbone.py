@@ -6,7 +6,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.conversation.templates import PromptTemplate
+from minigpt4.prompts.templates import PromptTemplate
 
 
 class BaseBackbone:

@@ -3,8 +3,8 @@
 from transformers import PreTrainedConfig
 
 from minigpt4.common.registry import registry
-from minigpt4.conversation.templates import GEMMA
 from minigpt4.models.backbones.base_backbone import BaseBackbone
+from minigpt4.prompts.templates import GEMMA
 
 
 @registry.register_backbone("gemma")

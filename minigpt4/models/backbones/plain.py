@@ -1,8 +1,8 @@
 """Base models, which continue text and were never taught turns."""
 
 from minigpt4.common.registry import registry
-from minigpt4.conversation.templates import PLAIN
 from minigpt4.models.backbones.base_backbone import BaseBackbone
+from minigpt4.prompts.templates import PLAIN
 
 
 @registry.register_backbone("plain")

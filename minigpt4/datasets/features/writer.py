@@ -1,0 +1,167 @@
+"""How a cache of features is written: shard by shard, each whole or not at all."""
+
+import copy
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.logger import write_json
+from minigpt4.datasets.collate import collate
+from minigpt4.datasets.datasets.base_dataset import Bad, this_worker
+from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+from minigpt4.datasets.features.reader import pack_features
+from minigpt4.models.image_tokens import ImageTokens, TokenShape
+from minigpt4.processors.base_processor import BaseProcessor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of pictures, and what becomes of it.
+
+    Attributes:
+        stream: its samples, once and in order, with the captions as they are.
+        out: the cache's folder.
+        file: the shard of features below it.
+        batch_size: pictures that the encoder sees at a time.
+    """
+
+    stream: WebdatasetStream
+    out: Path
+    file: str
+    batch_size: int
+
+    @classmethod
+    def of(cls, stream: WebdatasetStream, number: int, out: Path, file: str, batch_size: int) -> "Shard":
+        """Shard `number` of a stream, by itself."""
+        single = copy.copy(stream)
+        single.shards, single.training = [stream.shards[number]], False
+        single.text_processor = BaseProcessor()
+        return cls(single, out, file, batch_size)
+
+    @property
+    def source(self) -> str:
+        return self.stream.shards[0]
+
+    @property
+    def path(self) -> Path:
+        return self.out / self.file
+
+    def record(self) -> dict[str, Any] | None:
+        """What was written beside it when it was finished; None before.
+
+        Raises:
+            ConfigError: if it was made of another shard of pictures.
+        """
+        path = self.path.with_suffix(".json")
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["source"] != self.source:
+            raise ConfigError(
+                f"{self.path} was made of {record['source']}, the config says {self.source}: please choose "
+                "another --out, or delete that folder"
+            )
+        return record
+
+    def finish(self, samples: int, bad: dict[str, int], shape: TokenShape) -> None:
+        """Write the record: its presence says that the shard is whole."""
+        record = {"file": self.file, "source": self.source, "samples": samples, "bad": bad}
+        write_json(self.path.with_suffix(".json"), record | {"shape": asdict(shape)})
+
+
+class ShardBatches(IterableDataset):
+    """Triples (number of the shard, batch, bad samples by reason or None), read by several workers.
+
+    No batch goes across shards, so that what is written of one depends on no other. The last of each shard
+    carries what was bad in it; its batch may be empty.
+    """
+
+    def __init__(self, shards: list[Shard]) -> None:
+        super().__init__()
+        self.shards = shards
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, int] | None]]:
+        worker, workers = this_worker()
+        for number in range(worker, len(self.shards), workers):
+            shard, samples, bad = self.shards[number], [], Counter()
+            for item, _ in shard.stream.read(0, 1):
+                if isinstance(item, Bad):
+                    bad[item.reason] += 1
+                    continue
+                if len(samples) == shard.batch_size:
+                    yield number, collate(samples), None
+                    samples = []
+                samples.append(item)
+            yield number, collate(samples) if samples else {}, dict(bad)
+
+
+class ShardWriter:
+    """A shard of features while it grows: beside its place, under another name."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self.samples = 0
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = shard.path.with_name(f".{shard.path.name}.part")
+        self._file = self._part.open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w")  # noqa: SIM115  (open while batches come in)
+
+    def add(self, samples: dict[str, Any], features: torch.Tensor) -> None:
+        """Write a batch, whose features are [B, P, width]."""
+        for row, key in enumerate(samples["image_id"]):
+            text = {"caption": samples["answer"][row]}
+            if samples["group"][row]:
+                text["group"] = samples["group"][row]
+            self._write(f"{key}.json", json.dumps(text, ensure_ascii=False).encode())
+            self._write(f"{key}.safetensors", pack_features(features[row]))
+            self.samples += 1
+
+    def _write(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)  # its date is 1970: the same pictures give the same bytes
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+
+    def finish(self, bad: dict[str, int], shape: TokenShape) -> None:
+        """Put it into its place, and then say so."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self.shard.path)
+        self.shard.finish(self.samples, bad, shape)
+
+
+@torch.inference_mode()
+def write_shards(model: ImageTokens, shards: list[Shard], workers: int, bar: tqdm) -> None:
+    """Look at all pictures of `shards` and write their tokens.
+
+    Args:
+        model: what looks.
+        shards: none of them finished.
+        workers: processes that read pictures meanwhile.
+        bar: counts pictures.
+    """
+    writers: dict[int, ShardWriter] = {}
+    finished = 0
+    loader = DataLoader(ShardBatches(shards), batch_size=None, num_workers=min(workers, len(shards)))
+    for number, samples, bad in loader:
+        if number not in writers:
+            writers[number] = ShardWriter(shards[number])
+        if samples:
+            writers[number].add(samples, model.image_tokens(samples["image"]).cpu())
+            bar.update(len(samples["answer"]))
+        if bad is not None:
+            writers.pop(number).finish(bad, model.token_shape)
+            finished += 1
+            bar.set_postfix_str(f"{finished} of {len(shards)} shards")

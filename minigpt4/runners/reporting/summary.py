@@ -1,0 +1,229 @@
+"""What a run is about to do, and what it has done, for a person to read."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt4.common.config import Config
+from minigpt4.datasets.builders import BaseDatasetBuilder, Datasets
+from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+from minigpt4.models.base_model import BaseModel
+from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.reporting.progress import duration
+from minigpt4.runners.resources.memory import MemoryEstimate, available_memory, readable
+from minigpt4.runners.resources.preflight import checkpoint_bytes
+from minigpt4.runners.settings import RunSettings
+
+# Enough to see whether a model looks, where no pictures are held out.
+TRAINING_PICTURES = 1000
+
+
+def start_summary(
+    model: BaseModel,
+    datasets: Datasets,
+    settings: RunSettings,
+    device: torch.device,
+    world_size: int,
+    estimate: MemoryEstimate,
+    *,
+    precision: str = "no",
+    start_step: int = 0,
+) -> str:
+    """Parameters, datasets, and what there is to come.
+
+    Args:
+        model: what is trained.
+        datasets: name -> (builder, datasets by split).
+        settings: of the run.
+        device: of this process.
+        world_size: processes.
+        estimate: the preflight's.
+        precision: accelerate's `mixed_precision`.
+        start_step: steps that were made before.
+    """
+    tables = (
+        _parameters(model, estimate),
+        _datasets(datasets, settings),
+        _memory(estimate, device),
+        _table(
+            [
+                ("device", _device(device, world_size, precision)),
+                *_to_come(datasets, settings, world_size, start_step),
+                ("kept of them", _kept(model, settings)),
+            ]
+        ),
+    )
+    return "\n\n".join(tables)
+
+
+def mean_batch(datasets: Datasets, settings: RunSettings) -> float:
+    """Samples a step on each device, on average over the datasets that it may come from."""
+    ratios = [builder.sample_ratio for builder, _ in datasets.values() for _ in settings.train_splits]
+    batches = [builder.batch_size for builder, _ in datasets.values() for _ in settings.train_splits]
+    mean = sum(ratio * batch for ratio, batch in zip(ratios, batches, strict=True)) / sum(ratios)
+    return round(mean, 6)
+
+
+def _parameters(model: BaseModel, estimate: MemoryEstimate) -> str:
+    summary = model.parameter_summary()
+    rows = [("", "parameters", "trained", "dtype", "memory")]
+    for part, count in summary.items():
+        dtypes = {str(p.dtype)[6:] for name, p in model.named_parameters() if name.split(".")[0] == part}
+        trained = f"{count['trainable']:,}" if count["trainable"] else "frozen"
+        memory = readable(estimate.weights[part])
+        rows.append((part, f"{count['total']:,}", trained, ", ".join(sorted(dtypes)), memory))
+    total, trained = (sum(count[key] for count in summary.values()) for key in ("total", "trainable"))
+    rows.append(("together", f"{total:,}", f"{trained:,}", "", readable(sum(estimate.weights.values()))))
+    return _table(rows, right=(1, 2, 4))
+
+
+def _datasets(datasets: Datasets, settings: RunSettings) -> str:
+    splits = settings.train_splits
+    together = len(splits) * sum(builder.sample_ratio for builder, _ in datasets.values())
+    rows = [("trained on", "batch", "of batches", "size")]
+    for name, (builder, by_split) in datasets.items():
+        for split in splits:
+            unit = "shard" if hasattr(by_split[split], "shards") else "sample"
+            share = f"{builder.sample_ratio / together:.1%}"
+            rows.append(
+                (f"{name}.{split}", str(builder.batch_size), share, _counted(by_split[split].size, unit))
+            )
+    return _table(rows, right=(1, 2))
+
+
+def _memory(estimate: MemoryEstimate, device: torch.device) -> str:
+    rows = [("memory, estimated", "")]
+    rows.append(("weights", readable(sum(estimate.weights.values()))))
+    rows += [
+        (part, readable(size))
+        for part, size in estimate.parts.items()
+        if not part.startswith("weights of ") and size
+    ]
+    available = available_memory(device)
+    rows.append(("together", readable(estimate.total) + (f" of {readable(available)}" if available else "")))
+    return _table(rows)
+
+
+def _device(device: torch.device, world_size: int, precision: str) -> str:
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    times = f"{world_size} processes, the first on " if world_size > 1 else ""
+    return f"{times}{name}, mixed precision: {precision}"
+
+
+def _to_come(
+    datasets: Datasets, settings: RunSettings, world_size: int, start_step: int
+) -> list[tuple[str, str]]:
+    """How much is trained on, and what happens between."""
+    s, batch = settings, mean_batch(datasets, settings)
+    about = "" if batch.is_integer() else "about "
+    update = batch * s.accum_grad_iters * world_size
+    steps = s.max_epoch * s.iters_per_epoch - start_step
+    ranks = _counted(world_size, "process", "processes")
+    samples = f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps"
+    rows = [
+        ("batch in effect", f"{about}{update:,.0f}: {batch:g} x {s.accum_grad_iters} accumulated x {ranks}"),
+        ("to come", f"{samples}, to the end of {_counted(s.max_epoch, 'epoch')} of {s.iters_per_epoch:,}"),
+    ]
+    if s.valid_splits:
+        when = f"every {s.valid_every:,} steps" if s.valid_every else "at each epoch's end"
+        rows.append(("validation", f"{', '.join(s.valid_splits)}, {when}"))
+    times = ["each epoch's end"]
+    times += [f"every {_counted(s.save_every, 'step')}"] if s.save_every else []
+    times += [f"every {s.save_minutes:g} minutes"] if s.save_minutes else []
+    return [*rows, ("checkpoints", ", ".join(times))]
+
+
+def _kept(model: BaseModel, settings: RunSettings) -> str:
+    size = readable(checkpoint_bytes(model))
+    return f"the last {settings.keep} of each kind, {size} each, in {settings.output_dir}"
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as they must be; those numbered in `right` end where they are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        aligned = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(cells)]
+        lines.append("  ".join(aligned).rstrip())
+    return "\n".join(lines)
+
+
+def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, settings: RunSettings) -> str:
+    """What was done, what lies where, and the commands that go on with it.
+
+    Args:
+        report: what `report.json` holds.
+        cfg: the run's configuration; its YAML and its options are in the commands.
+        datasets: name -> (builder, datasets by split).
+        settings: of the run.
+    """
+    folder = Path(settings.output_dir)
+    seconds = report["train_seconds"]
+    speed = f", {report['images'] / seconds:,.1f} a second" if seconds else ""
+    skipped = report["skipped_steps"]
+    rows = [
+        ("steps", f"{report['steps']:,}" + (f", {_counted(skipped, 'update')} skipped" if skipped else "")),
+        ("samples", f"{report['images']:,} in {duration(seconds)}{speed}"),
+    ]
+    if report["bad_samples"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["bad_samples"].items())
+        rows.append(("bad samples", f"{sum(report['bad_samples'].values()):,}: {reasons}"))
+    if "best_valid_loss" in report:
+        best = f"{report['best_valid_loss']:.4f} after step {report['best_step']:,}"
+        rows.append(("best validation loss", best))
+    rows.append(("checkpoints", ", ".join(path.name for path in sorted(folder.glob("*.pth"))) or "none"))
+    rows.append(("where", str(folder)))
+    checkpoint = folder / (BEST if (folder / BEST).exists() else LATEST)
+    return "\n\n".join([_table(rows), *next_commands(cfg, datasets, settings, checkpoint)])
+
+
+def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkpoint: Path) -> list[str]:
+    """How to chat with a checkpoint, and how to evaluate it, each under a line that says so."""
+    options = [*_options_of_model_and_data(cfg), f"model.ckpt={checkpoint}"]
+    ending = ["--options", *options]
+    if settings.device:
+        ending = ["--device", settings.device, *ending]
+    start = ["--cfg-path", str(cfg.args.cfg_path)]
+    commands = ["Chat with it:\n  " + shlex.join(["python", "demo.py", *start, *ending])]
+    held_out = _shards_to_evaluate(datasets, settings)
+    if held_out is not None:
+        split, shards = held_out
+        limit = ["--limit", str(TRAINING_PICTURES)] if split in settings.train_splits else []
+        command = ["python", "evaluate.py", *start, "--shards", shards, *limit, *ending]
+        commands.append(f"Evaluate it on the split {split}:\n  {shlex.join(command)}")
+    return commands
+
+
+def _options_of_model_and_data(cfg: Config) -> list[str]:
+    """The `--options` of the run that say what is built, as `key=value`."""
+    words = list(getattr(cfg.args, "options", None) or [])
+    if words and "=" not in words[0]:  # the original's form
+        words = [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)]
+    return [word for word in words if not word.startswith(("run.", "model.ckpt="))]
+
+
+def _shards_to_evaluate(datasets: Datasets, settings: RunSettings) -> tuple[str, str] | None:
+    """A split of webdataset shards and its pattern: one that is held out, or else one that was trained on."""
+    held_out = [split for _, by_split in datasets.values() for split in by_split]
+    held_out = [split for split in held_out if split not in settings.train_splits]
+    for split in (*settings.test_splits, *settings.valid_splits, *held_out, *settings.train_splits):
+        for builder, by_split in datasets.values():
+            if isinstance(by_split.get(split), WebdatasetStream):
+                return split, _pattern(builder, split)
+    return None
+
+
+def _pattern(builder: BaseDatasetBuilder, split: str) -> str:
+    """Where the shards of a split are, as `evaluate.py --shards` takes it."""
+    storage = builder.build_info["storage"]
+    storage = storage[split] if isinstance(storage, Mapping) else storage
+    patterns = storage if isinstance(storage, list) else [storage]
+    return patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}"

@@ -1,0 +1,107 @@
+"""Checkpoints: written whole or not at all, read without running code, and checked key by key."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minigpt4.common.errors import CheckpointError, nearest
+from minigpt4.common.files import replacing
+from minigpt4.weights.resolver import read_tensors
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write `state` so that `path` is, at every moment, the old file or the new one, never a part.
+
+    Raises:
+        OSError: if it cannot be written, on a full disk for example. What was there before still is.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # torch's writer stumbles over the failure of the file, and tells of its own alone.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut. Windows has no such call, and needs none."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as MiniGPT-4 lays it out.
+
+    Returns:
+        A dict with at least `model` (key -> tensor); a bare dict of tensors is taken for the model.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    content = read_tensors(path)
+    if "model" not in content:
+        content = {"model": content}
+    tensors = content["model"]
+    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        raise CheckpointError(f"{path}: `model` must hold tensors only")
+    return content
+
+
+def load_into(
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    source: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Copy tensors into parameters and buffers of the same names.
+
+    A parameter that was built without memory (on the `meta` device) is made here, in `dtype` and on
+    `device`, one after the other: no second copy of the module is ever held.
+
+    Strict in one direction: each tensor must have a place of its shape. That everything that should be
+    loaded was there is for the caller to check (`require_keys`), who knows what may be absent.
+
+    Raises:
+        CheckpointError: naming the unexpected key or both shapes.
+    """
+    places = dict(module.named_parameters()) | dict(module.named_buffers())
+    for key, tensor in tensors.items():
+        if key not in places:
+            raise CheckpointError(f"{source}: unexpected key {key!r}{nearest(key, places)}")
+        if places[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: {key} is {list(tensor.shape)}, the model wants {list(places[key].shape)}"
+            )
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            place = places[key]
+            if not place.is_meta:
+                place.copy_(tensor)
+                continue
+            owner, _, name = key.rpartition(".")
+            # A copy, also where nothing changes: the tensor may be a view of the file.
+            value = tensor.to(device=device, dtype=dtype, copy=True)
+            setattr(module.get_submodule(owner), name, nn.Parameter(value, place.requires_grad))
+
+
+def require_keys(needed: set[str], found: Mapping[str, Any], *, source: str) -> None:
+    """Raise CheckpointError unless all `needed` keys are in `found`."""
+    missing = sorted(needed - set(found))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{source}: the key {missing[0]!r}{more} is missing")

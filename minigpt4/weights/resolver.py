@@ -1,0 +1,235 @@
+"""Where weights come from: one resolver for every key of the YAML that names a file or a model.
+
+A value is a local path, `pkg://module/file` (inside an installed Python package), a URL, or on the
+Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a cache is never asked
+for again.
+"""
+
+import importlib.util
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors.torch import load_file
+
+from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.weights.download import without_query
+from minigpt4.weights.locations import (
+    TENSOR_FILES,
+    WEIGHT_SUFFIXES,
+    LocalPath,
+    Location,
+    RemoteFile,
+    missing_from_model,
+)
+
+if TYPE_CHECKING:
+    from minigpt4.weights.hub import HubFile, HubModel
+
+PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
+# `google/gemma-2b-it`, and behind it perhaps a path inside the repository.
+_HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """What a config wants weights from.
+
+    Attributes:
+        key: the YAML key, for messages, e.g. `model.llama_model`.
+        value: what stands there.
+        kind: one file of tensors, or a language model (with its config and tokenizer).
+    """
+
+    key: str
+    value: str | None
+    kind: Literal["file", "model"]
+
+    @property
+    def shown(self) -> str:
+        """The value for messages and tables."""
+        value = str(self.value)
+        return without_query(value) if _is_url(value) else value
+
+
+def resolve_file(value: str | None, key: str) -> Path:
+    """Return the path of one file of tensors, after a download if it is not on this disk.
+
+    Args:
+        value: a file, a URL, `pkg://module/file`, `org/name/path/in/repo.pth`, or a folder or `org/name` that
+            holds `model.safetensors` or `pytorch_model.bin`.
+        key: the YAML key, for messages.
+
+    Raises:
+        ConfigError: for a placeholder, what does not exist, or what cannot be had.
+    """
+    return resolve_source(WeightSource(key, value, "file"))
+
+
+def resolve_model(value: str | None, key: str) -> Path:
+    """Return the folder or `.gguf` file of a language model, after a download if it is not on this disk.
+
+    Args:
+        value: a folder, `org/name`, or, local, at a URL, in a package or in a repository, a `.gguf` file.
+        key: the YAML key, for messages.
+
+    Raises:
+        ConfigError: for a placeholder, what does not exist or is no model, or what cannot be had.
+    """
+    return resolve_source(WeightSource(key, value, "model"))
+
+
+def resolve_source(source: WeightSource) -> Path:
+    """As `resolve_file` or `resolve_model`, whichever the source wants."""
+    place = _find_place(source)
+    location = place.locate()
+    if not location.present:
+        from minigpt4.weights.hub import is_offline
+
+        if is_offline():
+            raise ConfigError(
+                f"{source.key}: {source.shown} is not on this disk{_lacks(location.lacks)}, and "
+                "HF_HUB_OFFLINE=1 forbids to download it; a local path works too"
+            )
+    return place.fetch(source.key)
+
+
+def locate(source: WeightSource) -> Location:
+    """Say without network where weights lie, and whether they are there.
+
+    Raises:
+        ConfigError: for what no download can mend: a placeholder, a local path that does not exist.
+    """
+    return _find_place(source).locate()
+
+
+def require_value(value: str | None, key: str) -> str:
+    """Return `value` unless it is empty or still the placeholder of a template.
+
+    Raises:
+        ConfigError: naming the YAML key.
+    """
+    if value is None or PLACEHOLDER.search(str(value)):
+        raise ConfigError(f"{key} is {value!r}: please set it to a real path in the YAML or with --options")
+    return str(value)
+
+
+def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
+    """Tell from how a value looks, and from what is on this disk, where its weights are.
+
+    What looks like a local path is never taken for a repository: it would be asked for in vain, and the
+    message would lead astray.
+    """
+    value = require_value(source.value, source.key)
+    if value.startswith("pkg://"):
+        return _local(_inside_package(value, source.key), source)
+    if _is_url(value):
+        remote = RemoteFile.parse(value, source.key)
+        _require_gguf(remote.name, source)
+        return remote
+    path = Path(os.path.expanduser(value))
+    if path.exists():
+        return _local(path, source)
+    on_hub = _HUB_PATH.fullmatch(value)
+    is_file_name = path.suffix.lower() in WEIGHT_SUFFIXES
+    if on_hub and is_file_name == bool(on_hub[2]) and not Path(path.parts[0]).is_dir():
+        return _on_hub(on_hub[1], on_hub[2], source)
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ConfigError(f"{source.key}: no file or folder {value!r}{nearest(path.name, siblings)}")
+
+
+def _is_url(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://"))
+
+
+def _local(path: Path, source: WeightSource) -> LocalPath:
+    """Check that a path which exists is what the source wants."""
+    if not path.is_dir():
+        _require_gguf(path.name, source)
+        return LocalPath(path)
+    if source.kind == "model":
+        lacks = missing_from_model(path)
+        if lacks:
+            raise ConfigError(f"{source.key}: the folder {path} is no whole language model{_lacks(lacks)}")
+        return LocalPath(path)
+    for name in TENSOR_FILES:
+        if (path / name).is_file():
+            return LocalPath(path / name)
+    raise ConfigError(f"{source.key}: {path} is a folder; please name the file in it")
+
+
+def _on_hub(repo: str, file: str | None, source: WeightSource) -> "HubFile | HubModel":
+    from minigpt4.weights.hub import HubFile, HubModel
+
+    if file is None:
+        return HubModel(repo) if source.kind == "model" else HubFile(repo, TENSOR_FILES)
+    if {"", ".", ".."} & set(re.split(r"[/\\]", file)):
+        raise ConfigError(f"{source.key}: {source.value!r} leaves the repository {repo}")
+    _require_gguf(file, source)
+    return HubFile(repo, (file,))
+
+
+def _require_gguf(name: str, source: WeightSource) -> None:
+    if source.kind == "model" and not name.lower().endswith(".gguf"):
+        raise ConfigError(
+            f"{source.key}: {source.shown} is one file, but a language model is a folder, a repository on "
+            "the hub, or a .gguf file"
+        )
+
+
+def _lacks(names: Sequence[str]) -> str:
+    return f" (it lacks {', '.join(names)})" if names else ""
+
+
+def _inside_package(value: str, key: str) -> Path:
+    module, _, inner = value.removeprefix("pkg://").partition("/")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{key}: {value!r} wants the Python package {module!r}, which is not installed")
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    path = (root / inner).resolve()
+    if not path.is_relative_to(root):
+        raise ConfigError(f"{key}: {value!r} leaves the package {module!r}")
+    if not path.exists():
+        raise ConfigError(f"{key}: the installed package {module!r} holds no {inner!r}")
+    return path
+
+
+def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:
+    """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file of tensors. Code in it is never run.
+
+    Args:
+        path: the file.
+        mapped: the tensors may be views of the file, so that only what is copied out of them takes
+            memory. (A `.pth` of torch before 1.6 is read whole all the same.)
+
+    Raises:
+        CheckpointError: if the file is absent, damaged, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        mmap = mapped and zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to run the code.
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {foreign[1]}, code or an object" if foreign else "it is damaged or is"
+        raise CheckpointError(f"{path} is refused: {reason}, no file of tensors") from error
+    except Exception as error:
+        # A pickle that is none makes the reader stumble in many ways.
+        raise CheckpointError(
+            f"{path} is damaged or is no file of tensors ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    return content

@@ -1,0 +1,349 @@
+"""Config files, `--options`, and names: what is merged over what, and what a typo is answered with."""
+
+import re
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from minigpt4.common.config import Config, bind
+from minigpt4.common.errors import ConfigError, UserError
+from minigpt4.common.registry import PACKAGES, Registry, registry
+from minigpt4.datasets.builders import build_datasets
+from minigpt4.processors.base_processor import processors_of
+from minigpt4.runners.settings import RunSettings
+from tests.support.golden import build_golden_model
+from tests.support.shards import write_good
+
+RUN = {"task": "t", "max_epoch": 1, "iters_per_epoch": 1, "init_lr": 1.0e-4, "output_dir": "o"}
+VIS = {"train": {"name": "blip2_image_train", "image_size": 8}}
+NAMES = {
+    "builder": "cc_sbu",
+    "task": "image_text_pretrain",
+    "processor": "blip2_image_train",
+    "model": "minigpt4",
+    "runner": "runner_base",
+    "lr_scheduler": "linear_warmup_cosine_lr",
+}
+
+
+def config(tmp_path, text: str, *options: str) -> Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return Config(Namespace(cfg_path=str(path), options=list(options)))
+
+
+def datasets(**entry) -> dict:
+    return {"cc_sbu": {"build_info": {"storage": "x"}, "batch_size": 2, "vis_processor": VIS} | entry}
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMES.items())
+def test_an_unknown_name_is_answered_with_the_nearest(kind, name) -> None:
+    misspelled = name[:-2] + name[-1]
+    with pytest.raises(ConfigError) as error:
+        getattr(registry, f"get_{kind}_class")(misspelled)
+    known = ", ".join(getattr(registry, f"list_{kind}s")())
+    assert name in known
+    assert str(error.value) == f"no {kind} is called {misspelled!r}; did you mean {name!r}? (known: {known})"
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_a_name_is_registered_once(kind) -> None:
+    ours = Registry()
+    register = getattr(ours, f"register_{kind}")
+
+    class First: ...
+
+    class Second: ...
+
+    assert register("thing")(First) is First
+    assert register("thing")(First) is First  # a module imported twice is no second thing
+    with pytest.raises(KeyError, match=rf"{kind} 'thing' is already registered for .*First"):
+        register("thing")(Second)
+    assert getattr(ours, f"get_{kind}_class")("thing") is First
+    with pytest.raises(ConfigError, match=f"no {kind} is called 'thing'"):
+        getattr(registry, f"get_{kind}_class")("thing")
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_the_registry_alone_is_cheap() -> None:
+    code = (
+        "import sys; from minigpt4.common.registry import registry;"
+        "print([m for m in ('torch', 'transformers', 'timm', 'omegaconf') if m in sys.modules])"
+    )
+    assert in_fresh_python(code) == "[]"
+
+
+def test_importing_the_registry_alone_is_enough_to_look_names_up() -> None:
+    code = (
+        "from minigpt4.common.registry import registry;"
+        f"print([getattr(registry, f'get_{{k}}_class')(n).__name__ for k, n in {NAMES}.items()])"
+    )
+    assert in_fresh_python(code) == str(
+        [
+            "CCSBUBuilder",
+            "ImageTextPretrainTask",
+            "Blip2ImageTrainProcessor",
+            "MiniGPT4",
+            "RunnerBase",
+            "LinearWarmupCosineLRScheduler",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "build"),
+    [
+        ("model.lama_model", "llama_model", lambda: build_golden_model(lama_model="x")),
+        ("model.freeze_vitt", "freeze_vit", lambda: build_golden_model(freeze_vitt=True)),
+        (
+            "model.q_former_kwargs.hidden_sise",
+            "hidden_size",
+            lambda: build_golden_model(q_former_kwargs={"hidden_sise": 48}),
+        ),
+        ("run.init_lrr", "init_lr", lambda: bind(RunSettings, RUN | {"init_lrr": 1}, where="run")),
+        ("run.warmup_step", "warmup_steps", lambda: bind(RunSettings, RUN | {"warmup_step": 1}, where="run")),
+        ("datasets.cc_sbu.batchsize", "batch_size", lambda: build_datasets(datasets(batchsize=1), 0)),
+        (
+            "datasets.cc_sbu.build_info.storge",
+            "storage",
+            lambda: build_datasets(datasets(build_info={"storge": "x"}), 0),
+        ),
+        (
+            "datasets.cc_sbu.vis_processor.train.image_sise",
+            "image_size",
+            lambda: processors_of(
+                datasets(vis_processor={"train": VIS["train"] | {"image_sise": 1}}), "train"
+            ),
+        ),
+        (
+            "datasets.cc_sbu.text_processor.train.max_word",
+            "max_words",
+            lambda: processors_of(
+                datasets(text_processor={"train": {"name": "blip_caption", "max_word": 1}}), "train"
+            ),
+        ),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(wrong, right, build) -> None:
+    with pytest.raises(
+        ConfigError, match=re.escape(f"unknown key {wrong}; did you mean '{right}'? (known: ")
+    ):
+        build()
+
+
+def test_an_unknown_key_of_vit_kwargs() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key model\.vit_kwargs\.embed_dims.*embed_dim\b"):
+        build_golden_model(vit_kwargs={"embed_dims": 64})
+
+
+def test_an_unknown_section(tmp_path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown section 'modell'; did you mean 'model'\? \(known: model,"
+    ):
+        config(tmp_path, "modell:\n  arch: minigpt4\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  arch: minigtp4\n", "no model is called 'minigtp4'; did you mean 'minigpt4'?"),
+        (
+            "model:\n  arch: minigpt4\n  model_type: pretrain_vicuna\n",
+            "model.model_type: unknown 'pretrain_vicuna'; did you mean 'pretrain_vicuna0'?",
+        ),
+        ("model:\n  model_type: pretrain_vicuna0\n", "model.arch is missing"),
+        ("datasets:\n  cc_sbuu: {}\n", "no builder is called 'cc_sbuu'; did you mean 'cc_sbu'?"),
+        ("run: fast\n", "run is 'fast', it must be a mapping of keys to values"),
+        ("datasets:\n  cc_sbu: data/0.tar\n", "datasets.cc_sbu is 'data/0.tar', it must be a mapping"),
+    ],
+)
+def test_names_and_sections_are_checked_when_the_yaml_is_read(tmp_path, text, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"batch_size": 0}, "datasets.cc_sbu.batch_size is 0"),
+        ({"data_type": "video"}, "datasets.cc_sbu.data_type is 'video'"),
+        ({"name": "laion"}, "unknown key datasets.cc_sbu.name"),
+        ({"vis_processor": None}, "datasets.cc_sbu.vis_processor.train is missing"),
+        (
+            {"vis_processor": {"trian": VIS["train"]}},
+            "vis_processor.train is missing; did you mean 'trian'? (there: trian)",
+        ),
+        ({"vis_processor": {"train": {"image_size": 8}}}, "vis_processor.train.name is missing (known: blip"),
+        ({"vis_processor": {"train": "blip2"}}, "vis_processor.train is 'blip2', it must be a mapping"),
+        (
+            {"vis_processor": {"train": {"name": "blip_caption"}}},
+            "BlipCaptionProcessor is no image processor",
+        ),
+        (
+            {"vis_processor": {"train": VIS["train"] | {"mean": 0.5}}},
+            "processor's mean is 0.5, not three numbers",
+        ),
+        ({"vis_processor": {"train": VIS["train"] | {"std": [1, 1]}}}, "std is [1, 1], not three numbers"),
+        (
+            {"vis_processor": {"train": VIS["train"] | {"image_size": "8"}}},
+            "image_size is '8', not a whole number",
+        ),
+        (
+            {"vis_processor": {"train": {"name": "blip2_image_trian"}}},
+            "no processor is called 'blip2_image_trian'; did you mean 'blip2_image_train'?",
+        ),
+    ],
+)
+def test_an_entry_of_datasets_that_cannot_be_used(tmp_path, entry, message) -> None:
+    (shard,) = write_good(tmp_path, 1, 1)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build_datasets(datasets(**{"build_info": {"storage": shard}} | entry), 0)
+
+
+def test_a_required_key_that_is_missing() -> None:
+    without = {key: value for key, value in RUN.items() if key != "init_lr"}
+    with pytest.raises(ConfigError, match=r"^run\.init_lr is missing: please set it in the YAML$"):
+        bind(RunSettings, without, where="run")
+    with pytest.raises(ConfigError, match=r"model\.q_former_kwargs is 3, it must be a mapping"):
+        build_golden_model(q_former_kwargs=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_epoch", 0, "run.max_epoch is 0, it must be at least 1"),
+        ("iters_per_epoch", 2.5, "run.iters_per_epoch is 2.5, it must be a whole number"),
+        ("init_lr", "1e-4", "run.init_lr is '1e-4', it must be a number (YAML wants 1.0e-4, not 1e-4)"),
+        ("max_bad_fraction", 1.5, "run.max_bad_fraction is 1.5, it must be from 0 to 1"),
+    ],
+)
+def test_values_of_run(key, value, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunSettings(**bind(RunSettings, RUN | {key: value}, where="run"))
+
+
+MODEL = "model:\n  arch: minigpt4\n  model_type: pretrain_llama2\n"
+
+
+def test_merge_order(tmp_path) -> None:
+    """A model type's default < a dataset's default < the user's YAML < --options."""
+    default = config(tmp_path, MODEL)
+    assert default.model_cfg.end_sym == "</s>"
+    assert default.model_cfg.image_size == 224
+
+    text = MODEL + "  end_sym: '##'\ndatasets:\n  cc_sbu:\n    batch_size: 2\nrun:\n  seed: 1\n"
+    user = config(tmp_path, text)
+    assert (user.model_cfg.end_sym, user.model_cfg.image_size) == ("##", 224)
+    assert user.datasets_cfg.cc_sbu.batch_size == 2
+    assert user.datasets_cfg.cc_sbu.build_info.storage == "/path/to/cc_sbu_dataset/{00000..01255}.tar"
+
+    told = config(
+        tmp_path,
+        text,
+        "model.end_sym=x",
+        "run.seed=2",
+        "datasets.cc_sbu.build_info.storage=a.tar",
+        "run.init_lr=1e-5",
+    )
+    assert told.model_cfg.end_sym == "x"
+    assert (told.run_cfg.seed, told.run_cfg.init_lr) == (2, 1e-5)
+    assert told.datasets_cfg.cc_sbu.build_info.storage == "a.tar"
+    assert told.datasets_cfg.cc_sbu.data_type == "images"
+
+
+def test_a_datasets_default_goes_over_a_model_types(tmp_path, monkeypatch) -> None:
+    defaults = tmp_path / "defaults.yaml"
+    defaults.write_text("model:\n  end_sym: dataset\n  image_size: 8\n")
+    builder = registry.get_builder_class("cc_sbu")
+    monkeypatch.setattr(builder, "default_config_path", classmethod(lambda cls: defaults))
+    merged = config(tmp_path, MODEL + "  image_size: 16\ndatasets:\n  cc_sbu: {}\n")
+    assert (merged.model_cfg.end_sym, merged.model_cfg.image_size) == ("dataset", 16)
+
+
+def test_options_choose_the_model_type_before_its_defaults_are_read(tmp_path) -> None:
+    chosen = config(tmp_path, MODEL, "model.model_type=pretrain_vicuna0")
+    assert chosen.model_cfg.end_sym == "###"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["run.seed=1", "run.device=cpu"], {"seed": 1, "device": "cpu"}),
+        (["run.seed", "1", "run.device", "cpu"], {"seed": 1, "device": "cpu"}),
+        (["run.job_name=a=b"], {"job_name": "a=b"}),
+        (["run.test_splits=[val,test]"], {"test_splits": ["val", "test"]}),
+        (["run.device=null"], {"device": None}),
+        ([], {}),
+    ],
+)
+def test_forms_of_options(tmp_path, options, expected) -> None:
+    assert config(tmp_path, "", *options).run_cfg == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["run.seed=1", "run.device", "cpu"], "--options wants key=value, found 'run.device'"),
+        (["run.seed", "1", "run.device"], "--options wants key=value pairs, found 'run.seed 1 run.device'"),
+        (["run.seed"], "--options wants key=value pairs, found 'run.seed'"),
+        (["run.test_splits=[val"], "--options run.test_splits=[val: while parsing"),
+        (["rnu.seed=1"], "unknown section 'rnu'; did you mean 'run'?"),
+        (["run=1"], "run is 1, it must be a mapping"),
+    ],
+)
+def test_bad_forms_of_options(tmp_path, options, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(tmp_path, "", *options)
+
+
+def test_a_missing_yaml_names_the_nearest_file(tmp_path) -> None:
+    (tmp_path / "minigpt4_stage1.yaml").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"no config file .*stage_1.yaml; did you mean 'minigpt4_stage1.yaml'\?"
+    ):
+        Config(Namespace(cfg_path=str(tmp_path / "minigpt4_stage_1.yaml")))
+    with pytest.raises(ConfigError, match=r"no config file .*x.yaml$"):
+        Config(Namespace(cfg_path=str(tmp_path / "nowhere" / "x.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1", "is not valid YAML: while parsing a flow sequence"),
+        ("model:\n\tarch: minigpt4", "is not valid YAML: while scanning"),
+        ("run: {}\nrun: {}", "is not valid YAML: while constructing a mapping"),
+        ("3", "is not valid YAML"),
+        ("- 1\n- 2", "must hold a mapping with the sections model, datasets, run"),
+        ("1: 2", "unknown section 1 (known: model,"),
+    ],
+)
+def test_what_is_no_config(tmp_path, text, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(tmp_path, text)
+
+
+def test_an_interpolation_that_leads_nowhere(tmp_path) -> None:
+    broken = config(tmp_path, "run:\n  output_dir: ${nowhere}/x\n")
+    with pytest.raises(UserError, match="Interpolation key 'nowhere' not found"):
+        bind(RunSettings, broken.run_cfg, where="run")
+    whole = config(tmp_path, "run:\n  job_name: x\n  output_dir: out/${run.job_name}\n")
+    assert whole.to_dict() == {"run": {"job_name": "x", "output_dir": "out/x"}}
+
+
+def test_empty_sections_are_as_good_as_none(tmp_path) -> None:
+    empty = config(tmp_path, "model:\ndatasets:\nrun:\n")
+    assert empty.to_dict() == {}
+    assert (empty.run_cfg, empty.model_cfg, empty.datasets_cfg, empty.evaluation_datasets_cfg) == (
+        {},
+        {},
+        {},
+        {},
+    )
+    with pytest.raises(ConfigError, match="the section `datasets` is missing or empty"):
+        build_datasets(empty.datasets_cfg, 0)

@@ -1,0 +1,250 @@
+"""dataset/download_minigptv2.py against a local server."""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+
+from dataset import download_minigptv2
+from dataset.minigptv2_fetch import Store
+from dataset.minigptv2_items import ITEMS, Item
+from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.weights import download
+from tests.support import ROOT
+from tests.support.hub_server import FileServer
+from tests.support.shards import JPEG
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
+    with FileServer() as server:
+        yield server
+
+
+def zipped(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+PICTURES = zipped(**{"train2014/": b"", **{f"train2014/{n}.jpg": JPEG + bytes([n]) for n in range(20)}})
+
+
+def images(*urls: str) -> Item:
+    return Item("images", 0.1, "coco/images", urls, strip="train2014/")
+
+
+def refused(item: Item, store: Store, kind: type[Exception] = ConfigError) -> str:
+    with pytest.raises(kind) as error:
+        store.fetch(item)
+    assert str(error.value).startswith(f"{item.name}: ")
+    assert store.status(item) != "done"
+    return str(error.value)
+
+
+def new_store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "data")
+    store.state.mkdir(parents=True)
+    return store
+
+
+def test_an_archive_is_resumed_unpacked_and_deleted(server, tmp_path) -> None:
+    url, _ = server.serve("/train2014.zip", PICTURES, cuts=iter([1000, 0, 500]))
+    store, item = new_store(tmp_path), images(url)
+    assert store.status(item) == "missing"
+    store.fetch(item)
+    folder = tmp_path / "data" / "coco" / "images"
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        f"{n}.jpg": JPEG + bytes([n]) for n in range(20)
+    }
+    assert [seen.headers.get("range") for seen in server.seen] == [
+        *(None, "bytes=1000-", "bytes=1000-", "bytes=1500-")
+    ]
+    assert [p.name for p in store.state.iterdir()] == ["images.json"]
+    assert json.loads((store.state / "images.json").read_text()) == {"files": 20}
+    requests = len(server.seen)
+    store.fetch(item)
+    assert len(server.seen) == requests and store.status(item) == "done"
+
+
+def test_what_broke_off_is_taken_up_by_the_next_run(server, tmp_path) -> None:
+    url, file = server.serve("/train2014.zip", PICTURES, cuts=iter([1000, 0, 0, 0]))
+    store = new_store(tmp_path)
+    message = refused(images(url), store)
+    assert "broke off after 1,000 of" in message and "images.zip yourself" in message
+    assert store.status(images(url)) == "begun"
+    store.fetch(images(url))
+    assert server.seen[-1].headers["range"] == "bytes=1000-"
+    assert server.seen[-1].sent == len(file.data) - 1000
+
+
+def test_unpacking_goes_on_where_it_was_stopped(server, tmp_path) -> None:
+    store = new_store(tmp_path)
+    (store.state / "images.zip").write_bytes(PICTURES)  # as if put there by hand
+    folder = tmp_path / "data" / "coco" / "images"
+    folder.mkdir(parents=True)
+    (folder / "3.jpg").write_bytes(JPEG + bytes([3]))
+    (folder / "4.jpg").write_bytes(b"cut off")
+    untouched = (folder / "3.jpg").stat().st_mtime_ns
+    store.fetch(images(server.url + "/absent.zip"))
+    assert (folder / "3.jpg").stat().st_mtime_ns == untouched
+    assert (folder / "4.jpg").read_bytes() == JPEG + bytes([4])
+    assert len(list(folder.iterdir())) == 20 and not server.seen
+
+
+def test_a_second_source_where_the_first_is_down(server, tmp_path) -> None:
+    url, _ = server.serve("/archived/train2014.zip", PICTURES)
+    server.files["/train2014.zip"] = 503
+    new_store(tmp_path).fetch(images(server.url + "/train2014.zip", url))
+    assert len(list((tmp_path / "data" / "coco" / "images").iterdir())) == 20
+
+
+@pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "train2014/../../../evil.jpg", "C:\\evil.jpg"])
+def test_no_name_leaves_the_folder(name: str, server, tmp_path) -> None:
+    url, _ = server.serve("/x.zip", zipped(**{"train2014/1.jpg": JPEG, name: JPEG}))
+    assert "leaves the folder" in refused(images(url), new_store(tmp_path))
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+def test_damaged_archives_are_fetched_again(server, tmp_path) -> None:
+    damaged = bytearray(PICTURES)
+    damaged[PICTURES.index(JPEG) + 100] ^= 1
+    store = new_store(tmp_path)
+    _, file = server.serve("/x.zip", bytes(damaged))
+    assert "is damaged (Bad CRC-32" in refused(images(server.url + "/x.zip"), store)
+    file.data, file.etag = b"no zip", '"2"'
+    assert "is damaged (File is not a zip file) and deleted" in refused(images(server.url + "/x.zip"), store)
+    file.data, file.etag = PICTURES, '"3"'
+    store.fetch(images(server.url + "/x.zip"))
+    assert (tmp_path / "data/coco/images/0.jpg").read_bytes() == JPEG + b"\0"
+
+
+def test_single_files_and_what_is_not_json(server, tmp_path) -> None:
+    store = new_store(tmp_path)
+    url, _ = server.serve("/a.json", b' [{"a": 1}]\n')
+    item = Item("captions", 0.1, "captions", (url,), "a.json")
+    store.fetch(item)
+    assert (tmp_path / "data/captions/a.json").read_bytes() == b' [{"a": 1}]\n'
+    other = Item("other", 0.1, "captions", (server.serve("/b.json", b"[1, 2")[0],), "b.json")
+    assert "what came as b.json is not JSON, it begins with b'[1, 2'" in refused(other, store)
+    page = Item("page", 0.1, "captions", (f"{server.url}/c.json",), "c.json")
+    server.serve("/c.json", b"<html>", headers={"Content-Type": "text/html"})
+    assert "is a web page, not a file" in refused(page, store)
+    assert [p.name for p in (tmp_path / "data/captions").iterdir()] == ["a.json"]
+
+
+def test_google_drive(tmp_path, monkeypatch) -> None:
+    file = Item("multitask", 0.1, "multi", ("drive:1abc",), "multi.json")
+    folder = Item("flickr", 0.1, "flickr", ("drive-folder:2def",))
+    store = new_store(tmp_path)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    assert "need gdown: pip install gdown" in refused(file, store)
+
+    calls, content = [], ["[1]"]
+
+    def fetch(id: str, output: str, resume: bool, quiet: bool) -> None:
+        calls.append((id, output, resume))
+        Path(output, "a.json" if id == "2def" else "").write_text(content[0])
+
+    fake = types.SimpleNamespace(download=fetch, download_folder=fetch)
+    monkeypatch.setitem(sys.modules, "gdown", fake)
+    store.fetch(file)
+    store.fetch(folder)
+    place = tmp_path / "data"
+    assert calls == [("1abc", str(place / "multi/multi.json"), True), ("2def", str(place / "flickr"), True)]
+    assert store.status(file) == store.status(folder) == "done"
+
+    content[0] = "<html>quota</html>"
+    again = Item("again", 0.1, "again", ("drive:3",), "a.json")
+    assert "is not JSON" in refused(again, store)
+    fake.download = lambda **_: 1 / 0
+    assert "Google Drive gives nothing (division by zero); https://drive.google.com/file/d/3 in" in refused(
+        again, store
+    )
+
+
+def test_the_real_gdown_takes_these_arguments() -> None:
+    gdown = pytest.importorskip("gdown")
+    import inspect
+
+    for function in (gdown.download, gdown.download_folder):
+        assert {"id", "output", "resume", "quiet"} <= set(inspect.signature(function).parameters)
+
+
+def test_pictures_of_a_list(server, tmp_path) -> None:
+    store = new_store(tmp_path)
+    item = Item("covers", 0.1, "ocr/images", ("pictures-of:ocr/dataset.json",))
+    assert "dataset.json is not there yet" in refused(item, store)
+    for n in range(3):
+        server.serve(f"/{n}.gif", JPEG + bytes([n]))
+    server.files["/busy.jpg"] = 503
+    listed = {f"B00{n}": {"imageURL": f"{server.url}/{n}.gif"} for n in range(3)}
+    listed |= {"gone": {"imageURL": f"{server.url}/gone.jpg"}, "busy": {"imageURL": f"{server.url}/busy.jpg"}}
+    listed["same"] = listed["B001"]
+    path = tmp_path / "data/ocr/dataset.json"
+    path.write_text(json.dumps(listed))
+    assert "1 of 6 pictures did not come: run this again" in refused(item, store)
+    server.serve("/busy.jpg", JPEG, cuts=repeat(5))
+    assert "1 of 6 pictures did not come" in refused(item, store)
+    server.serve("/busy.jpg", JPEG)
+    server.seen.clear()
+    store.fetch(item)
+    assert sorted(seen.path for seen in server.seen) == ["/busy.jpg", "/gone.jpg"]
+    assert {p.name for p in (tmp_path / "data/ocr/images").iterdir()} == {
+        *("B000.gif", "B001.gif", "B002.gif", "busy.jpg", "same.gif")
+    }
+    assert json.loads((store.state / "covers.json").read_text()) == {"files": 5, "gone": ["gone.jpg"]}
+    for bad in ({"../x": listed["same"]}, {"x": {"imageURL": "file:///etc/passwd"}}, {"x": 1}, [1]):
+        path.write_text(json.dumps(bad))
+        other = Item("bad", 0.1, "ocr/images", item.sources)
+        assert "is no list of pictures" in refused(other, store, DataError)
+
+
+def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monkeypatch, capsys) -> None:
+    url, _ = server.serve("/a.json", b"[]")
+    items = (
+        Item("lost", 1.0, "lost", (server.url + "/lost.zip",)),
+        Item("captions", 0.5, "captions", (url,), "a.json"),
+        Item("form", 2.0, "form", ("by-hand:fill in a form",)),
+    )
+    monkeypatch.setattr(download_minigptv2, "ITEMS", items)
+    args = argparse.Namespace(out=tmp_path / "data", only=[], list=False)
+    with pytest.raises(SystemExit) as ended:
+        download_minigptv2.download(args)
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
+        *(["lost", "missing"], ["captions", "done"], ["form", "by"])
+    ]
+    assert out.endswith("still to download: about 3.0 GB\n")
+    assert "error: lost: could not download" in err and "404 Not Found); or put it at" in err
+    assert "error: form: fill in a form; put the pictures into" in err
+    (tmp_path / "data/form/1.jpg").write_bytes(JPEG)
+    with pytest.raises(SystemExit) as ended:
+        download_minigptv2.download(argparse.Namespace(out=args.out, only=["form", "captions"], list=False))
+    assert ended.value.code == 0
+    with pytest.raises(ConfigError, match=r"no item 'caption'; did you mean 'captions'\?"):
+        download_minigptv2.choose(["caption"])
+
+
+def test_the_real_table(tmp_path) -> None:
+    command = [sys.executable, "dataset/download_minigptv2.py", "--out", str(tmp_path / "d"), "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(ITEMS) + 2 and lines[-1] == "still to download: about 69.5 GB"
+    assert [line.split()[0] for line in lines[1:-1]] == [item.name for item in ITEMS]
+    assert len({item.name for item in ITEMS}) == len(ITEMS)
+    assert not (tmp_path / "d").exists()

@@ -1,0 +1,213 @@
+"""The builder `jsonl`: samples, refusals, memory, and training on all three kinds of lines."""
+
+import argparse
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from minigpt4.common.config import Config
+from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.registry import registry
+from minigpt4.datasets.builders import build_datasets
+from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets.jsonl_dataset import JsonlDataset, LineIndex
+from minigpt4.datasets.datasets.jsonl_format import check_line
+from minigpt4.tasks import setup_task
+from tests.support.jsonl import CAPTION, QUESTION, TALK, write
+from tests.support.shards import SIZE, sorted_out
+
+KEY = "datasets.jsonl.build_info.ann_path"
+
+
+def build(info: Any, split: str = "train", processor: str | None = None) -> JsonlDataset:
+    """As the YAML does it."""
+    section = {
+        "build_info": info,
+        "batch_size": 2,
+        "vis_processor": {"train": {"name": "blip2_image_train", "image_size": SIZE}},
+        "text_processor": {"train": {"name": processor}} if processor else None,
+    }
+    return build_datasets({"jsonl": section}, seed=0)["jsonl"][1][split]
+
+
+def without_image(sample: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in sample.items() if key != "image"}
+
+
+def test_what_samples_are(tmp_path: Path) -> None:
+    marked = {"image": "b.jpg", "question": "On <image>, what?", "answer": "Cats.", "id": 7, "group": "vqa"}
+    path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, marked)
+    dataset = build({"ann_path": {"test": str(path)}}, "test")
+    caption, question, last = dataset
+    assert without_image(caption) == {
+        "answer": "A dog.",
+        "conv_q": [None],
+        "conv_a": ["A dog."],
+        "image_id": f"{path}:1",
+        "group": "",
+    }
+    assert without_image(question) == {
+        "answer": "A dog.",
+        "conv_q": ["<Img><ImageHere></Img> What?"],
+        "conv_a": ["A dog."],
+        "image_id": f"{path}:2",
+        "group": "",
+    }
+    assert without_image(last) == {
+        "answer": "Cats.",
+        "conv_q": ["On <Img><ImageHere></Img>, what?"],
+        "conv_a": ["Cats."],
+        "image_id": "7",
+        "group": "vqa",
+    }
+    assert caption["image"].shape == (3, SIZE, SIZE) and caption["image"].dtype == torch.uint8
+    assert torch.equal(caption["image"], question["image"])
+    assert not torch.equal(caption["image"], last["image"])
+
+
+def test_several_pictures_are_padded_to_the_most(tmp_path: Path) -> None:
+    talk = {"image": ["a.jpg", "b.jpg"], "conversation": TALK[:2]}
+    path = write(tmp_path / "d.jsonl", talk, CAPTION)
+    first, second = build({"ann_path": {"val": str(path)}}, "val")
+    assert first["conv_q"] == ["<Img><ImageHere></Img> <Img><ImageHere></Img> What?"]
+    assert (first["length"], second["length"]) == (2, 1)
+    assert first["image"].shape == second["image"].shape == (2, 3, SIZE, SIZE)
+    assert torch.equal(first["image"][0], second["image"][0]) and not second["image"][1].any()
+    (batch,) = BatchStream(build({"ann_path": {"val": str(path)}}, "val"), 2)
+    assert batch["image"].shape == (2, 2, 3, SIZE, SIZE) and batch["length"] == [2, 1]
+    assert batch["conv_q"][1] == [None]
+
+
+def test_marks_in_a_conversation(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", {"image": "b.jpg", "conversation": TALK})
+    (sample,) = build({"ann_path": {"val": str(path)}}, "val")
+    assert sample["conv_q"] == ["What?", "And on <Img><ImageHere></Img>?"]
+    assert (sample["conv_a"], sample["answer"]) == (["Dog.", "Cat."], "Cat.")
+
+
+def test_the_text_processor_is_for_captions(tmp_path: Path) -> None:
+    only_signs = {"image": "a.jpg", "caption": "..."}
+    path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, only_signs)
+    samples, bad = sorted_out(build({"ann_path": {"val": str(path)}}, "val", "blip_caption"))
+    assert [s["answer"] for s in samples] == ["a dog", "A dog."]
+    assert samples[0]["conv_a"] == ["a dog"] and bad == {"empty caption": 1}
+
+
+def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", CAPTION, *[CAPTION | {"caption": ""}] * 7)
+    with pytest.raises(DataError) as caught:
+        build({"ann_path": str(path)})
+    first, *shown = str(caught.value).split("\n  ")
+    assert first == (
+        f"{KEY}: 7 lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` tells all):"
+    )
+    assert shown == [f"{path}:{number}: 'caption' is empty" for number in range(2, 7)]
+    path = write(tmp_path / "d.jsonl", *[CAPTION | {"id": 4}] * 2)
+    with pytest.raises(DataError, match=r"(?s)1 line of .*d\.jsonl:2: its 'id' is that of line 1$"):
+        build({"ann_path": str(path)})
+    path.write_bytes(b"\n")
+    with pytest.raises(DataError, match=rf"^{KEY}: there is not one entry in {path}$"):
+        build({"ann_path": str(path)})
+    with pytest.raises(DataError, match=rf"^{KEY}: there is no file .*none\.jsonl$"):
+        build({"ann_path": str(tmp_path / "none.jsonl")})
+    with pytest.raises(ConfigError, match=rf"^{KEY} is '/path/to/data\.jsonl': please set it"):
+        build({"ann_path": "/path/to/data.jsonl"})
+
+
+def test_several_files_and_a_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    files = [write(tmp_path / "d.jsonl", CAPTION, QUESTION), write(tmp_path / "more" / "e.jsonl", QUESTION)]
+    (tmp_path / "more" / "a.jpg").unlink()
+    names = [str(path) for path in files]
+    with pytest.raises(DataError, match=rf"^{KEY}: the files are in 2 folders: please set `image_path`"):
+        build({"ann_path": {"val": names}}, "val")
+    samples = list(build({"ann_path": {"val": names}, "image_path": str(tmp_path)}, "val"))
+    assert [s["image_id"] for s in samples] == [f"{names[0]}:1", f"{names[0]}:2", f"{names[1]}:1"]
+
+
+def test_what_goes_missing_later_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", CAPTION, QUESTION | {"image": "b.jpg"}, CAPTION)
+    dataset = build({"ann_path": {"val": str(path)}}, "val")
+    (tmp_path / "b.jpg").unlink()
+    content = path.read_bytes()
+    path.write_bytes(content[:-10] + b"\n")
+    samples, bad = sorted_out(dataset)
+    assert len(samples) == 1 and bad == {"missing image": 1, "line changed since the start": 1}
+    assert dataset[1].where == f"{path}:2"
+
+
+def test_eight_bytes_a_line_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", *[CAPTION] * 3000, QUESTION | {"id": "last"})
+    index = LineIndex([path, path])
+    assert len(pickle.dumps(index)) < 2 * 3001 * 8 + 1000
+    place = pickle.loads(pickle.dumps(index))[6001]
+    assert (len(index), place.number, index[3001].number, index[3000].number) == (6002, 3001, 1, 3001)
+    with open(path, "rb") as stream:
+        stream.seek(place.offset)
+        entry, _ = check_line(stream.readline())
+    assert entry.id == "last"
+
+
+COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 200, 0), "yellow": (250, 250, 0)}
+
+
+def write_colours(folder: Path) -> Path:
+    """Pictures of one colour each: captions, questions, and conversations about two of them."""
+    lines: list[dict[str, Any]] = []
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (56, 56), colour).save(folder / f"{name}.png")
+        lines.append({"image": f"{name}.png", "caption": f"a {name} square", "group": "captions"})
+        lines.append({"image": f"{name}.png", "question": "a square", "answer": name, "group": "questions"})
+        other = "red" if name != "red" else "blue"
+        talk = [{"user": "<image> a"}, {"assistant": name}, {"user": "<image> a"}, {"assistant": other}]
+        images = [f"{name}.png", f"{other}.png"]
+        lines.append({"image": images, "conversation": talk, "group": "conversations"})
+    path = folder / "colours.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("family", ["gemma", "llama"])
+def test_training_on_all_three_kinds(tmp_path: Path, family: str) -> None:
+    path = str(write_colours(tmp_path))
+    settings = {
+        "task": "image_text_pretrain",
+        "max_epoch": 1,
+        "iters_per_epoch": 40,
+        "init_lr": 0.003,
+        "log_freq": 10,
+        "num_workers": 0,
+        "device": "cpu",
+        "amp": False,
+        "test_splits": ["test"],
+        "output_dir": str(tmp_path / "out"),
+    }
+    content = {
+        "model": {"arch": "minigpt4", "model_type": f"tiny_{family}"},
+        "datasets": {
+            "jsonl": {
+                "batch_size": 6,
+                "build_info": {"ann_path": {"train": path, "test": path}},
+                "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 56}},
+            }
+        },
+        "run": settings,
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    cfg = Config(argparse.Namespace(cfg_path=tmp_path / "c.yaml"))
+    task = setup_task(cfg)
+    runner = registry.get_runner_class("runner_base")(
+        cfg=cfg, task=task, model=task.build_model(cfg, device="cpu"), datasets=task.build_datasets(cfg)
+    )
+    report = runner.train()
+    losses = [record["loss"] for record in runner.reporter.log.read()]
+    assert losses[-1] < 0.5 * losses[0]
+    assert report["loss"] < 0.5 * report["before"]["loss"]
+    assert report["samples"] == 12 and report["bad_samples"] == {}
+    assert {"exact_match_captions", "exact_match_questions", "exact_match_conversations"} <= report.keys()

@@ -1,0 +1,290 @@
+"""Who reads what, and that a stopped run goes on with exactly the batches it would have seen."""
+
+import json
+import logging
+import multiprocessing
+import random
+from collections import Counter
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dataset.shapes.make_shards import write_split
+from minigpt4.common.errors import CheckpointError
+from minigpt4.datasets.datasets import webdataset_stream
+from minigpt4.datasets.datasets.base_dataset import SampleStream
+from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
+from minigpt4.datasets.datasets.shard_order import pieces_of
+from minigpt4.datasets.mixing import TrainLoader, TrainStream
+from minigpt4.weights.checkpoint import read_checkpoint, save_checkpoint
+from tests.support.runs import losses, mixed_config, run_config, train
+from tests.support.shards import (
+    encoded,
+    numbers,
+    picture,
+    sample,
+    sorted_out,
+    stream,
+    write_good,
+    write_shard,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch) -> None:
+    """Smaller than a shard, so that reading, drawing and emptying all take turns."""
+    monkeypatch.setattr("minigpt4.datasets.datasets.shard_order.SHUFFLE_BUFFER", 8)
+
+
+def passes_of(dataset: SampleStream, readers: int, passes: int) -> list[list[Any]]:
+    """What all readers together read in each of the first passes, by the positions that they give."""
+    read: list[list[Any]] = [[] for _ in range(passes)]
+    for reader in range(readers):
+        for item, (number, _, _) in dataset.read(reader, readers):
+            if number >= passes:
+                break
+            read[number].append(item)
+    return read
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7])
+@pytest.mark.parametrize(("ranks", "workers"), [(r, w) for r in (1, 2, 3) for w in (0, 1, 2, 3)])
+def test_each_pass_is_everything_once_over_all_readers(tmp_path, shards, ranks, workers) -> None:
+    """Fewer shards than readers too: then each is read by several, who divide its samples."""
+    everything = stream(write_good(tmp_path, shards, each=11), training=True)
+    for read in passes_of(everything, ranks * max(workers, 1), passes=3):
+        assert sorted(numbers(read)) == list(range(shards * 11))
+
+
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_what_is_bad_is_counted_once_a_pass(tmp_path, readers) -> None:
+    shards, reasons = damaged_shards(tmp_path)
+    for read in passes_of(stream(shards, training=True), readers, passes=3):
+        good, bad = sorted_out(read)
+        assert sorted(numbers(good)) == list(range(30)) and bad == reasons
+
+
+def damaged_shards(folder: Path) -> tuple[list[str], Counter[str]]:
+    """30 good samples in two shards, beside one of each kind of trouble."""
+    shards = []
+    for part in (0, 1):
+        members = [
+            sample(f"{n:05d}", encoded(picture(n)), f"picture {n}") for n in range(15 * part, 15 * part + 15)
+        ]
+        members.insert(4, sample("broken", b"no picture"))
+        members.insert(9, sample("silent", caption=None))
+        shards.append(write_shard(folder / f"{part}.tar", [file for files in members for file in files]))
+    data = Path(shards[1]).read_bytes()
+    (folder / "cut.tar").write_bytes(data[:700])
+    (folder / "noise.tar").write_bytes(b"not a tar " * 200)
+    write_shard(folder / "empty.tar", [])
+    broken = [str(folder / f"{name}.tar") for name in ("cut", "noise", "empty", "missing")]
+    reasons = Counter({"broken image": 2, "no caption": 2, "truncated shard": 1, "damaged shard": 1})
+    return [*shards, *broken, "pipe:exit 3"], reasons + Counter(
+        {"empty shard": 1, "missing shard": 1, "unreadable shard": 1}
+    )
+
+
+def loader(dataset: SampleStream, workers: int = 0, **options: Any) -> TrainLoader:
+    arguments = {"max_bad_fraction": 1.0, "rank": 0, "world_size": 1, "pin_memory": False}
+    return TrainLoader(dataset, 4, workers=workers, **arguments | options)
+
+
+def test_two_processes_read_disjoint_halves(tmp_path) -> None:
+    """Workers are processes: two of them, and two of each of two ranks."""
+    halves = stream(write_good(tmp_path, shards=4, each=8), training=True)
+    first, second = ([] for _ in range(2))
+    for number, batch in enumerate(islice(loader(halves, workers=2), 8)):
+        (first, second)[number % 2].extend(numbers({"answer": a} for a in batch["answer"]))
+    assert set(first).isdisjoint(second) and sorted(first + second) == list(range(32))
+    read = []
+    for rank in (0, 1):
+        for batch in islice(loader(halves, workers=2, rank=rank, world_size=2), 4):
+            read += numbers({"answer": a} for a in batch["answer"])
+    assert sorted(read) == list(range(32))
+
+
+def test_the_pieces_of_a_pass_are_dealt_evenly() -> None:
+    for shards, readers in ((1, 4), (3, 4), (7, 3), (1256, 8)):
+        taken = [sum(len(pieces_of(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)]
+        assert max(taken) - min(taken) <= 1 and min(taken) > 0
+
+
+def align(folder: Path) -> CCSBUAlignDataset:
+    """A folder of eleven pictures, of which one is missing and one broken."""
+    (folder / "image").mkdir()
+    for number in range(10):
+        (folder / "image" / f"{number}.jpg").write_bytes(encoded(picture(number)) if number else b"broken")
+    entries = [{"image_id": n, "caption": f"picture {n}"} for n in range(11)]
+    (folder / "filter_cap.json").write_text(json.dumps({"annotations": entries}))
+    like = stream([])
+    return CCSBUAlignDataset(
+        like.image_transform, str, folder / "image", [folder / "filter_cap.json"], training=True
+    )
+
+
+def shards_or_folder(kind: str, folder: Path) -> SampleStream:
+    return align(folder) if kind == "folder" else stream(damaged_shards(folder)[0], training=True, seed=3)
+
+
+def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    images = torch.equal(first.pop("image"), second.pop("image"))
+    return images and first == second
+
+
+@pytest.mark.parametrize("kind", ["shards", "folder"])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -> None:
+    """Pixels, captions, ids and counts of bad ones, over several passes."""
+    dataset = shards_or_folder(kind, tmp_path)
+    steps, after = 60, 4
+    whole = loader(dataset, workers)
+    batches, states = [], [whole.state()]
+    for batch in islice(whole, steps + after):
+        batches.append(batch)
+        states.append(json.loads(json.dumps(whole.state())))
+    assert sum((Counter(b["bad"]) for b in batches), Counter()) == whole.bad()
+    assert len(whole.bad()) == (2 if kind == "folder" else 7)
+    for step in range(steps) if not workers else random.Random(workers).sample(range(steps), 5):
+        resumed = loader(dataset, workers, state=states[step])
+        assert not resumed.reordered
+        for expected, batch in zip(batches[step:], islice(resumed, after), strict=False):
+            assert same(dict(expected), dict(batch))
+        assert json.loads(json.dumps(resumed.state())) == states[step + after]
+
+
+def test_a_resume_decodes_nothing_that_was_seen_and_reads_no_shard_that_is_through(
+    tmp_path, monkeypatch
+) -> None:
+    dataset = stream(write_good(tmp_path, shards=20, each=20), training=True)
+    opened, decoded = [], []
+    read, transform = webdataset_stream._read_shard, dataset.image_transform
+    monkeypatch.setattr(webdataset_stream, "_read_shard", lambda shard: opened.append(shard) or read(shard))
+    dataset.image_transform = lambda image: decoded.append(1) or transform(image)
+    whole = loader(dataset)
+    (*_, last) = islice(whole, 280)  # 1,120 samples, 800 of them in passes that are over
+    state = whole.state()
+    following = next(iter(loader(dataset, state=state)))
+    opened.clear()
+    decoded.clear()
+    resumed = next(iter(loader(dataset, state=state)))
+    assert resumed["answer"] == following["answer"] != last["answer"]
+    assert len(decoded) == 5  # a batch, and the sample that it waited for
+    assert len(opened) <= 4  # the one that was begun, and what still lay in the buffer
+
+
+def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
+    """What lay in the buffer and is gone is bad; the run goes on."""
+    shards = write_good(tmp_path, shards=3, each=9)
+    dataset = stream(shards, training=True)
+    whole = loader(dataset)
+    (*_, state) = (whole.state() for _ in islice(whole, 3))
+    for shard in shards:
+        write_shard(Path(shard), sample("a", caption="picture 0"))
+    bad = Counter()
+    for batch in islice(loader(dataset, state=state), 3):
+        bad.update(batch["bad"])
+    assert bad["shard changed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"workers": 2}, "workers: 1 before, 2 now"),
+        ({"world_size": 2}, "ranks: 1 before, 2 now"),
+        ({"seed": 9}, "seed: 0 before, 9 now"),
+        ({"shards": 2}, "shards or entries: 3 before, 2 now"),
+    ],
+)
+def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, reason) -> None:
+    shards = write_good(tmp_path, shards=3, each=20)
+    whole = loader(stream(shards, training=True))
+    first = [batch["answer"] for batch in islice(whole, 4)]
+    state = whole.state()
+    other = stream(shards[: change.pop("shards", 3)], training=True, seed=change.pop("seed", 0))
+    resumed = loader(other, state=state, **change)
+    assert resumed.reordered == reason
+    with caplog.at_level(logging.INFO):
+        TrainStream({"cc": resumed}, [1], seed=0).describe({"cc", "laion"})
+    assert (
+        f"cc is read in a new order, not the one that the checkpoint would have gone on with ({reason})"
+        in caplog.text
+    )
+    assert "laion is no longer trained on since the checkpoint" in caplog.text
+    answers = [batch["answer"] for batch in islice(resumed, 4)]
+    assert answers != first
+    # What goes on with the new order stays in it.
+    again = loader(other, state=resumed.state(), **change)
+    assert not again.reordered and again.dataset.seed == resumed.dataset.seed
+    assert next(iter(again))["answer"] not in answers
+
+
+def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:
+    few = stream(write_good(tmp_path, shards=3, each=8), training=True)
+    with caplog.at_level(logging.INFO):
+        TrainStream({"cc.train": loader(few, workers=2, world_size=2)}, [1], seed=0).describe([])
+    assert "cc.train: 4 readers share 3 shards or entries" in caplog.text
+
+
+def test_zero_workers_and_one_read_the_same(tmp_path) -> None:
+    dataset = stream(write_good(tmp_path, shards=2, each=10), training=True)
+    here, there = loader(dataset), loader(dataset, workers=1)
+    for first, second in zip(islice(here, 9), islice(there, 9), strict=True):
+        assert same(first, second)
+    assert here.state() == there.state()
+
+
+def test_ratios_hold_and_ranks_draw_the_same_dataset(tmp_path) -> None:
+    """10,000 draws at 1:3 from a stream and a folder; five standard deviations are 217."""
+    draws = []
+    for rank in (0, 1):
+        dataset = stream([], training=True)
+        dataset.read = lambda *_: (({"answer": "few"}, None) for _ in count())
+        other = stream([], training=True)
+        other.read = lambda *_: (({"answer": "many"}, None) for _ in count())
+        options = {"workers": 0, "rank": rank, "world_size": 2}
+        loaders = {"a": loader(dataset, **options), "b": loader(other, **options)}
+        mixed = TrainStream(loaders, [1, 3], seed=5)
+        draws.append([batch["answer"][0] for batch in islice(mixed, 10_000)])
+        assert mixed.drawn == sum(one.given for one in loaders.values()) == 10_000
+    assert draws[0] == draws[1] and abs(draws[0].count("few") - 2500) < 217
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_split(folder / "train", "train", 40, seed=0, samples_per_shard=20)
+    write_split(folder / "test", "test", 4, seed=0, samples_per_shard=4)
+    write_split(folder / "more", "train", 30, seed=1, samples_per_shard=10)
+    return folder
+
+
+def test_two_epochs_are_one_and_a_resumed_one(shapes: Path, tmp_path: Path) -> None:
+    """Losses, weights and counts, bit for bit in float32."""
+    report, whole = train(mixed_config(shapes, tmp_path / "whole"))
+    assert not multiprocessing.active_children()  # the workers end with the training
+    train(mixed_config(shapes, tmp_path / "parts"))
+    checkpoint = tmp_path / "parts" / "checkpoint_0.pth"
+    kept = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()[:6]]
+    (tmp_path / "parts" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    again, resumed = train(mixed_config(shapes, tmp_path / "parts", resume_ckpt_path=str(checkpoint)))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 12
+    assert torch.equal(whole.bare_model.llama_proj.weight, resumed.bare_model.llama_proj.weight)
+    assert report["bad_samples"] == again["bad_samples"] and report["bad_samples"]["missing shard"] > 0
+    ends = [read_checkpoint(tmp_path / run / "checkpoint_1.pth") for run in ("whole", "parts")]
+    assert ends[0]["sampler"] == ends[1]["sampler"] and ends[0]["sampler"][0]["drawn"] == 12
+    assert torch.equal(ends[0]["rng"][0]["torch"], ends[1]["rng"][0]["torch"])
+    assert ends[0]["rng"][0]["python"] == ends[1]["rng"][0]["python"]
+
+
+def test_a_checkpoint_that_does_not_know_its_place_is_refused(shapes: Path, tmp_path: Path) -> None:
+    train(run_config(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=1))
+    checkpoint = read_checkpoint(tmp_path / "job" / "checkpoint_0.pth")
+    del checkpoint["sampler"]
+    save_checkpoint(checkpoint, tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match="has no 'sampler', it cannot be resumed"):
+        train(run_config(shapes, tmp_path / "job", resume_ckpt_path=str(tmp_path / "old.pth")))

@@ -1,0 +1,364 @@
+"""The stream of samples: what comes out, in which order, and what the processors make of it."""
+
+import io
+import pickle
+import random
+import socket
+import threading
+from collections import Counter
+from itertools import islice, pairwise, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.registry import registry
+from minigpt4.datasets.builders import build_datasets
+from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets import remote
+from minigpt4.datasets.datasets.base_dataset import Bad
+from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+from minigpt4.datasets.mixing import mix
+from minigpt4.processors.blip_processors import BlipCaptionProcessor, normalize
+from tests.support import GOLDEN
+from tests.support.hub_server import FileServer
+from tests.support.shards import (
+    encoded,
+    numbers,
+    picture,
+    sample,
+    sorted_out,
+    stream,
+    write_good,
+    write_shard,
+)
+
+
+def test_everything_is_read_once_and_in_order(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=5)
+    samples, bad = sorted_out(stream(shards))
+    assert list(numbers(samples)) == list(range(15)) and not bad
+    assert [s["image_id"] for s in samples[:2]] == ["000000000", "000000001"]
+    assert list(numbers(stream(shards))) == list(range(15))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_shards(tmp_path, workers) -> None:
+    shards = write_good(tmp_path, shards=3, each=4)
+    loader = DataLoader(BatchStream(stream(shards), 3), batch_size=None, num_workers=workers)
+    batches = list(loader)
+    read = [int(caption.split()[1]) for batch in batches for caption in batch["answer"]]
+    assert sorted(read) == list(range(12))
+    assert len(read) == 12
+    if workers == 1:
+        assert read == list(range(12))
+    assert all(batch["image"].shape[1:] == (3, 8, 8) for batch in batches)
+
+
+def test_ranks_share_the_shards(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=2)
+    read = []
+    for rank in range(2):
+        part = stream(shards)
+        part.rank, part.world_size = rank, 2
+        read.append(list(numbers(part)))
+    assert read == [[0, 1, 4, 5], [2, 3]]
+
+
+def test_a_loader_survives_the_way_to_a_spawned_worker(tmp_path) -> None:
+    batches = BatchStream(stream(write_good(tmp_path, shards=1, each=3)), 3)
+    (here,), (there,) = batches, pickle.loads(pickle.dumps(batches))
+    assert here["answer"] == there["answer"] == ["picture 0", "picture 1", "picture 2"]
+    assert torch.equal(here["image"], there["image"])
+
+
+def test_a_limit_ends_the_stream(tmp_path) -> None:
+    batches = BatchStream(stream(write_good(tmp_path, shards=2, each=5)), 3, limit=7)
+    assert [len(batch["answer"]) for batch in batches] == [3, 3, 1]
+
+
+def drawn(shards: list[str], count: int, rank: int = 0, **options) -> list[int]:
+    endless = stream(shards, training=True, **options)
+    endless.rank, endless.world_size = rank, 2
+    return list(numbers(islice(endless, count)))
+
+
+def test_the_order_belongs_to_seed_and_rank(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=4, each=25)
+    first = drawn(shards, 200, seed=1)
+    assert first == drawn(shards, 200, seed=1)
+    assert first != drawn(shards, 200, seed=2)
+    assert first != drawn(shards, 200, seed=1, rank=1)
+
+
+def test_workers_draw_different_orders(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=2, each=20)
+    batches = BatchStream(stream(shards, training=True), 10)
+    first, second = islice(DataLoader(batches, batch_size=None, num_workers=2), 2)
+    assert first["answer"] != second["answer"]
+
+
+@pytest.mark.parametrize("buffer", [8, 1000])
+def test_shuffling_loses_nothing_and_leaves_nothing_in_place(tmp_path, monkeypatch, buffer) -> None:
+    """One shard of 40 a hundred times: each pass is all of it, in an order of its own."""
+    monkeypatch.setattr("minigpt4.datasets.datasets.shard_order.SHUFFLE_BUFFER", buffer)
+    (shard,) = write_good(tmp_path, shards=1, each=40)
+    order = list(numbers(islice(stream([shard], training=True), 4000)))
+    passes = [order[start : start + 40] for start in range(0, 4000, 40)]
+    assert all(sorted(one) == list(range(40)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 100
+    follows = sum(b == a + 1 for one in passes for a, b in pairwise(one))
+    if buffer == 1000:  # all of it fits: every picture is as likely at every place
+        firsts = Counter(one[0] for one in passes)
+        assert len(firsts) > 30 and max(firsts.values()) <= 10
+        assert follows < 160  # 98 by chance, 3,900 without shuffling
+    else:  # none comes before it can have been read
+        assert all(n < place + buffer for one in passes for place, n in enumerate(one))
+        assert follows < 1000
+
+
+def test_random_is_not_touched_by_a_stream(tmp_path) -> None:
+    """The stream has a generator of its own: a run's other random draws do not depend on it."""
+    shards = write_good(tmp_path, shards=2, each=3)
+    random.seed(0)
+    before = random.getstate()
+    drawn(shards, 20)
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG"), ("JPG", "JPEG")]
+)
+def test_suffixes(tmp_path, suffix, kind) -> None:
+    shard = write_shard(tmp_path / "0.tar", sample("a", encoded(picture(), kind), suffix=suffix))
+    (item,) = stream([shard])
+    assert item["image"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "JPEG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("LA", "PNG"),
+        ("1", "PNG"),
+        ("CMYK", "JPEG"),
+    ],
+)
+def test_modes_become_three_channels(tmp_path, mode, kind) -> None:
+    data = encoded(picture(mode=mode), kind)
+    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", data))])
+    assert item["image"].dtype == torch.uint8 and item["image"].shape == (3, 8, 8)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), expected)
+
+
+def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
+    data = [encoded(picture(seed, size=32), quality=90) for seed in range(5)]
+    shard = write_shard(tmp_path / "0.tar", [m for n, d in enumerate(data) for m in sample(f"{n}", d)])
+    for item, jpeg in zip(stream([shard], size=32), data, strict=True):
+        assert np.array_equal(
+            item["image"].permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg)))
+        )
+
+
+@pytest.mark.parametrize(
+    ("caption", "meta", "expected"),
+    [
+        ("From the text", {"caption": 'A "Red" car #1: go!'}, "a red car 1 go"),
+        ("From the TEXT; file", None, "from the text file"),
+        ("from the text", {"caption": None}, "from the text"),
+        ("from the text", {"url": "http://x"}, "from the text"),
+        (None, {"caption": "json alone"}, "json alone"),
+    ],
+)
+def test_caption_from_json_before_text(tmp_path, caption, meta, expected) -> None:
+    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", caption=caption, meta=meta))])
+    assert item["answer"] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (None, "from the json"),
+        ("caption", "from the json"),
+        ("top_caption", "the better one"),
+        ("txt", "from the text"),
+        ("Alt", "from a file of its own"),
+        ("key", None),
+        ("__key__", None),
+    ],
+)
+def test_a_named_caption(tmp_path, key, expected) -> None:
+    """It comes from where it was asked for, or the sample is bad: never from somewhere else."""
+    meta = {"caption": "from the json", "top_caption": "the better one"}
+    members = [*sample("a", caption="from the text", meta=meta), ("a.ALT", b"from a file of its own")]
+    (item,) = stream([write_shard(tmp_path / "0.tar", members)], caption_key=key)
+    if expected is None:
+        assert isinstance(item, Bad) and item.reason == "no caption"
+    else:
+        assert item["answer"] == expected
+
+
+def test_the_yaml_names_the_caption(tmp_path) -> None:
+    shard = write_shard(tmp_path / "0.tar", sample("a", meta={"alt": "named", "caption": "other"}))
+    section = {
+        "batch_size": 1,
+        "build_info": {"storage": {"test": shard}, "caption_key": "alt"},
+        "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 8}},
+    }
+    for name in ("cc_sbu", "laion"):
+        ((_, splits),) = build_datasets({name: section}, seed=0).values()
+        assert [item["answer"] for item in splits["test"]] == ["named"]
+    section["build_info"]["caption_key"] = 3
+    with pytest.raises(ConfigError, match=r"datasets.laion.build_info.caption_key is 3, it must be a name"):
+        build_datasets({"laion": section}, seed=0)
+
+
+def test_the_group_of_the_json_travels_along(tmp_path) -> None:
+    members = sample("a", meta={"group": "birds"}) + sample("b")
+    assert [item["group"] for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
+
+
+def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:
+    shards = write_good(tmp_path, shards=3, each=1)
+    assert expand_shards(f"{tmp_path}/{{00000..00002}}.tar", "k") == shards
+    assert expand_shards([shards[2], f"{tmp_path}/{{00000,00001}}.tar"], "k") == [shards[2], *shards[:2]]
+    assert expand_shards("pipe:cat a.tar", "k") == ["pipe:cat a.tar"]
+
+
+def test_backslashes_belong_to_the_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: True)
+    assert expand_shards(r"C:\data\{0..1}.tar", "k") == [r"C:\data\0.tar", r"C:\data\1.tar"]
+
+
+def test_a_shard_through_a_pipe(tmp_path) -> None:
+    (shard,) = write_good(tmp_path, shards=1, each=3)
+    samples, bad = sorted_out(stream([f"pipe:cat {shard}"]))
+    assert list(numbers(samples)) == [0, 1, 2] and not bad
+
+
+def test_shards_over_http(tmp_path) -> None:
+    """A brace pattern of URLs; one is not there, one ends early, one is refused, and all are counted."""
+    good = write_good(tmp_path, shards=3, each=4)
+    with FileServer() as server:
+        for number, shard in enumerate(good):
+            data = Path(shard).read_bytes()
+            url, _ = server.serve(f"/{number}.tar", data[: 3 * 2560 + 100] if number == 2 else data)
+        server.files["/4.tar"] = 403
+        pattern = url.replace("2.tar", "{0..4}.tar")
+        samples, bad = sorted_out(stream(expand_shards(pattern, "k")))
+        assert list(numbers(samples)) == list(range(11))
+        assert bad == {"truncated shard": 1, "missing shard": 1, "unreadable shard": 1}
+        endless = stream(expand_shards([pattern, good[0]], "k"), training=True)
+        assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Bad))) == set(range(11))
+
+
+def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+    monkeypatch.setattr(remote, "WAITS", (0.2,))
+    (shard,) = write_good(tmp_path, shards=1, each=4)
+    data = Path(shard).read_bytes()
+    with FileServer() as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        cut, _ = server.serve("/cut.tar", data, cuts=repeat(2 * 2560 + 10))
+        busy, _ = server.serve("/busy.tar", data)
+        file, server.files["/busy.tar"] = server.files["/busy.tar"], 503
+        back = threading.Timer(0.1, server.files.update, [{"/busy.tar": file}])
+        back.start()
+        samples, bad = sorted_out(stream([busy]))
+        assert list(numbers(samples)) == [0, 1, 2, 3] and not bad
+        assert [seen.path for seen in server.seen] == ["/busy.tar"] * 2
+        samples, bad = sorted_out(stream([cut, f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", shard]))
+        assert list(numbers(samples)) == [0, 1, 0, 1, 2, 3]
+        assert bad == {"truncated shard": 1, "unreadable shard": 1}
+
+
+def test_mix_draws_in_proportion_and_the_same_again() -> None:
+    """10,000 draws at 1:3; five standard deviations are 5 * sqrt(10000 * 0.25 * 0.75) = 217."""
+    loaders = [["few"] * 10_000, ["many"] * 10_000]
+    draws = list(islice(mix(loaders, [1, 3], seed=0), 10_000))
+    assert abs(draws.count("few") - 2500) < 217
+    assert draws == list(islice(mix(loaders, [1, 3], seed=0), 10_000))
+    assert draws != list(islice(mix(loaders, [1, 3], seed=1), 10_000))
+
+
+def test_mix_goes_on_where_it_stopped_and_wants_streams_without_end() -> None:
+    loaders = [repeat("few"), repeat("many")]
+    draws = list(islice(mix(loaders, [1, 3], seed=0), 300))
+    assert draws[200:] == list(islice(mix(loaders, [1, 3], seed=0, start=200), 100))
+    with pytest.raises(DataError, match="must be a stream without end"):
+        list(mix([[1, 2, 3]], [1], seed=0))
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_image_processors_are_the_originals(name) -> None:
+    golden = torch.load(GOLDEN / "image_processor.pt", weights_only=True)
+    image = Image.fromarray(golden["pixels"].numpy())
+    processor = registry.get_processor_class(f"blip2_image_{name}").from_config({"image_size": 56})
+    torch.testing.assert_close(processor(image), golden[name], rtol=0, atol=1e-6)
+
+
+def test_caption_processor_is_the_originals(reference) -> None:
+    processor = BlipCaptionProcessor()
+    assert [processor(text) for text in reference["captions_in"]] == reference["captions_out"]
+
+
+def test_prompt_and_number_of_words_of_a_caption() -> None:
+    assert (
+        BlipCaptionProcessor(prompt="a picture of ", max_words=2)("A Red, big car") == "a picture of a red,"
+    )
+
+
+def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
+    processor = registry.get_processor_class("blip2_image_train").from_config({"image_size": 56})
+    image = picture(size=56)  # nothing to resize
+    batch = processor.to_batch(image)
+    assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
+    torch.testing.assert_close(golden_model._normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}, {"mean": [0, 0, 0]}])
+def test_mean_and_std_of_the_yaml_are_honoured(golden_model, given) -> None:
+    processor = registry.get_processor_class("blip2_image_eval").from_config({"image_size": 56, **given})
+    batch = processor.to_batch(picture(size=56))
+    pixels = torch.from_numpy(np.asarray(picture(size=56)).copy()).permute(2, 0, 1)
+    std = given.get("std", (0.26862954, 0.26130258, 0.27577711))
+    torch.testing.assert_close(batch, normalize(pixels, given["mean"], std), rtol=0, atol=1e-6)
+    assert batch.dtype == torch.float32
+    # The model takes floats as they are.
+    torch.testing.assert_close(golden_model._normalized(batch[None])[0], batch, rtol=0, atol=0)
+
+
+def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = registry.get_lr_scheduler_class(name)(optimizer, epochs, iters, **arguments)
+    seen = []
+    for epoch in range(epochs):
+        for step in range(iters):
+            returned = scheduler.step(cur_epoch=epoch, cur_step=step)
+            seen.append(optimizer.param_groups[0]["lr"])
+            assert returned == seen[-1]
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step"])
+def test_schedules_are_the_originals(reference, kind) -> None:
+    arguments = dict(reference["schedule_args"][kind])
+    epochs, iters = arguments.pop("max_epoch"), arguments.pop("iters_per_epoch")
+    expected = reference["schedules"][kind]
+    assert len(expected) == epochs * iters
+    assert rates(f"linear_warmup_{kind}_lr", epochs, iters, **arguments) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
+def test_a_warm_up_longer_than_an_epoch_goes_on(name) -> None:
+    seen = rates(name, 3, 4, min_lr=0.0, init_lr=1.0, warmup_steps=8, warmup_start_lr=0.0)
+    assert seen[:8] == pytest.approx([n / 8 for n in range(8)])
+    assert seen[8] > 0.2
+    assert seen[8:] == sorted(seen[8:], reverse=True)

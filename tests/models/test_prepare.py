@@ -1,0 +1,97 @@
+"""What the host does of a step, and that the device is asked for nothing behind it."""
+
+import random
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minigpt4.models import minigpt_base
+from tests.support.families import save_model
+from tests.support.golden import build_golden_model
+
+PICTURES = torch.arange(3 * 3 * 56 * 56).remainder(251).to(torch.uint8).view(3, 3, 56, 56)
+SAMPLES = {"image": PICTURES, "answer": ["a dog", "two cars and a house", "a"]}
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Raises where a value of a tensor decides what is done next: there a GPU would be waited for."""
+
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.__name__.split(".")[0] not in self.READS, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+def test_prepare_adds_the_tokens_and_leaves_the_samples_alone(golden_model) -> None:
+    prepared = golden_model.prepare(SAMPLES)
+    assert prepared.keys() - SAMPLES.keys() == {"tokens"} and "tokens" not in SAMPLES
+    tokens = prepared["tokens"]
+    assert {t.device.type for t in vars(tokens).values()} == {"cpu"}
+    ends = [len(golden_model.prompts.answer_ids(answer)) for answer in SAMPLES["answer"]]
+    assert tokens.targets == sum(ends) == len(tokens.target_index)
+
+
+def test_what_is_prepared_is_not_prepared_again(golden_model, monkeypatch) -> None:
+    prepared = golden_model.prepare(SAMPLES)
+    with torch.no_grad():
+        expected = golden_model(SAMPLES)["loss"]
+        monkeypatch.setattr(type(golden_model), "prepare", None)
+        assert torch.equal(golden_model(prepared)["loss"], expected)
+
+
+def test_the_prompt_is_drawn_by_prepare() -> None:
+    model = build_golden_model(prompt_path="prompts/alignment.txt", prompt_template="{} ")
+    random.seed(3)
+    drawn = [model.prepare(SAMPLES)["tokens"].ids[0].tolist() for _ in range(4)]
+    random.seed(3)
+    written = [random.choice(model.prompt_list) for _ in range(4)]
+    for ids, prompt in zip(drawn, written, strict=True):
+        expected = model.prompts.encode([prompt] * 3, SAMPLES["answer"]).ids[0].tolist()
+        assert ids == expected
+    assert len(set(written)) > 1
+
+
+def test_images_without_a_place_are_refused_before_the_device_is_asked(golden_model) -> None:
+    one_too_few = SAMPLES | {"image": PICTURES[:2]}
+    with pytest.raises(ValueError, match=r"the prompts have 3 <ImageHere>, but 2 images were given"):
+        golden_model.prepare(one_too_few)
+
+
+def test_the_sum_over_targets(golden_model) -> None:
+    with torch.no_grad():
+        losses, tokens = golden_model.token_losses(SAMPLES)
+        total = golden_model(SAMPLES, reduction="sum")["loss"]
+        mean = golden_model(SAMPLES)["loss"]
+    torch.testing.assert_close(total, losses.sum())
+    torch.testing.assert_close(total / tokens.targets, mean)
+    assert tokens.targets == 18
+
+
+def test_a_frozen_encoder_leaves_no_graph_and_a_trained_one_does() -> None:
+    assert not build_golden_model().image_tokens(PICTURES).requires_grad
+    for trained in ("freeze_vit", "freeze_qformer"):
+        assert build_golden_model(**{trained: False}).train().image_tokens(PICTURES).requires_grad
+    with torch.no_grad():
+        assert not build_golden_model(freeze_vit=False).image_tokens(PICTURES).requires_grad
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma3", "qwen2"])
+def test_nothing_is_read_from_the_device_up_to_the_gradient(family: str, tmp_path) -> None:
+    """Gemma-2 is not among them: its attention is not SDPA, and transformers looks at its positions."""
+    folder = save_model(tmp_path / "llm", family)
+    model = build_golden_model(llama_model=str(folder), end_sym=None, ckpt=None, llm_sanity_check=False)
+    prepared = model.train().prepare(SAMPLES)
+    with NothingIsRead():
+        model(prepared, reduction="sum")["loss"].backward()
+    assert model.llama_proj.weight.grad.abs().sum() > 0
+
+
+def test_transformers_would_wait_for_the_device(golden_model, monkeypatch) -> None:
+    """So the test above can fail."""
+    monkeypatch.setattr(minigpt_base, "unmasked", lambda *_: nullcontext())
+    with pytest.raises(AssertionError, match="waits for the device"), NothingIsRead(), torch.no_grad():
+        golden_model(golden_model.prepare(SAMPLES))

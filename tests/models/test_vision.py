@@ -1,0 +1,199 @@
+"""Encoders other than EVA: any timm model, its own statistics, and weights ported under other names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.models.vision import _eva_clip_g, build_vision_encoder, image_statistics, visual_tokens
+from tests.support.golden import build_golden_model, golden_model_config
+
+LITE0 = "tf_efficientnet_lite0"
+VIT = "vit_tiny_patch16_224"
+VIT_SIZES = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def classifier() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(LITE0, pretrained=False).eval()
+
+
+def ported(classifier: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The same tensors as another package has them: other names, same order, the classifier last."""
+    return {
+        f"_layer{i}.{name.rsplit('.', 1)[-1]}": value
+        for i, (name, value) in enumerate(classifier.state_dict().items())
+    }
+
+
+def test_ported_weights_are_matched_by_order(classifier, tmp_path: Path) -> None:
+    torch.save(ported(classifier), tmp_path / "lite0.pth")
+    encoder = build_vision_encoder(LITE0, 64, vit_weights=str(tmp_path / "lite0.pth")).eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        features = classifier.forward_features(image)
+        tokens = visual_tokens(encoder, image)
+    assert features.shape == (2, 1280, 2, 2)
+    # The feature map row by row.
+    assert torch.equal(tokens[:, 1], features[:, :, 0, 1])
+    assert torch.equal(tokens[:, 2], features[:, :, 1, 0])
+    assert image_statistics(encoder) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_weights_of_another_network_are_refused(classifier, tmp_path: Path) -> None:
+    tensors = ported(classifier)
+    names = list(tensors)
+    swapped = {names[1]: tensors[names[2]], names[2]: tensors[names[1]]}  # weight and bias, equal shapes
+    order = [names[0], names[2], names[1], *names[3:]]
+    torch.save({name: (tensors | swapped)[name] for name in order}, tmp_path / "swapped.pth")
+    with pytest.raises(CheckpointError, match="neither names nor order of its tensors fit the encoder"):
+        build_vision_encoder(LITE0, 64, vit_weights=str(tmp_path / "swapped.pth"))
+    torch.save(dict(list(tensors.items())[:10]), tmp_path / "short.pth")
+    with pytest.raises(CheckpointError, match="10 tensors, the encoder has 294"):
+        build_vision_encoder(LITE0, 64, vit_weights=str(tmp_path / "short.pth"))
+
+
+def test_a_convnet_in_the_whole_model(classifier, tmp_path: Path) -> None:
+    torch.save(ported(classifier), tmp_path / "lite0.pth")
+    model = build_golden_model(
+        vit_model=LITE0,
+        vit_weights=str(tmp_path / "lite0.pth"),
+        vit_kwargs=None,
+        image_size=64,
+        has_qformer=False,
+        patches_per_token=1,
+        ckpt=None,
+    )
+    assert model.llama_proj.weight.shape == (64, 1280)
+    assert model.image_mean.tolist() == [0.5, 0.5, 0.5]
+    embeds, mask = model.encode_img(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert embeds.shape == (2, 4, 64) and mask.shape == (2, 4)
+    loss = model({"image": torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "answer": ["a dog", "car"]})["loss"]
+    loss.backward()
+    assert model.llama_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_model_timm_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vit_model 'tf_efficientnet_lite99'"):
+        build_vision_encoder("tf_efficientnet_lite99", 64, vit_weights="x.pth")
+
+
+@pytest.fixture(scope="module")
+def vit_file(tmp_path_factory) -> Path:
+    """A ViT with its classifier, as published for 224 pixels."""
+    torch.manual_seed(0)
+    vit = timm.create_model(VIT, pretrained=False, **VIT_SIZES)
+    path = tmp_path_factory.mktemp("vit") / "vit.pth"
+    torch.save(vit.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("size", [224, 64])
+@torch.no_grad()
+def test_a_vit_at_its_own_and_another_size(vit_file: Path, size: int) -> None:
+    """The second way: timm's own loader fits the position embeddings."""
+    ours = build_vision_encoder(VIT, size, vit_weights=str(vit_file), vit_kwargs=VIT_SIZES).eval()
+    overlay = {"file": str(vit_file)}
+    theirs = timm.create_model(
+        VIT, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, img_size=size, **VIT_SIZES
+    ).eval()
+    image = torch.rand(2, 3, size, size)
+    tokens = visual_tokens(ours, image)
+    assert tokens.shape == (2, 1 + (size // 16) ** 2, 64)
+    torch.testing.assert_close(tokens, theirs.forward_features(image), rtol=0, atol=1e-6)
+
+
+def test_a_classifier_alone_is_left_out(vit_file: Path, tmp_path: Path) -> None:
+    tensors = torch.load(vit_file, weights_only=True)
+    assert {"head.weight", "head.bias"} <= tensors.keys()
+    torch.save(tensors | {"heads.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"unexpected key 'heads.weight'"):
+        build_vision_encoder(VIT, 224, vit_weights=str(tmp_path / "more.pth"), vit_kwargs=VIT_SIZES)
+    torch.save({k: v for k, v in tensors.items() if k != "cls_token"}, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match="the key 'cls_token' is missing"):
+        build_vision_encoder(VIT, 224, vit_weights=str(tmp_path / "less.pth"), vit_kwargs=VIT_SIZES)
+
+
+def test_another_encoder_behind_a_new_qformer(vit_file: Path, tmp_path: Path) -> None:
+    """BLIP-2's Q-Former fits EVA's width only; a new one begins with random weights and must be trained."""
+    other = {"vit_model": VIT, "vit_weights": str(vit_file), "vit_kwargs": VIT_SIZES}
+    sizes = VIT_SIZES | {"embed_dim": 128}
+    wide = timm.create_model(VIT, pretrained=False, **sizes).state_dict()
+    torch.save(wide, tmp_path / "wide.pth")
+    with pytest.raises(CheckpointError, match=r"an encoder 64 wide, model\.vit_model is 128 wide"):
+        build_golden_model(ckpt=None, vit_model=VIT, vit_weights=str(tmp_path / "wide.pth"), vit_kwargs=sizes)
+    with pytest.raises(ConfigError, match=r"q_former_model is null, .*model\.freeze_qformer is True"):
+        build_golden_model(ckpt=None, q_former_model=None, **other)
+    new = other | {"q_former_model": None, "freeze_qformer": False}
+    model = build_golden_model(ckpt=None, **new)
+    assert model.image_mean.tolist() == [0.5, 0.5, 0.5]  # this ViT's own, not CLIP's
+    image = torch.zeros(2, 3, 56, 56, dtype=torch.uint8)
+    model({"image": image, "answer": ["a dog", "car"]})["loss"].backward()
+    assert model.query_tokens.grad.abs().sum() > 0
+
+    path = tmp_path / "c.pth"
+    torch.save({"model": model.trainable_state_dict()}, path)
+    again = build_golden_model(ckpt=str(path), **new)
+    assert torch.equal(again.query_tokens, model.query_tokens)
+    projection = {k: v for k, v in model.trainable_state_dict().items() if k.startswith("llama_proj")}
+    torch.save({"model": projection}, path)
+    with pytest.raises(CheckpointError, match=r"the key 'Qformer\..*' and \d+ more is missing"):
+        build_golden_model(ckpt=str(path), **new)
+
+
+def test_an_image_size_that_is_no_multiple_of_the_patches() -> None:
+    with pytest.raises(ConfigError, match=r"model.image_size is 60, .* no multiple .* patches of 14 pixels"):
+        build_golden_model(image_size=60)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_go_straight_into_their_dtype(dtype: torch.dtype) -> None:
+    config = golden_model_config()
+    encoder = build_vision_encoder(
+        "eva_clip_g", 56, vit_weights=config["vit_weights"], vit_kwargs=config["vit_kwargs"], dtype=dtype
+    )
+    recorded = torch.load(config["vit_weights"], weights_only=True)
+    parameters = dict(encoder.named_parameters())
+    assert parameters.keys() == recorded.keys()
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, recorded[name].to(dtype))
+    assert {b.dtype for b in encoder.buffers()} <= {dtype}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+def test_loading_never_holds_two_copies() -> None:
+    """0.31 GB of weights out of 0.86 GB of files; building in float32 and casting takes five times that."""
+    command = [sys.executable, "benchmarks/load_weights.py", "--depth", "2", "--ours-only"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    ours = ast.literal_eval(next(line for line in lines if line.startswith("ours")).removeprefix("ours"))
+    assert ours["parameters"] == 156_827_776
+    assert ours["peak_gb"] < 1.3 * ours["weights_gb"]
+
+
+@pytest.mark.parametrize("size", [224, 364, 448])
+def test_position_embeddings_at_the_published_sizes(tmp_path: Path, size: int) -> None:
+    """The second way: torch's bicubic on the grid of 16 x 16, the class token's embedding as it is."""
+    sizes = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        published = _eva_clip_g(224, 0.0, sizes).state_dict()
+        published["pos_embed"] = torch.randn(1, 257, 32)
+    torch.save(published, tmp_path / "eva.pth")
+    weights = str(tmp_path / "eva.pth")
+    encoder = build_vision_encoder("eva_clip_g", size, vit_weights=weights, vit_kwargs=sizes)
+    first, grid = published["pos_embed"].split((1, 256), dim=1)
+    grid = grid.reshape(1, 16, 16, 32).permute(0, 3, 1, 2)
+    side = size // 14
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    expected = torch.cat([first, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    assert encoder.pos_embed.shape == (1, 1 + side**2, 32)
+    torch.testing.assert_close(encoder.pos_embed.detach(), expected, rtol=0, atol=1e-5)
+    tokens = visual_tokens(encoder, torch.zeros(1, 3, size, size))
+    assert tokens.shape == (1, 1 + side**2, 32)

@@ -1,0 +1,83 @@
+"""The quick square resize of batches against PIL's, and what processors take."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minigpt4.common.errors import BadSample
+from minigpt4.processors.blip_processors import Blip2ImageEvalProcessor, normalize
+from minigpt4.processors.pictures import decode_picture
+from tests.support.shards import encoded
+
+
+def noise(height: int, width: int, coarse: int = 1) -> np.ndarray:
+    """Independent pixels, the hardest there is; or fields of that many pixels with soft edges."""
+    rng = np.random.default_rng([height, width])
+    small = rng.integers(0, 256, (-(-height // coarse), -(-width // coarse), 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def by_pil(pixels: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+SHAPES = [(512, 512, 1), (512, 512, 8), (480, 640, 8), (1500, 1000, 8), (256, 256, 1), (225, 223, 1)]
+# (Above 100 times as high as wide, today's PIL resizes the height first; the original's did not, nor do we.)
+ODD_SHAPES = [(56, 300, 1), (1, 1, 1), (2, 3, 1), (1, 400, 1), (400, 4, 1)]
+
+
+@pytest.mark.parametrize("size", [56, 224, 448])
+@pytest.mark.parametrize(("height", "width", "coarse"), [*SHAPES, *ODD_SHAPES])
+def test_pixels_of_a_batch_lie_beside_pils(height, width, coarse, size) -> None:
+    """At most 2 of 255 beside, and one in forty by 1 (measured: 2 and 0.008 on most)."""
+    pixels = noise(height, width, coarse)
+    batch = Blip2ImageEvalProcessor(size).to_batch(pixels)
+    assert batch.dtype == torch.uint8 and batch.shape == (3, size, size) and batch.is_contiguous()
+    difference = np.abs(batch.permute(1, 2, 0).numpy().astype(int) - by_pil(pixels, size))
+    assert difference.max() <= 2 and difference.mean() <= 0.025
+
+
+def test_black_and_white_edges_do_not_wrap_around() -> None:
+    """Bicubic weights are negative beside an edge: what overshoots is cut off, at 0 and at 255."""
+    board = np.kron(np.indices((32, 32)).sum(axis=0) % 2, np.ones((16, 16)))[..., None].repeat(3, -1)
+    pixels = (board * 255).astype(np.uint8)
+    batch = Blip2ImageEvalProcessor(224).to_batch(pixels).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(batch - by_pil(pixels, 224)).max() <= 2
+
+
+@pytest.mark.parametrize("own", [{}, {"mean": [0.5, 0.4, 0.3]}])
+def test_a_picture_of_the_right_size_is_left_alone(own) -> None:
+    pixels = noise(24, 24)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    processor = Blip2ImageEvalProcessor(24, **own)
+    torch.testing.assert_close(processor(pixels), normalize(planes, processor.mean, processor.std))
+    expected = normalize(planes, processor.mean, processor.std) if own else planes
+    torch.testing.assert_close(processor.to_batch(pixels), expected, rtol=0, atol=0)
+
+
+def test_called_directly_it_is_pils_to_the_bit() -> None:
+    processor, pixels = Blip2ImageEvalProcessor(56), noise(100, 130)
+    expected = normalize(
+        torch.from_numpy(by_pil(pixels, 56).copy()).permute(2, 0, 1), processor.mean, processor.std
+    )
+    for given in (pixels, Image.fromarray(pixels)):
+        torch.testing.assert_close(processor(given), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_a_picture_in_memory_is_what_its_file_is(mode) -> None:
+    image = Image.fromarray(noise(20, 30))
+    image = Image.fromarray(np.asarray(image.convert("L")) * np.uint16(257)) if mode == "I;16" else image
+    image = image if image.mode == mode else image.convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray(noise(20, 30)[..., 1]))
+    file = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
+    for processor in (Blip2ImageEvalProcessor(16), Blip2ImageEvalProcessor(16).to_batch):
+        torch.testing.assert_close(processor(image), processor(decode_picture(file)), rtol=0, atol=0)
+
+
+def test_values_of_unknown_range_are_refused() -> None:
+    with pytest.raises(BadSample, match="unknown range"):
+        Blip2ImageEvalProcessor(16).to_batch(Image.new("F", (20, 20)))

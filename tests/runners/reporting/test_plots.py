@@ -1,0 +1,115 @@
+"""The loss curve: what is in it, and that it is drawn whatever a run's numbers are."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from minigpt4.runners.reporting import plots
+from minigpt4.runners.reporting.plots import draw_histograms, draw_loss, draw_samples
+
+
+def trained(losses: list[float | None]) -> list[dict[str, Any]]:
+    return [{"step": 50 * (i + 1), "epoch": 0, "loss": x, "lr": 1e-4 / (i + 1)} for i, x in enumerate(losses)]
+
+
+def held_out(losses: list[float]) -> list[dict[str, Any]]:
+    return [{"step": 100 * (i + 1), "epoch": 0, "valid_loss": x} for i, x in enumerate(losses)]
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were drawn, as they are saved."""
+    saved, save = [], plots._save
+    monkeypatch.setattr(
+        plots, "_save", lambda figure, *args, **kw: (saved.append(figure), save(figure, *args, **kw))
+    )
+    return saved
+
+
+def curves(figure: Figure) -> dict[str, list[tuple[float, float]]]:
+    """Label -> points."""
+    return {
+        line.get_label(): list(zip(*(map(float, xs) for xs in line.get_data()), strict=True))
+        for axis in figure.axes
+        for line in axis.get_lines()
+    }
+
+
+def test_the_loss_of_training_and_of_held_out_data(tmp_path: Path, figures: list[Figure]) -> None:
+    records = trained([3.0, 2.0, 1.5, 1.25]) + held_out([2.25, 2.5])
+    draw_loss(sorted(records, key=lambda record: record["step"]), tmp_path / "loss.png")
+    assert curves(figures[0]) == {
+        "training loss": [(50, 3.0), (100, 2.0), (150, 1.5), (200, 1.25)],
+        "validation loss": [(100, 2.25), (200, 2.5)],
+        "lowest: 2.25 at step 100": [(100, 2.25)],
+        "learning rate": [(50, 1e-4), (100, 1e-4 / 2), (150, 1e-4 / 3), (200, 1e-4 / 4)],
+    }
+    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert legend == list(curves(figures[0]))
+    with Image.open(tmp_path / "loss.png") as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (840, 480))
+
+
+def test_without_validation_there_is_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_loss(trained([3.0, 2.0]), tmp_path / "loss.png")
+    assert list(curves(figures[0])) == ["training loss", "learning rate"]
+
+
+def test_a_loss_of_nothing_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_loss(trained([4.0, 0.5, 1e-12, 0.0]) + held_out([0.0]), tmp_path / "loss.png")
+    low, high = figures[0].axes[0].get_ylim()
+    assert 1e-5 < low < 1e-4 and 4 < high < 10
+    assert curves(figures[0])["training loss"][2:] == [(150, 1e-4), (200, 1e-4)]
+    assert "lowest: 0 at step 100" in curves(figures[0])
+
+
+def test_losses_that_are_not_finite_are_gaps(tmp_path: Path, figures: list[Figure]) -> None:
+    records = trained([3.0, None, math.nan, math.inf, 2.0]) + held_out([math.inf, 2.5, math.nan])
+    draw_loss(records, tmp_path / "loss.png")
+    losses = [y for _, y in curves(figures[0])["training loss"]]
+    assert np.isnan(losses[1:4]).all() and losses[0] == 3.0 and losses[4] == 2.0
+    assert curves(figures[0])["lowest: 2.5 at step 200"] == [(200, 2.5)]
+
+
+@pytest.mark.parametrize(
+    "records", [[], trained([2.0]), held_out([2.0]), held_out([math.nan]), trained([None])]
+)
+@pytest.mark.filterwarnings("error")
+def test_nearly_nothing_to_draw(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    draw_loss(records, tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size == (840, 480)
+
+
+def test_the_axis_is_labelled_with_plain_numbers(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_loss(trained([0.9, 0.7]), tmp_path / "loss.png")
+    axis = figures[0].axes[0].yaxis
+    labels = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
+    assert {"0.7", "0.8", "0.9"} <= set(labels)
+
+
+def test_pictures_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = {"image": np.zeros((8, 8, 3), np.uint8), "caption": "a", "truth": "a", "exact_match": True}
+
+    def fails(self: Figure, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half a picture")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fails)
+    for draw, content in (
+        (draw_loss, trained([2.0])),
+        (draw_samples, [sample]),
+        (draw_histograms, {"words": {1: 2}}),
+    ):
+        path = tmp_path / "picture.png"
+        path.write_bytes(b"the old picture")
+        with pytest.raises(OSError, match="No space"):
+            draw(content, path)
+        assert path.read_bytes() == b"the old picture"
+        assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,62 @@
+"""What only a CUDA device can show; skipped without one."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt4.common.registry import registry
+from minigpt4.runners.micro_batches import draw_groups
+from minigpt4.tasks import setup_task
+from tests.support.runs import losses, run_config, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def test_an_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> None:
+    """CUDA raises at each call that would block the host. The second update of each size is looked at: the
+    first one may allocate and choose kernels."""
+    cfg = run_config(shards, tmp_path / "job", device="cuda", amp=True)
+    task = setup_task(cfg)
+    model = task.build_model(cfg, device="cuda")
+    runner = registry.get_runner_class("runner_base")(
+        cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
+    )
+    groups = draw_groups(runner._train_batches(), model.prepare, iter([2] * 4), runner.engine.device)
+    outcomes = []
+    for step, group in enumerate(islice(groups, 4)):
+        torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
+        try:
+            outcomes.append(runner.engine.update(group, 2 * (step + 1), [False, False]))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(outcome.read().finite for outcome in outcomes)
+
+
+def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Path) -> None:
+    cfg = run_config(shards, tmp_path / "job", device="cuda")
+    task = setup_task(cfg)
+    model = task.build_model(cfg, device="cuda")
+
+    def groups(device: str) -> list:
+        datasets = task.build_datasets(cfg)
+        runner = registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
+        return list(
+            draw_groups(runner._train_batches(), model.prepare, iter([2, 1, 2]), torch.device(device))
+        )
+
+    for there, here in zip(groups("cuda:0"), groups("cpu"), strict=True):
+        assert there.keys == here.keys and there.targets == here.targets
+        for moved, stayed in zip(there.batches, here.batches, strict=True):
+            assert moved["image"].is_cuda and moved["tokens"].ids.is_cuda
+            assert torch.equal(moved["image"].cpu(), stayed["image"])
+            assert torch.equal(moved["tokens"].ids.cpu(), stayed["tokens"].ids)
+
+
+def test_losses_are_those_of_the_cpu_and_repeat(shards: Path, tmp_path: Path) -> None:
+    for name in ("first", "again"):
+        train(run_config(shards, tmp_path / name, device="cuda"))
+    train(run_config(shards, tmp_path / "cpu"))
+    assert losses(tmp_path / "first") == losses(tmp_path / "again")
+    assert losses(tmp_path / "first") == pytest.approx(losses(tmp_path / "cpu"), rel=2e-3)

@@ -1,0 +1,211 @@
+"""What is told before the first step, and what is said when memory runs out all the same."""
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt4.common.errors import ConfigError, TrainingError
+from minigpt4.runners.resources import preflight as module
+from minigpt4.runners.resources.memory import MemoryEstimate
+from minigpt4.runners.resources.preflight import (
+    check_disk,
+    check_lengths,
+    check_output,
+    checkpoint_bytes,
+    checkpoints_to_come,
+    is_out_of_memory,
+    out_of_memory_advice,
+    preflight,
+)
+from minigpt4.runners.settings import RunSettings
+from tests.support.golden import build_golden_model
+
+CPU = torch.device("cpu")
+# Two datasets; the larger batch decides.
+DATASETS: Any = {"a": (SimpleNamespace(batch_size=8), {}), "b": (SimpleNamespace(batch_size=32), {})}
+
+
+def settings(folder: Path, **keys: Any) -> RunSettings:
+    values = {"task": "t", "max_epoch": 4, "iters_per_epoch": 10, "init_lr": 0.1, "output_dir": str(folder)}
+    return RunSettings(**values | keys)
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return build_golden_model(llm_sanity_check=False)
+
+
+def free_disk(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+
+
+def test_a_run_that_has_all_it_needs_leaves_an_empty_folder_and_says_nothing(model, tmp_path, caplog):
+    folder = tmp_path / "runs" / "first"
+    estimate = preflight(model, DATASETS, settings(folder), CPU, ranks=1)
+    assert folder.is_dir() and not list(folder.iterdir())
+    assert estimate.batch_size == 32
+    assert not caplog.records
+
+
+def test_what_lies_in_the_folder_stays(tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    check_output(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/below", "taken/further/below"])
+def test_a_file_where_the_folder_should_be(tmp_path, place):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ConfigError, match=r"run\.output_dir is .*, but .*taken is a file, no folder"):
+        check_output(tmp_path / place)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    with pytest.raises(ConfigError, match=r"run\.output_dir: nothing can be written to .*Permission denied"):
+        check_output(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_full_disk_is_met_by_writing_not_by_creating(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(ConfigError, match="No space left on device; make room there, or name another place"):
+        check_output(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "count"),
+    [
+        ({"keep": 2, "save_minutes": 30}, 2 + 2 + 3),
+        ({"keep": 2, "save_minutes": 0, "save_every": 5}, 2 + 2 + 3),
+        ({"keep": 2, "save_minutes": 0}, 2 + 3),
+        ({"keep": 9, "save_minutes": 0}, 4 + 3),
+        ({"keep": 9, "save_minutes": 0.5}, 4 + 9 + 3),
+    ],
+)
+def test_how_many_checkpoints_there_will_be(tmp_path, keys, count):
+    assert checkpoints_to_come(settings(tmp_path, **keys)) == count
+
+
+def test_a_checkpoint_takes_about_what_is_reckoned(tmp_path):
+    model = build_golden_model(llm_sanity_check=False, freeze_qformer=False, freeze_vit=False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    sum(p.sum() for p in trained).backward()
+    optimizer.step()
+    state = {"model": model.trainable_state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    size = (tmp_path / "checkpoint.pth").stat().st_size
+    assert 0.9 * size < checkpoint_bytes(model) < 1.1 * size
+
+
+def test_too_little_disk_for_the_checkpoints_to_come(model, tmp_path, monkeypatch):
+    run = settings(tmp_path, keep=2, save_minutes=0)
+    needed = 5 * checkpoint_bytes(model)
+    free_disk(monkeypatch, needed)
+    check_disk(tmp_path, model, run)
+    free_disk(monkeypatch, needed - 1)
+    with pytest.raises(ConfigError) as error:
+        check_disk(tmp_path, model, run)
+    for part in ("run.output_dir", str(tmp_path), "5 of 138 KB each", "688 KB", "run.keep is 2"):
+        assert part in str(error.value)
+
+
+def test_checkpoints_that_a_resumed_run_replaces_count_once_each(model, tmp_path, monkeypatch):
+    size = checkpoint_bytes(model)
+    (tmp_path / "checkpoint_0.pth").write_bytes(bytes(2 * size))
+    os.link(tmp_path / "checkpoint_0.pth", tmp_path / "checkpoint_latest.pth")
+    resumed = settings(tmp_path, keep=2, save_minutes=0, resume_ckpt_path="auto")
+    free_disk(monkeypatch, 3 * size)
+    check_disk(tmp_path, model, resumed)
+    free_disk(monkeypatch, 3 * size - 1)
+    with pytest.raises(ConfigError, match=r"run\.output_dir"):
+        check_disk(tmp_path, model, resumed)
+    # An earlier run's are moved aside, and stay.
+    free_disk(monkeypatch, 4 * size)
+    with pytest.raises(ConfigError, match=r"run\.output_dir"):
+        check_disk(tmp_path, model, settings(tmp_path, keep=2, save_minutes=0))
+
+
+def test_a_sample_longer_than_the_language_model_was_made_for(model, monkeypatch):
+    check_lengths(model)
+    monkeypatch.setattr(model, "max_txt_len", 5000)
+    with pytest.raises(ConfigError, match=r"model\.max_txt_len is 5000, .* was made for \d+ "):
+        check_lengths(model)
+
+
+def test_a_step_that_will_not_fit_is_warned_of_and_not_refused(model, tmp_path, monkeypatch, caplog):
+    needed = preflight(model, DATASETS, settings(tmp_path), CPU, 1).total
+    monkeypatch.setattr(module, "available_memory", lambda _: needed // 2)
+    caplog.set_level(logging.WARNING)
+    assert preflight(model, DATASETS, settings(tmp_path, accum_grad_iters=3), CPU, 1).batch_size == 32
+    (message,) = caplog.messages
+    assert message.startswith("a step of 32 samples needs about ")
+    assert "cpu has " in message
+    assert "batch_size: 8 and run.accum_grad_iters: 12, the same learning with 4 times" in message
+    monkeypatch.setattr(module, "available_memory", lambda _: None)
+    preflight(model, DATASETS, settings(tmp_path), CPU, 1)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.81 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_errors_that_are_about_memory(error):
+    assert is_out_of_memory(error)
+
+
+def test_the_cpu_s_own_error_is_one():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**52)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ConfigError("run.output_dir: out of memory"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_errors_that_are_not(error):
+    assert not is_out_of_memory(error)
+
+
+def test_what_was_too_much_is_not_proposed_again_though_the_estimate_found_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda _: 24 * 10**9)
+    estimate = MemoryEstimate(64, {"llama_model": 10**9}, {}, {"kept": 10**8})
+    reason = "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 23.6 GiB"
+    error = torch.OutOfMemoryError(reason)
+    advice = out_of_memory_advice(error, estimate, settings(tmp_path), torch.device("cuda", 0))
+    assert isinstance(advice, TrainingError)
+    assert str(advice).startswith(
+        "cuda:0 ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    )
+    assert "A step of 64 samples was estimated at 7.4 GB, of 24.0 GB." in str(advice)
+    assert "batch_size: 32 and run.accum_grad_iters: 2, the same learning with 2 times" in str(advice)
+    assert "GPU 0 has" not in str(advice)
+
+
+def test_an_error_without_words_has_its_kind_told(tmp_path):
+    estimate = MemoryEstimate(2, {}, {}, {"kept": 10**8})
+    assert "cpu ran out of memory (MemoryError)" in str(
+        out_of_memory_advice(MemoryError(), estimate, settings(tmp_path), CPU)
+    )

@@ -1,0 +1,128 @@
+"""train.py's parts, end to end at small sizes: what a run writes, repeats, resumes and refuses."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.runners.micro_batches import draw_groups
+from minigpt4.runners.reporting.reporter import report_table
+from minigpt4.tasks import setup_task
+from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
+from tests.support.runs import losses, run_config, train
+
+
+def test_what_a_run_leaves_behind(shards: Path, tmp_path: Path) -> None:
+    report, runner = train(run_config(shards, tmp_path / "job", test_splits=["test"]))
+    assert {p.name for p in (tmp_path / "job").iterdir()} == {
+        *("checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_latest.pth"),
+        *("log.jsonl", "loss.png", "samples.png", "report.json"),
+    }
+    assert json.loads((tmp_path / "job" / "report.json").read_text()) == report
+    assert report["trainable_parameters"] == 48 * 64 + 64
+    assert report["samples"] == 10
+    assert {"exact_match_one_object", "exact_match_two_objects", "loss"} <= report.keys()
+    assert report["before"].keys() == {k for k in report if k.startswith("exact_match")} | {
+        "loss",
+        "samples",
+    }
+    assert report["loss"] < report["before"]["loss"]
+    assert "exact match one object" in report_table(report)
+
+    checkpoint = torch.load(tmp_path / "job" / "checkpoint_latest.pth", weights_only=True)
+    assert checkpoint["model"].keys() == {"llama_proj.weight", "llama_proj.bias"}
+    assert torch.equal(checkpoint["model"]["llama_proj.weight"], runner.bare_model.llama_proj.weight)
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 8)
+    assert checkpoint["meta"]["llm_width"] == 64
+    assert checkpoint["config"]["run"]["init_lr"] == 0.01
+
+    log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
+
+
+def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path: Path) -> None:
+    _, first = train(run_config(shards, tmp_path / "a"))
+    _, again = train(run_config(shards, tmp_path / "b"))
+    train(run_config(shards, tmp_path / "other", seed=7))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "other")
+    assert torch.equal(first.bare_model.llama_proj.weight, again.bare_model.llama_proj.weight)
+
+
+def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Path) -> None:
+    """Of both batches that are accumulated: not a sum, as in the original, and not a mean of means."""
+    cfg = run_config(shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0)
+    task = setup_task(cfg)
+    model = task.build_model(cfg, device="cpu")
+    runner = registry.get_runner_class("runner_base")(
+        cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
+    )
+    prepare, batches = model.prepare, runner._train_batches()
+    (group,) = islice(draw_groups(batches, prepare, iter([2]), torch.device("cpu")), 1)
+    losses = torch.cat([model.token_losses(samples)[0] for samples in group.batches])
+    assert len({samples["tokens"].targets for samples in group.batches}) == 2  # else both means are one
+    assert group.targets == len(losses)
+    (expected,) = torch.autograd.grad(losses.mean(), [model.llama_proj.weight])
+    seen = []
+    runner.engine.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(model.llama_proj.weight.grad.clone())
+    )
+    result = runner.engine.update(group, 2, [False, True]).read()
+    assert len(seen) == 1 and result.wishes == [False, True]
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+    assert result.loss == pytest.approx(losses.sum().item(), rel=1e-6)
+    assert result.finite and (result.targets, result.images) == (group.targets, 8)
+
+
+def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:
+    train(run_config(shards, tmp_path / "job", max_epoch=1))
+    checkpoint = tmp_path / "job" / "checkpoint_0.pth"
+    _, runner = train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(checkpoint)))
+    log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
+    assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
+    state = runner.engine.optimizer.state_dict()["state"][0]
+    assert state["step"] == 8
+    torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match=r"has no 'optimizer', it cannot be resumed"):
+        train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(tmp_path / "bare.pth")))
+
+
+def test_an_earlier_run_is_kept(shards: Path, tmp_path: Path) -> None:
+    train(run_config(shards, tmp_path / "job", max_epoch=1))
+    before = (tmp_path / "job" / "checkpoint_0.pth").read_bytes()
+    train(run_config(shards, tmp_path / "job", max_epoch=1, seed=1))
+    assert (tmp_path / "job.1" / "checkpoint_0.pth").read_bytes() == before
+    assert (tmp_path / "job" / "checkpoint_0.pth").read_bytes() != before
+
+
+def test_a_frozen_model_is_refused_and_splits_must_exist(shards: Path, tmp_path: Path) -> None:
+    cfg = run_config(shards, tmp_path / "job", test_splits=["validation"])
+    with pytest.raises(ConfigError, match=r"run.test_splits: datasets.cc_sbu has no split 'validation'"):
+        train(cfg)
+    task = setup_task(cfg)
+    model = task.build_model(cfg, device="cpu").requires_grad_(False)
+    datasets = task.build_datasets(cfg)
+    with pytest.raises(ConfigError, match="nothing is trained"):
+        registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
+
+
+def test_the_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:
+    cfg = run_config(shards, tmp_path / "job")
+    missing = [f"{shards}/train/00000.tar", f"{shards}/train/99999.tar"]
+    cfg.config.datasets.cc_sbu.build_info.storage.train = missing
+    report, _ = train(cfg)
+    assert report["bad_samples"].keys() == {"missing shard"}
+    last = json.loads((tmp_path / "job" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["bad"] == report["bad_samples"]
+
+
+def test_evaluation_deals_pictures_to_wrong_captions() -> None:
+    samples = {"image": torch.arange(4), "answer": ["a", "a", "b", "c"], "image_id": list("wxyz")}
+    dealt = deal_to_wrong_captions(samples)
+    assert dealt["answer"] == ["a", "a", "b", "c"]
+    assert dealt["image"].tolist() == [2, 2, 3, 0]
+    same = deal_to_wrong_captions({"image": torch.arange(2), "answer": ["a", "a"], "image_id": ["v", "w"]})
+    assert same["answer"] == []

@@ -1,0 +1,96 @@
+"""Held-out data beside training: it tells the best checkpoint, and training is what it would be without."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from minigpt4.weights.checkpoint import read_checkpoint
+from tests.support.attempts import eventful, left_behind
+from tests.support.runs import train
+
+
+def trained(left: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What training alone has brought about: the last checkpoint, and its lines of the log."""
+    last = {key: left[LATEST][key] for key in ("model", "optimizer", "rng", "sampler", "step")}
+    return last, [line for line in left["log.jsonl"] if "loss" in line]
+
+
+def test_training_is_not_disturbed(shapes, tmp_path, monkeypatch) -> None:
+    """By a task that draws random numbers, by captions and their pictures, or by what is read."""
+    evaluate = ImageTextPretrainTask.evaluate
+
+    def restless(self, model: Any, batches: Any, **how: Any) -> Any:
+        random.random()
+        torch.rand(1)
+        return evaluate(self, model, batches, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTextPretrainTask, "evaluate", restless)
+        train(eventful(shapes, tmp_path / "with", valid_every=4, test_splits=["test"], max_epoch=2))
+    train(eventful(shapes, tmp_path / "without", valid_splits=[], max_epoch=2))
+    left = left_behind(tmp_path / "with")
+    assert trained(left) == trained(left_behind(tmp_path / "without"))
+    assert len([line for line in left["log.jsonl"] if "valid_loss" in line]) == 2
+    for name in ("samples/step_000004.png", "samples.png", "loss.png"):
+        with Image.open(tmp_path / "with" / name) as picture:
+            assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize(("valid_every", "steps"), [(0, [5, 10]), (3, [4, 7, 9]), (10, [10])])
+def test_when_it_is_taken(shapes, tmp_path, undrawn, valid_every, steps) -> None:
+    """After the update in which that many steps are reached; these end at 2, 4, 5, 7, 9, 10."""
+    train(eventful(shapes, tmp_path / "job", valid_every=valid_every, max_epoch=2))
+    log = left_behind(tmp_path / "job")["log.jsonl"]
+    assert [(line["step"], line["epoch"]) for line in log if "valid_loss" in line] == [
+        (step, (step - 1) // 5) for step in steps
+    ]
+
+
+@pytest.fixture
+def losses(monkeypatch, undrawn) -> Iterator[list[float]]:
+    """What validations will come to, one after the other."""
+    to_come: list[float] = []
+    monkeypatch.setattr(ImageTextPretrainTask, "summarize", lambda *_: {"loss": to_come.pop(0)})
+    return to_come
+
+
+def test_the_best_is_the_one_with_the_lowest_loss(shapes, tmp_path, losses) -> None:
+    """After an interruption too; and epochs' ends are saved as without validation."""
+    job = tmp_path / "job"
+    losses += [3.0, 1.0]
+    train(eventful(shapes, job, max_epoch=2, save_every=0))
+    losses += [2.0, 0.5]
+    result, _ = train(eventful(shapes, job, max_epoch=4, save_every=0, keep=9))
+    assert (result["best_valid_loss"], result["best_step"]) == (0.5, 20)
+    assert {path.name for path in job.glob("*.pth")} == {
+        *(f"checkpoint_{epoch}.pth" for epoch in range(4)),
+        *(BEST, LATEST),
+    }
+    losses += [0.7, 0.5, 0.6]
+    result, _ = train(eventful(shapes, job, max_epoch=7, save_every=0, keep=1))
+    assert (result["best_valid_loss"], result["best_step"]) == (0.5, 20)
+    best = read_checkpoint(job / BEST)
+    assert (best["step"], best["epoch"], read_checkpoint(job / LATEST)["step"]) == (20, 3, 35)
+    assert {path.name for path in job.glob("*.pth")} == {"checkpoint_6.pth", BEST, LATEST}
+
+
+def test_a_validation_between_is_saved_at_once(shapes, tmp_path, losses) -> None:
+    """Whoever goes on need not take it again, best or not."""
+    losses += [1.0, 2.0]
+    train(eventful(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=6, valid_every=3, save_every=0))
+    assert read_checkpoint(tmp_path / "job" / BEST)["step"] == 4
+    assert (tmp_path / "job" / "checkpoint_step_4.pth").samefile(tmp_path / "job" / BEST)
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(shapes, tmp_path, losses) -> None:
+    losses += [float("nan"), 2.0, float("nan")]
+    result, _ = train(eventful(shapes, tmp_path / "job"))
+    assert (result["best_valid_loss"], result["best_step"]) == (2.0, 10)
+    text = (tmp_path / "job" / "log.jsonl").read_text() + (tmp_path / "job" / "report.json").read_text()
+    assert "NaN" not in text
