@@ -71,15 +71,15 @@ def choose(names: Sequence[str]) -> list[Item]:
 
 def overview(items: Sequence[Item], store: "Store") -> str:
     """The table of items, and how much of them is still to come."""
-    from minigpt4.weights.fetch import table
+    from minigpt4.common.formatting import format_bytes, format_table
 
     rows = [
-        (item.name, store.status(item), f"{item.gigabytes:.1f} GB", item.folder, item.sources[0])
+        (item.name, store.status(item), format_bytes(item.gigabytes * 1e9), item.folder, item.sources[0])
         for item in items
     ]
     missing = sum(item.gigabytes for item in items if store.status(item) != "done")
     header = ("item", "", "about", f"folder in {store.root}", "source")
-    return f"{table([header, *rows])}\nstill to download: about {missing:.1f} GB"
+    return f"{format_table([header, *rows])}\nstill to download: about {format_bytes(missing * 1e9)}"
 
 
 if __name__ == "__main__":

@@ -21,18 +21,19 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run a command; a mistake of the user's ends it with one line, not with a traceback."""
     # Imported late, so that --help answers at once.
+    from minigpt4.common import launch
     from minigpt4.common.errors import Interrupted, UserError
-    from minigpt4.common.logger import launch_rank, setup_logger
+    from minigpt4.common.logger import setup_logger
 
     setup_logger()
     try:
         command(args)
     except Interrupted as stop:
-        if launch_rank() == 0:  # all stop together
+        if launch.rank() == 0:  # all stop together
             with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our words
                 print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except UserError as error:
-        sys.exit(f"error{f' on rank {launch_rank()}' if launch_rank() else ''}: {error}")
+        sys.exit(f"error{f' on rank {launch.rank()}' if launch.rank() else ''}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,9 +1,8 @@
 """Which device there is, and which number formats it is fast at."""
 
-import os
-
 import torch
 
+from minigpt4.common import launch
 from minigpt4.common.errors import ConfigError, nearest
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -20,14 +19,13 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     if name is None or str(name) == "auto":
         name = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else name
-        if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":  # accelerate launch --cpu
-            name = "cpu"
+        name = "cpu" if launch.wants_cpu() else name
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {str(name)!r} is not a device (cuda, cuda:0, mps or cpu)") from error
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", launch.local_rank())
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ConfigError(
             f"device {str(name)!r} is not there: {torch.cuda.device_count()} CUDA devices found"

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common import launch
 from minigpt4.common.errors import UserError
 from minigpt4.common.files import replacing
 
@@ -14,15 +14,10 @@ from minigpt4.common.files import replacing
 QUIET = ("httpx", "httpcore", "huggingface_hub", "matplotlib", "PIL", "accelerate", "filelock")
 
 
-def launch_rank() -> int:
-    """This process's number among those that a launcher started; the first speaks for all."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def setup_logger() -> None:
     """Log to the console; processes other than the first only speak of errors."""
     logging.basicConfig(
-        level=logging.ERROR if launch_rank() else logging.INFO,
+        level=logging.ERROR if launch.rank() else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,

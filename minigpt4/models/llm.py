@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.backbones import BaseBackbone, choose_backbone
@@ -34,23 +34,12 @@ USUAL_TOKENS = 256
 SHARD = "shard"  # of device_map
 
 
-def sharing_ranks() -> int:
-    """How many ranks hold, or could hold, one language model together.
-
-    Those of a machine: between machines, gathering layer after layer would be slow. Where each has but one,
-    all of them.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return here if here > 1 else int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def ranks_share_layers(device_map: str | None) -> bool:
     """Whether the ranks of this launch hold one language model together.
 
     `device_map: shard` asks for it, or `accelerate launch --use_fsdp`. A lone process has a whole one.
     """
-    asked = device_map == SHARD or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    return asked and sharing_ranks() > 1
+    return (device_map == SHARD or launch.wants_sharding()) and launch.ranks_per_model() > 1
 
 
 def load_language_model(

@@ -1,7 +1,6 @@
 """One update of the weights, on however many devices. Devices, precision and ranks are accelerate's."""
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
 from torch.nn.parallel import DistributedDataParallel
 
+from minigpt4.common import launch
 from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
@@ -213,10 +213,10 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
         elif device.type == "cuda":
             precision = "fp16"
     # Where a backend is named, accelerate takes it that a launcher was there.
-    backend = settings.dist_backend if "LOCAL_RANK" in os.environ else None
+    backend = settings.dist_backend if launch.is_launched() else None
     # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would take the
     # trained layers too, out of the optimizer's and the checkpoints' hands.
-    with patch_environment(ACCELERATE_USE_FSDP="false"):
+    with patch_environment(**{launch.FSDP: "false"}):
         return Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=precision,

@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
+from minigpt4.common import launch
 from minigpt4.common.config import Config, bind, config_changes
 from minigpt4.common.device import pick_device
 from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
@@ -22,7 +23,6 @@ from minigpt4.datasets.builders import Datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.execution import is_compile_error
-from minigpt4.models.llm import sharing_ranks
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
 from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
@@ -63,7 +63,7 @@ class RunnerBase:
         self.datasets = datasets
         if not self.settings.evaluate:
             device = pick_device(self.settings.device)
-            self.estimate = preflight(model, datasets, self.settings, device, sharing_ranks())
+            self.estimate = preflight(model, datasets, self.settings, device, launch.ranks_per_model())
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
         self.task = task

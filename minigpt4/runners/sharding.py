@@ -9,9 +9,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from minigpt4.common import launch
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.execution import layers_of
-from minigpt4.models.llm import sharing_ranks
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
         raise ConfigError(
             "model.device_map: shard is for a frozen language model, but parts of this one are trained"
         )
-    sharing = sharing_ranks()
+    sharing = launch.ranks_per_model()
     machines = distributed.get_world_size() // sharing
     mesh = init_device_mesh(device.type, (machines, sharing), mesh_dim_names=("copy", "part"))["part"]
     decoder, layers = language_model.get_decoder(), layers_of(language_model)

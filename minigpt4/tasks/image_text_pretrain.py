@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minigpt4.common.logger import launch_rank
+from minigpt4.common import launch
 from minigpt4.common.registry import registry
 from minigpt4.models.minigpt_base import MiniGPTBase, flat_images
 from minigpt4.tasks.base_task import BaseTask
@@ -50,7 +50,7 @@ class ImageTextPretrainTask(BaseTask):
         model.eval()
         records: list[dict[str, Any]] = []
         bad: Counter[str] = Counter()
-        hidden = True if launch_rank() else None  # None: where the output is no terminal
+        hidden = True if launch.rank() else None  # None: where the output is no terminal
         with tqdm(total=total, desc="evaluating", unit="picture", disable=hidden) as bar:
             for samples in batches:
                 bad.update(samples.pop("bad", {}))

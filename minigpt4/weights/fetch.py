@@ -7,10 +7,10 @@ example:
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigpt4.common.cli import config_parser, run
+from minigpt4.common.formatting import format_bytes, format_table
 
 if TYPE_CHECKING:
     from minigpt4.common.config import Config
@@ -34,7 +34,7 @@ def fetch(args: argparse.Namespace) -> None:
 
     sources = find_sources(Config(args))
     examined = [examine(source, download=not args.check) for source in sources]
-    print(table([HEADER, *(row for row, _ in examined)]))
+    print(format_table([HEADER, *(row for row, _ in examined)]))
     problems = [problem for _, problem in examined if problem]
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -78,26 +78,10 @@ def examine(source: "WeightSource", *, download: bool) -> tuple[tuple[str, ...],
         return (source.key, "missing", "", source.shown, ""), str(error)
     place = str(location.path or "")
     if location.present:
-        return (source.key, "present", human(location.size), source.shown, place), problem
+        return (source.key, "present", format_bytes(location.size), source.shown, place), problem
     lacks = f": it lacks {', '.join(location.lacks)}" if location.lacks else ""
     problem = problem or f"{source.key}: {source.shown} is not on this disk{lacks}"
     return (source.key, "missing", "", source.shown, place), problem
-
-
-def human(size: int) -> str:
-    """A number of bytes in the unit that suits it, e.g. `2.0 GB`."""
-    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while number >= 999.95 and len(units) > 1:
-        number, units = number / 1000, units[1:]
-    return f"{size} B" if units[0] == "B" else f"{number:.1f} {units[0]}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from minigpt4.runners.resources.memory import (
     _control_group_limits,
     available_memory,
     memory_advice,
-    readable,
 )
 
 
@@ -99,12 +98,3 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert available_memory(torch.device("cpu")) == alone // 4
     assert alone > 10**8
-
-
-def test_sizes_for_people():
-    assert [readable(size) for size in (12_345_678_901, 4.56e8, 7000, 0)] == [
-        "12.3 GB",
-        "456.0 MB",
-        "7 KB",
-        "0 KB",
-    ]

@@ -15,7 +15,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 from minigpt4.models.execution import unmasked
-from minigpt4.models.llm import sharing_ranks
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources.activations import language_layers, looking, vision_bytes
 from minigpt4.runners.resources.memory import (
@@ -280,11 +279,3 @@ def test_ranks_that_share_layers_hold_a_part_of_them_and_two_whole(monkeypatch):
     monkeypatch.setattr("minigpt4.runners.resources.memory.layers_of", lambda _: many)
     shared = estimate_memory(model, batch_size=2, ranks=4).weights["llama_model"]
     assert whole - shared == 32 * layer - 32 * layer // 4 - 2 * layer
-
-
-@pytest.mark.parametrize(("here", "all_ranks", "together"), [("8", "16", 8), ("1", "2", 2), ("1", "1", 1)])
-def test_a_machines_ranks_share(monkeypatch, here, all_ranks, together):
-    """Or all of them, where each machine has but one."""
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
-    monkeypatch.setenv("WORLD_SIZE", all_ranks)
-    assert sharing_ranks() == together

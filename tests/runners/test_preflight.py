@@ -117,7 +117,7 @@ def test_too_little_disk_for_the_checkpoints_to_come(model, tmp_path, monkeypatc
     free_disk(monkeypatch, needed - 1)
     with pytest.raises(ConfigError) as error:
         check_disk(tmp_path, model, run)
-    for part in ("run.output_dir", str(tmp_path), "5 of 138 KB each", "688 KB", "run.keep is 2"):
+    for part in ("run.output_dir", str(tmp_path), "5 of 137.6 kB each", "688.2 kB", "run.keep is 2"):
         assert part in str(error.value)
 
 

@@ -106,8 +106,8 @@ class FileServer:
                 self.end_headers()
                 if self.command == "GET":
                     body = body[: next(file.cuts, None)] if file else body
+                    seen.sent = len(body)  # before the client has it and looks here
                     self.wfile.write(body)
-                    seen.sent = len(body)
 
             do_HEAD = do_GET
 

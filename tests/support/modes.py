@@ -22,9 +22,10 @@ import yaml
 from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 
+from minigpt4.common import launch
 from minigpt4.common.config import Config
 from minigpt4.common.errors import Interrupted
-from minigpt4.common.logger import launch_rank, setup_logger
+from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.runner_base import RunnerBase
@@ -211,7 +212,7 @@ def _do(job: Mapping[str, Any]) -> None:
             train(path)
         except Interrupted as stop:
             seen["end"] = str(stop)
-    path.with_suffix(f".{launch_rank()}.json").write_text(json.dumps(seen))
+    path.with_suffix(f".{launch.rank()}.json").write_text(json.dumps(seen))
 
 
 @contextmanager
@@ -226,7 +227,7 @@ def _watched(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     seen: dict[str, Any] = {"trained": [], "captions": [], "held": 0, "waits": 0, "end": ""}
 
     def happens(event: str, number: int) -> bool:
-        return (event, number) == (job["what"], job["at"]) and launch_rank() == 1
+        return (event, number) == (job["what"], job["at"]) and launch.rank() == 1
 
     def watch_update(engine: Engine, group: Any, *rest: Any) -> Any:
         seen["trained"].append(group.keys)

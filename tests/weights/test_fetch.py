@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from minigpt4.common.formatting import format_bytes
 from minigpt4.common.registry import registry
 from minigpt4.weights import download, fetch
 from minigpt4.weights.locations import BLIP2_URL, EVA_CLIP_G_URL
@@ -19,7 +20,7 @@ from tests.support.hub_server import HubServer
 TINY = sorted([*ROOT.glob("*_configs/*tiny*.yaml")])
 DATA = random.Random(0).randbytes(123_456)
 LLM = {path.name: path.read_bytes() for path in (GOLDEN / "llm").iterdir()}
-LLM_SIZE = fetch.human(sum(map(len, LLM.values())))
+LLM_SIZE = format_bytes(sum(map(len, LLM.values())))
 
 
 @pytest.fixture
@@ -190,21 +191,6 @@ def test_a_config_without_a_model(run, tmp_path, content, message) -> None:
     path.write_text(content)
     code, _, (error,) = run(path)
     assert code == 1 and error.startswith("error: ") and message in error
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_949, "999.9 kB"),
-        (999_950, "1.0 MB"),
-        (2.03e9, "2.0 GB"),
-    ],
-)
-def test_sizes_for_people(size, text) -> None:
-    assert fetch.human(int(size)) == text
 
 
 def test_help_answers_at_once() -> None:

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from minigpt4.common.formatting import format_count, format_duration
+
 log = logging.getLogger(__name__)
 
 
@@ -99,8 +101,8 @@ class Progress:
             f"step {self.step}/{self.total_steps}",
             self._left(),
             _shown("loss {:.4f}", values.get("loss")),
-            bad and f"{bad:,} bad sample{'s' if bad > 1 else ''}",
-            skipped and f"{skipped:,} skipped step{'s' if skipped > 1 else ''}",
+            bad and format_count(bad, "bad sample"),
+            skipped and format_count(skipped, "skipped step"),
             _shown("lr {:.2e}", values.get("lr")),
             _shown("{:,.1f} images/s", values.get("images_per_second")),
             _shown("{:,.0f} tokens/s", values.get("tokens_per_second")),
@@ -113,7 +115,7 @@ class Progress:
             return ""
         first, since = self._first
         left = (self.total_steps - self.step) * (time.perf_counter() - since) / (self.step - first)
-        return f"{duration(left)} left"
+        return f"{format_duration(left)} left"
 
 
 class _LiveLine(tqdm):
@@ -133,18 +135,6 @@ class _LiveLine(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         return super().format_dict | {"words": self.progress.text()}
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `2 h 05 min` or `3 d 04 h`."""
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes // (24 * 60)} d {minutes // 60 % 24:02} h"
 
 
 def _shown(form: str, value: float | None) -> str:

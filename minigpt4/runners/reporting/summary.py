@@ -1,19 +1,19 @@
 """What a run is about to do, and what it has done, for a person to read."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minigpt4.common.config import Config
+from minigpt4.common.formatting import format_bytes, format_count, format_duration, format_table
 from minigpt4.datasets.builders import BaseDatasetBuilder, Datasets
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import BEST, LATEST
-from minigpt4.runners.reporting.progress import duration
-from minigpt4.runners.resources.memory import MemoryEstimate, available_memory, readable
+from minigpt4.runners.resources.memory import MemoryEstimate, available_memory
 from minigpt4.runners.resources.preflight import checkpoint_bytes
 from minigpt4.runners.settings import RunSettings
 
@@ -48,7 +48,7 @@ def start_summary(
         _parameters(model, estimate),
         _datasets(datasets, settings),
         _memory(estimate, device),
-        _table(
+        format_table(
             [
                 ("device", _device(device, world_size, precision)),
                 *_to_come(datasets, settings, world_size, start_step),
@@ -73,11 +73,11 @@ def _parameters(model: BaseModel, estimate: MemoryEstimate) -> str:
     for part, count in summary.items():
         dtypes = {str(p.dtype)[6:] for name, p in model.named_parameters() if name.split(".")[0] == part}
         trained = f"{count['trainable']:,}" if count["trainable"] else "frozen"
-        memory = readable(estimate.weights[part])
+        memory = format_bytes(estimate.weights[part])
         rows.append((part, f"{count['total']:,}", trained, ", ".join(sorted(dtypes)), memory))
     total, trained = (sum(count[key] for count in summary.values()) for key in ("total", "trainable"))
-    rows.append(("together", f"{total:,}", f"{trained:,}", "", readable(sum(estimate.weights.values()))))
-    return _table(rows, right=(1, 2, 4))
+    rows.append(("together", f"{total:,}", f"{trained:,}", "", format_bytes(sum(estimate.weights.values()))))
+    return format_table(rows, right=(1, 2, 4))
 
 
 def _datasets(datasets: Datasets, settings: RunSettings) -> str:
@@ -89,22 +89,24 @@ def _datasets(datasets: Datasets, settings: RunSettings) -> str:
             unit = "shard" if hasattr(by_split[split], "shards") else "sample"
             share = f"{builder.sample_ratio / together:.1%}"
             rows.append(
-                (f"{name}.{split}", str(builder.batch_size), share, _counted(by_split[split].size, unit))
+                (f"{name}.{split}", str(builder.batch_size), share, format_count(by_split[split].size, unit))
             )
-    return _table(rows, right=(1, 2))
+    return format_table(rows, right=(1, 2))
 
 
 def _memory(estimate: MemoryEstimate, device: torch.device) -> str:
     rows = [("memory, estimated", "")]
-    rows.append(("weights", readable(sum(estimate.weights.values()))))
+    rows.append(("weights", format_bytes(sum(estimate.weights.values()))))
     rows += [
-        (part, readable(size))
+        (part, format_bytes(size))
         for part, size in estimate.parts.items()
         if not part.startswith("weights of ") and size
     ]
     available = available_memory(device)
-    rows.append(("together", readable(estimate.total) + (f" of {readable(available)}" if available else "")))
-    return _table(rows)
+    rows.append(
+        ("together", format_bytes(estimate.total) + (f" of {format_bytes(available)}" if available else ""))
+    )
+    return format_table(rows)
 
 
 def _device(device: torch.device, world_size: int, precision: str) -> str:
@@ -121,39 +123,27 @@ def _to_come(
     about = "" if batch.is_integer() else "about "
     update = batch * s.accum_grad_iters * world_size
     steps = s.max_epoch * s.iters_per_epoch - start_step
-    ranks = _counted(world_size, "process", "processes")
+    ranks = format_count(world_size, "process", "processes")
     samples = f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps"
     rows = [
         ("batch in effect", f"{about}{update:,.0f}: {batch:g} x {s.accum_grad_iters} accumulated x {ranks}"),
-        ("to come", f"{samples}, to the end of {_counted(s.max_epoch, 'epoch')} of {s.iters_per_epoch:,}"),
+        (
+            "to come",
+            f"{samples}, to the end of {format_count(s.max_epoch, 'epoch')} of {s.iters_per_epoch:,}",
+        ),
     ]
     if s.valid_splits:
         when = f"every {s.valid_every:,} steps" if s.valid_every else "at each epoch's end"
         rows.append(("validation", f"{', '.join(s.valid_splits)}, {when}"))
     times = ["each epoch's end"]
-    times += [f"every {_counted(s.save_every, 'step')}"] if s.save_every else []
+    times += [f"every {format_count(s.save_every, 'step')}"] if s.save_every else []
     times += [f"every {s.save_minutes:g} minutes"] if s.save_minutes else []
     return [*rows, ("checkpoints", ", ".join(times))]
 
 
 def _kept(model: BaseModel, settings: RunSettings) -> str:
-    size = readable(checkpoint_bytes(model))
+    size = format_bytes(checkpoint_bytes(model))
     return f"the last {settings.keep} of each kind, {size} each, in {settings.output_dir}"
-
-
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns as wide as they must be; those numbered in `right` end where they are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        aligned = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(cells)]
-        lines.append("  ".join(aligned).rstrip())
-    return "\n".join(lines)
 
 
 def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, settings: RunSettings) -> str:
@@ -170,8 +160,11 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
     speed = f", {report['images'] / seconds:,.1f} a second" if seconds else ""
     skipped = report["skipped_steps"]
     rows = [
-        ("steps", f"{report['steps']:,}" + (f", {_counted(skipped, 'update')} skipped" if skipped else "")),
-        ("samples", f"{report['images']:,} in {duration(seconds)}{speed}"),
+        (
+            "steps",
+            f"{report['steps']:,}" + (f", {format_count(skipped, 'update')} skipped" if skipped else ""),
+        ),
+        ("samples", f"{report['images']:,} in {format_duration(seconds)}{speed}"),
     ]
     if report["bad_samples"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["bad_samples"].items())
@@ -182,7 +175,7 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
     rows.append(("checkpoints", ", ".join(path.name for path in sorted(folder.glob("*.pth"))) or "none"))
     rows.append(("where", str(folder)))
     checkpoint = folder / (BEST if (folder / BEST).exists() else LATEST)
-    return "\n\n".join([_table(rows), *next_commands(cfg, datasets, settings, checkpoint)])
+    return "\n\n".join([format_table(rows), *next_commands(cfg, datasets, settings, checkpoint)])
 
 
 def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkpoint: Path) -> list[str]:

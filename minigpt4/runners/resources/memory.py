@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
+from minigpt4.common.formatting import format_bytes
 from minigpt4.models.execution import layers_of
 from minigpt4.models.head_loss import LOGITS_AT_A_TIME
 from minigpt4.models.image_tokens import VISION_PARTS
@@ -222,18 +224,10 @@ def memory_advice(estimate: MemoryEstimate, available: int, accum_grad_iters: in
         advice, least = with_batch(estimate.with_savings(*estimate.savings), range(batch, 0, -1))
         ways.append((f"all of this, with {advice}", least))
     lines = [
-        f"{advice} ({readable(way.total)}{'' if way.fits(available) else ', not enough'})"
+        f"{advice} ({format_bytes(way.total)}{'' if way.fits(available) else ', not enough'})"
         for advice, way in ways
     ]
     return "\n  ".join(["What would help:", *lines])
-
-
-def readable(size: float) -> str:
-    """Bytes for people: 12.3 GB, 456 MB, 7 KB."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if abs(size) >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.0f} KB"
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -246,7 +240,7 @@ def available_memory(device: torch.device) -> int | None:
     if not hasattr(os, "sysconf"):  # Windows
         return None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([memory, *_control_group_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min([memory, *_control_group_limits()]) // launch.local_world_size()
 
 
 def _control_group_limits(

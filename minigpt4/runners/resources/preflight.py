@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from minigpt4.common.errors import ConfigError, TrainingError
+from minigpt4.common.formatting import format_bytes
 from minigpt4.datasets.builders import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
@@ -17,7 +18,6 @@ from minigpt4.runners.resources.memory import (
     available_memory,
     estimate_memory,
     memory_advice,
-    readable,
     sample_tokens,
 )
 from minigpt4.runners.settings import RunSettings
@@ -63,9 +63,9 @@ def preflight(
         log.warning(
             "a step of %d samples needs about %s, and %s has %s, of which a tenth should stay free. %s",
             estimate.batch_size,
-            readable(estimate.total),
+            format_bytes(estimate.total),
             device,
-            readable(available),
+            format_bytes(available),
             memory_advice(estimate, available, settings.accum_grad_iters),
         )
     return estimate
@@ -127,9 +127,9 @@ def check_disk(folder: Path, model: BaseModel, settings: RunSettings) -> None:
         there = sum({(s.st_dev, s.st_ino): s.st_size for s in map(Path.stat, folder.glob("*.pth"))}.values())
     if size * count > free + there:
         raise ConfigError(
-            f"run.output_dir: {readable(free)} are free in {folder}, but this run's checkpoints may need "
-            f"{readable(size * count - there)}: {count} of {readable(size)} each. Please make room, name "
-            f"another place, or keep fewer of them (run.keep is {settings.keep}, of each kind)"
+            f"run.output_dir: {format_bytes(free)} are free in {folder}, but this run's checkpoints may "
+            f"need {format_bytes(size * count - there)}: {count} of {format_bytes(size)} each. Please make "
+            f"room, name another place, or keep fewer of them (run.keep is {settings.keep}, of each kind)"
         )
 
 
@@ -175,7 +175,7 @@ def out_of_memory_advice(
     reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
     return TrainingError(
         f"{device} ran out of memory ({reason}). A step of {estimate.batch_size} "
-        f"samples was estimated at {readable(estimate.total)}"
-        + (f", of {readable(available)}. " if available else ". ")
+        f"samples was estimated at {format_bytes(estimate.total)}"
+        + (f", of {format_bytes(available)}. " if available else ". ")
         + memory_advice(estimate, limit, settings.accum_grad_iters)
     )

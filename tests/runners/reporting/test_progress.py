@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minigpt4.common.logger import setup_logger
 from minigpt4.runners.reporting import progress as progress_module
-from minigpt4.runners.reporting.progress import Progress, duration
+from minigpt4.runners.reporting.progress import Progress
 
 VALUES = {"loss": 2.34567, "lr": 1e-4, "images_per_second": 213.34, "tokens_per_second": 4312.2, "skipped": 0}
 
@@ -184,17 +184,6 @@ def test_the_time_left_counts_all_but_the_first_step(monkeypatch: pytest.MonkeyP
     progress.update(510, {"loss": None, "skipped": 1})
     # 9 steps took 150 s, so 490 take 8,167 s.
     assert progress.text() == "epoch 5, step 510/1000, 2 h 16 min left, 1 skipped step"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        *((0.2, "0 s"), (59.4, "59 s"), (59.7, "1 min"), (3569, "59 min"), (3571, "1 h 00 min")),
-        *((7500, "2 h 05 min"), (86_399, "1 d 00 h"), (100 * 3600, "4 d 04 h")),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize("terminal", [160], indirect=True)

@@ -13,6 +13,7 @@ import demo
 import evaluate
 from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import Config, bind
+from minigpt4.common.formatting import format_bytes
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 from minigpt4.runners.reporting.summary import end_summary, mean_batch, next_commands, start_summary
 from minigpt4.runners.resources.memory import estimate_memory
@@ -92,9 +93,9 @@ def test_parameters_by_part_with_their_dtype_and_memory(shards):
     text = start(shards)
     model = build_golden_model(llm_sanity_check=False)
     trained = 48 * 64 + 64
-    assert row(text, "llama_proj") == f"{trained:,} {trained:,} float32 13 KB"
+    assert row(text, "llama_proj") == f"{trained:,} {trained:,} float32 12.5 kB"
     encoder = sum(p.numel() for p in model.visual_encoder.parameters())
-    assert row(text, "visual_encoder") == f"{encoder:,} frozen float32 {encoder * 4 / 1000:.0f} KB"
+    assert row(text, "visual_encoder") == f"{encoder:,} frozen float32 {format_bytes(encoder * 4)}"
     total = sum(p.numel() for p in model.parameters())
     parameters = next(line for line in text.splitlines() if line.startswith("together"))
     assert parameters.split()[1:3] == [f"{total:,}", f"{trained:,}"]
@@ -135,7 +136,7 @@ def test_a_mean_batch_that_is_no_whole_number_is_about_so_many(shards):
 def test_when_checkpoints_are_written_and_held_out_data_is_looked_at(shards):
     text = start(shards, keep=2, save_every=40, save_minutes=15)
     assert row(text, "checkpoints") == "each epoch's end, every 40 steps, every 15 minutes"
-    assert row(text, "kept of them") == f"the last 2 of each kind, 138 KB each, in {shards}/output"
+    assert row(text, "kept of them") == f"the last 2 of each kind, 137.6 kB each, in {shards}/output"
     assert "validation" not in text
     storage = {"train": f"{shards}/train/00000.tar", "val": f"{shards}/train/00001.tar"}
     model = build_golden_model(llm_sanity_check=False)
