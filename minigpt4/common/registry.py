@@ -18,7 +18,7 @@ PACKAGES = {
     "builder": "minigpt4.datasets.builders",
     "task": "minigpt4.tasks",
     "processor": "minigpt4.processors",
-    "model": "minigpt4.models",
+    "model": "minigpt4.models.minigpt4",
     "backbone": "minigpt4.models.backbones",
     "runner": "minigpt4.runners",
     "lr_scheduler": "minigpt4.runners.schedules",

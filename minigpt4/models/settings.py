@@ -1,0 +1,187 @@
+"""The section `model:` of a YAML: one field per key, and which defaults a model type has.
+
+Imports neither torch nor transformers, so that a config is checked before anything heavy is loaded. Only the
+assembly (`minigpt4.models.assembly`) reads these settings; the classes below it take plain arguments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from minigpt4.common.config import CONFIG_DIR, load_yaml
+from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.schema import key, plain_section
+
+# In place of a file: random weights, which must be trained.
+RANDOM = "random"
+
+# An image token is what the first layer sees: it stands beside word embeddings as the model's own embedding
+# call returns them, and nothing rescales it. Since transformers 5.4 that holds for Gemma too.
+FIRST_LAYER_INPUT = "first_layer_input"
+# An image token is in the scale of the embedding table's rows, and the model multiplies both by its factor
+# (Gemma's sqrt(width)), as Gemma did in transformers before 5.4.
+TABLE_ROW = "table_row"
+
+# `model_type` -> its defaults, a YAML below minigpt4/configs/; the first one where the YAML names none.
+MINIGPT4_TYPES = {
+    "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
+    "pretrain_llama2": "models/minigpt4_llama2.yaml",
+    "pretrain_gemma": "models/minigpt4_gemma.yaml",
+    "pretrain_auto": "models/minigpt4_auto.yaml",
+    "tiny_llama": "models/minigpt4_tiny_llama.yaml",
+    "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
+    "smollm2": "models/minigpt4_smollm2.yaml",
+    "gemma3_270m": "models/minigpt4_gemma3_270m.yaml",
+}
+MODEL_TYPES = {"minigpt4": MINIGPT4_TYPES}
+
+# A model type's defaults for these describe the part that the first key names: where the user names another
+# part, they do not apply.
+DESCRIBED_BY = {"vit_model": ("vit_weights", "vit_kwargs")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QFormerSettings:
+    """Sizes of a Q-Former; BERT-base's where the YAML does not say."""
+
+    hidden_size: int = key(768, "width of its tokens", low=1)
+    num_hidden_layers: int = key(12, "layers", low=1)
+    num_attention_heads: int = key(12, "attention heads", low=1)
+    intermediate_size: int = key(3072, "width inside a feed-forward layer", low=1)
+    cross_attention_frequency: int = key(2, "every n-th layer looks at the picture", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The keys of `model:`.
+
+    For all weights, `null` means what leaving the key out means: the published file of `vit_weights` and
+    `q_former_model`, no `ckpt`; `llama_model` must be set. `random` stands for random weights.
+    """
+
+    arch: str = key("minigpt4", "which model: `minigpt4`, or `module:Class` of your own")
+    model_type: str | None = key(
+        None, "which defaults: `pretrain_vicuna0`, `pretrain_llama2`, `tiny_gemma`, …"
+    )
+
+    vit_model: str = key(
+        "eva_clip_g", "the encoder: `eva_clip_g`, any model of timm, a registered name, or `module:Class`"
+    )
+    vit_weights: str | None = key(
+        None, "the encoder's weights; null: the published ones; `random`: to be trained (`freeze_vit: False`)"
+    )
+    vit_kwargs: dict[str, Any] | None = key(None, "overrides of the encoder's architecture")
+    vit_precision: str = key(
+        "fp16",
+        "precision of the frozen encoder and Q-Former; what is trained is kept in float32",
+        choices=("fp16", "bf16", "fp32"),
+    )
+    image_size: int = key(
+        224, "side of the square picture in pixels; the image processor must make the same", low=1
+    )
+    drop_path_rate: float = key(0.0, "stochastic depth of the encoder, where it is trained", low=0, high=1)
+    use_grad_checkpoint: bool = key(
+        False, "the encoder, where it is trained, recomputes activations instead of keeping them"
+    )
+    freeze_vit: bool = key(True, "the encoder stays as it is")
+
+    has_qformer: bool = key(True, "False: no Q-Former, neighbouring patches make one token")
+    q_former_model: str | None = key(
+        None,
+        "BLIP-2's file with the Q-Former's weights; null: the published one; `random`: to be trained "
+        "(`freeze_qformer: False`)",
+    )
+    q_former_kwargs: QFormerSettings = key(QFormerSettings)
+    freeze_qformer: bool = key(True, "the Q-Former and its queries stay as they are")
+    num_query_token: int = key(32, "tokens that the Q-Former makes of a picture", low=1)
+    patches_per_token: int = key(
+        4, "without a Q-Former, so many neighbours in raster order make one token", low=1
+    )
+
+    llama_model: str | None = key(None, "the language model: a folder, a hub id, a `.gguf` file; must be set")
+    llm_backbone: str = key("auto", "its family: `auto`, `llama`, `gemma`, `chatml`, `plain`, or yours")
+    llm_precision: str = key(
+        "bf16",
+        "its precision (`8bit`, `4bit`: `pip install .[quant]`); where it is trained, it is kept in float32",
+        choices=("bf16", "fp16", "fp32", "8bit", "4bit"),
+    )
+    llm_trainable: str = key(
+        "frozen",
+        "which of its weights are trained: none (`frozen`) or all (`full`)",
+        choices=("frozen", "full"),
+    )
+    low_resource: bool = key(False, "the original's way to say `llm_precision: 8bit`")
+    llm_grad_checkpoint: bool = key(
+        False, "the language model recomputes its layers in the backward pass instead of keeping activations"
+    )
+    llm_sanity_check: bool = key(
+        True, "warn at the start if the language model does not know English", effect=False
+    )
+    attn_implementation: str | None = key(
+        None,
+        "`sdpa`, `eager`, `flash_attention_2`, … as transformers names them (the encoder uses torch's SDPA "
+        "unless it is `eager`); null: the fastest that the model supports here",
+    )
+    device_map: str | None = key(
+        None,
+        "`auto` spreads the language model over several cards, for inference; `shard` over the ranks, "
+        "for training; null: one device",
+    )
+    compile: bool = key(False, "encoder, Q-Former and the language model's layers go through `torch.compile`")
+
+    prompt_path: str | None = key(
+        None,
+        "a file of instructions, one per line, of which training draws one per batch; lines without "
+        "`<ImageHere>` are left out; null: the bare picture",
+    )
+    prompt_template: str | None = key(
+        None, "how a request is written, with `{}` where it goes; null: the language model's own"
+    )
+    end_sym: str | None = key(None, "what ends a reply; null: the language model's own")
+    max_txt_len: int = key(
+        32,
+        "longest reply in training, end symbol included, in tokens; a longer one is cut before its end "
+        "symbol",
+        low=1,
+    )
+    max_context_len: int = key(3800, "longest prompt, picture included, in tokens", low=1)
+
+    ckpt: str | None = key(None, "a checkpoint to begin with: ours or the original's; null: none")
+    ckpt_allow_mismatch: bool = key(False, "load a `ckpt` that was trained beside other parts")
+    ckpt_embedding_convention: str | None = key(
+        None,
+        f"`{TABLE_ROW}` for a Gemma projection made before transformers 5.4; null: `{FIRST_LAYER_INPUT}`",
+        choices=(FIRST_LAYER_INPUT, TABLE_ROW),
+    )
+    prompt: str | None = key(None, "stands in the original's defaults; nothing reads it", effect=False)
+
+
+def merge_defaults(
+    section: Mapping[str, Any], types: Mapping[str, str], fallback: str = ""
+) -> dict[str, Any]:
+    """A section `model:` over the defaults of its model type; merging twice changes nothing.
+
+    Args:
+        section: what the user says.
+        types: the known model types -> their YAML below `minigpt4/configs/`.
+        fallback: the type where the section names none; without one, such a section is returned as it is.
+
+    Raises:
+        ConfigError: for an unknown model type.
+    """
+    given = plain_section(section, "model")
+    model_type = given.get("model_type") or fallback
+    if not model_type:
+        return given
+    if model_type not in types:
+        raise ConfigError(
+            f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "
+            f"(known: {', '.join(types)})"
+        )
+    defaults = plain_section(load_yaml(CONFIG_DIR / types[model_type]).get("model"), "model")
+    for part, described_by in DESCRIBED_BY.items():
+        if given.get(part, defaults.get(part)) != defaults.get(part):
+            defaults = {name: value for name, value in defaults.items() if name not in described_by}
+    return plain_section(OmegaConf.merge(defaults, given), "model")
