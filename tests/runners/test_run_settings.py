@@ -200,8 +200,8 @@ def test_who_is_told(shapes, tmp_path, monkeypatch) -> None:
         told.update(how, names=names)
         return real([], folder, config={})
 
-    real = report.make_trackers
-    monkeypatch.setattr(report, "make_trackers", make)
+    real = report.Trackers
+    monkeypatch.setattr(report, "Trackers", make)
     monkeypatch.setattr("minigpt4.runners.settings.check_trackers", lambda _: None)
     for keys, names in (({}, []), ({"tracker": ["trackio"]}, ["trackio"]), ({"wandb_log": True}, ["wandb"])):
         seen(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=1, job_name="mine", **keys)

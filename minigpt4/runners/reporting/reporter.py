@@ -13,7 +13,7 @@ from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import Outcome, Result
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
 from minigpt4.runners.reporting.progress import Progress
-from minigpt4.runners.reporting.tracking import make_trackers
+from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
 
@@ -51,7 +51,7 @@ class Reporter:
         if main:
             self.log.drop_after(state.step)
             self.skipped_log.drop_after(state.step)
-        self.trackers = make_trackers(
+        self.trackers = Trackers(
             s.trackers() if main else [],
             self.folder,
             config=self.config,

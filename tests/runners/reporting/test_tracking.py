@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import logging
 import os
 import sqlite3
 import struct
@@ -18,7 +17,7 @@ from PIL import Image
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.runners.reporting import tracking
-from minigpt4.runners.reporting.tracking import Trackers, check_trackers, make_trackers
+from minigpt4.runners.reporting.tracking import Trackers, check_trackers
 from tests.support import ROOT
 
 INSTALLED = [name for name in tracking.TRACKERS if importlib.util.find_spec(name)]
@@ -30,12 +29,12 @@ INTERRUPTED_RUN = """
 import json, logging, sys
 from pathlib import Path
 from minigpt4.common.logger import setup_logger
-from minigpt4.runners.reporting.tracking import make_trackers
+from minigpt4.runners.reporting.tracking import Trackers
 
 folder, names, config = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 setup_logger()
 for start, stop in ((0, 4), (2, 5)):
-    trackers = make_trackers(names, folder, config=config, job_name="a job", step=start)
+    trackers = Trackers(names, folder, config=config, job_name="a job", step=start)
     for step in range(start + 1, stop + 1):
         trackers.log({"train/loss": 8 / step + start, "train/lr": 0.5}, step)
     trackers.log({"valid/loss": 7.5 + start}, stop)
@@ -156,9 +155,9 @@ sys.modules["wandb"] = None  # timm imports it wherever it is installed; it is n
 import timm
 del sys.modules["wandb"]
 import minigpt4.runners, minigpt4.tasks, minigpt4.datasets.builders, minigpt4.models
-from minigpt4.runners.reporting.tracking import check_trackers, make_trackers
+from minigpt4.runners.reporting.tracking import check_trackers, Trackers
 check_trackers(sys.argv[2:])
-trackers = make_trackers([], Path(sys.argv[1]), config={})
+trackers = Trackers([], Path(sys.argv[1]), config={})
 trackers.log({"loss": 1.0}, 1)
 trackers.close()
 print(sorted({name.split(".")[0] for name in sys.modules} & {"tensorboard", "wandb", "trackio"}))
@@ -175,12 +174,14 @@ print("torch.utils.tensorboard" in sys.modules)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_trackers_refuses_unknown_and_missing_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(
         ConfigError, match=r"'wandbb'; did you mean 'wandb'\? \(known: tensorboard, wandb, trackio\)"
     ):
-        make_trackers(["wandbb"], tmp_path, config={})
-    monkeypatch.setitem(tracking.TRACKERS, "not_installed", tracking.TensorBoard)
+        check_trackers(["wandbb"])
+    monkeypatch.setattr(tracking, "TRACKERS", ("not_installed",))
     with pytest.raises(ConfigError, match=r"not_installed is not installed: pip install '\.\[track\]'"):
         check_trackers(["not_installed"])
     # What wandb leaves in the folder where it works, in the folder where train.py is.
@@ -191,60 +192,53 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: p
 
 
 class Notes:
-    """A tracker that keeps what it is told, and loses its network at a step."""
+    """A tracker that keeps what it is given, and loses its network at a step, or before it starts."""
+
+    name = "notes"
 
     def __init__(self, fails_at: int = 1000) -> None:
         self.fails_at = fails_at
         self.told: list[Any] = []
+
+    def start(self) -> None:
+        if self.fails_at == 0:
+            raise TimeoutError("90 s")
 
     def log(self, values: dict[str, float], step: int) -> None:
         if step >= self.fails_at:
             raise ConnectionError("no route to host")
         self.told.append((step, values))
 
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        self.told.append((step, name))
+    def log_images(self, values: dict[str, Any], step: int) -> None:
+        self.told.append((step, {name: image.shape for name, image in values.items()}))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.told.append("closed")
 
 
-def test_a_tracker_that_fails_is_left_out_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    failing, working = Notes(fails_at=2), Notes()
-    trackers = Trackers({"wandb": failing, "tensorboard": working})
-    for step in (1, 2, 3):
-        trackers.log({"loss": 1.0}, step)
-    trackers.log_image("samples", Path("samples.png"), 3)
-    trackers.close()
-    assert failing.told == [(1, {"loss": 1.0})]
-    everything = [(1, {"loss": 1.0}), (2, {"loss": 1.0}), (3, {"loss": 1.0}), (3, "samples"), "closed"]
-    assert working.told == everything
-    assert [record.getMessage() for record in caplog.records] == [
-        "wandb fails, the run goes on without it (ConnectionError: no route to host)"
-    ]
+def started(monkeypatch: pytest.MonkeyPatch, folder: Path, **notes: Notes) -> Trackers:
+    def start(name: str, *_: Any) -> Notes:
+        notes[name].start()
+        return notes[name]
+
+    monkeypatch.setattr(tracking, "_start", start)
+    return Trackers(list(notes), folder, config={})
 
 
-def test_a_tracker_that_cannot_begin_is_left_out(
+def test_trackers_leave_out_one_that_fails_and_warn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_network(run: tracking.TrackedRun) -> tracking.Tracker:
-        raise TimeoutError("90 s")
-
-    notes = Notes()
-    # Names of packages that are there.
-    monkeypatch.setattr(tracking, "TRACKERS", {"tqdm": no_network, "numpy": lambda run: notes})
-    with caplog.at_level(logging.WARNING):
-        trackers = make_trackers(["tqdm", "numpy"], tmp_path, config={})
-    trackers.log({"loss": 1.0}, 1)
-    assert notes.told == [(1, {"loss": 1.0})]
-    assert "tqdm fails, the run goes on without it (TimeoutError: 90 s)" in caplog.text
-
-
-def test_a_run_is_known_again_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[tracking.TrackedRun] = []
-    monkeypatch.setattr(tracking, "TRACKERS", {"numpy": lambda run: runs.append(run) or Notes()})
-    for folder, step in (("a", 0), ("a", 7), ("b", 0)):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        make_trackers(["numpy"], tmp_path / folder, config={}, step=step)
-    assert [(run.name, run.step) for run in runs] == [("a", 0), ("a", 7), ("b", 0)]
-    assert runs[0].id == runs[1].id != runs[2].id
+    Image.new("RGB", (30, 20), RED).save(tmp_path / "samples.png")
+    absent, failing, working = Notes(fails_at=0), Notes(fails_at=2), Notes()
+    trackers = started(monkeypatch, tmp_path, trackio=absent, wandb=failing, tensorboard=working)
+    for step in (1, 2, 3):
+        trackers.log({"loss": 1.0}, step)
+    trackers.log_image("samples", tmp_path / "samples.png", 3)
+    trackers.close()
+    losses = [(step, {"loss": 1.0}) for step in (1, 2, 3)]
+    assert (absent.told, failing.told) == ([], losses[:1])
+    assert working.told == [*losses, (3, {"samples": (1, 20, 30, 3)}), "closed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "trackio fails, the run goes on without it (TimeoutError: 90 s)",
+        "wandb fails, the run goes on without it (ConnectionError: no route to host)",
+    ]
