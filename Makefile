@@ -1,7 +1,9 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
-# make test                           install, lint, run the tests
+# make test                           install, lint, run all tests
+# make unit                           install, run the fast tests: no process, server or training run
+# make lint                           install, check style and types
+# make test-oldest                    all tests with the oldest versions that pyproject.toml allows
 # make img2dataset                    the downloader of stage 1's pictures, in an environment of its own
-# make test-oldest                    the same with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3
 LLM ?= gemma
 
@@ -10,13 +12,15 @@ CONSTRAINTS := constraints.txt
 REQUIREMENTS = pyproject.toml constraints-shared.txt $(CONSTRAINTS)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+# Two tests at a time, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 CONFIGS := train_configs/minigpt4_tiny_$(LLM)
 SHAPES := output/shapes
 ALIGN := output/shapes_align
 
 IMG2DATASET := .venv-img2dataset
 
-.PHONY: quickstart img2dataset test test-oldest
+.PHONY: quickstart img2dataset lint unit pytest test test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
@@ -24,14 +28,21 @@ quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 
 img2dataset: $(IMG2DATASET)/.installed
 
-test: $(VENV)/.installed-dev
-	-$(MAKE) img2dataset  # without it, its one test is skipped
+test: lint pytest
+
+lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile  # two at a time, each with one thread
+
+unit: $(VENV)/.installed-dev
+	$(PYTEST) -m 'unit and not slow'
+
+pytest: $(VENV)/.installed-dev
+	-$(MAKE) img2dataset  # without it, its one test is skipped
+	$(PYTEST)
 
 test-oldest:
-	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

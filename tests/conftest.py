@@ -11,8 +11,21 @@ import torch
 from accelerate.state import AcceleratorState
 
 from minigpt4.runners.reporting import reporter as report
-from tests.support import GOLDEN
+from tests.support import GOLDEN, TESTS
 from tests.support.golden import build_golden_model
+
+# Folders whose tests are units, unless one is marked `integration` or talks to a server.
+UNIT_FOLDERS = {"common", "prompts", "processors", "models", "tasks", "weights", "datasets"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m unit` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `make unit`."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        starts_something = item.get_closest_marker("integration") or "server" in item.fixturenames
+        if folder in UNIT_FOLDERS and not starts_something:
+            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,7 @@ def in_fresh_python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.integration
 def test_importing_the_registry_alone_is_cheap() -> None:
     code = (
         "import sys; from minigpt4.common.registry import registry;"
@@ -79,6 +80,7 @@ def test_importing_the_registry_alone_is_cheap() -> None:
     assert in_fresh_python(code) == "[]"
 
 
+@pytest.mark.integration
 def test_importing_the_registry_alone_is_enough_to_look_names_up() -> None:
     code = (
         "from minigpt4.common.registry import registry;"

@@ -109,6 +109,7 @@ def test_the_loss_of_the_golden_model(golden_model, golden_io) -> None:
         )  # one image a sample, as several are given
 
 
+@pytest.mark.integration
 def test_a_run_from_the_cache_is_the_run_from_pixels(tiny, on_cache, monkeypatch) -> None:
     """Same batches, losses, metrics and checkpoint; the encoder is not even built."""
     from_pixels, pixels_runner = train(load(tiny[0]))
@@ -138,6 +139,7 @@ def test_a_run_from_the_cache_is_the_run_from_pixels(tiny, on_cache, monkeypatch
         torch.testing.assert_close(other["model"][key], value, rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.integration
 def test_chat_with_what_was_trained_on_a_cache(on_cache, tiny) -> None:
     """The checkpoint fits the whole model, which sees pictures again and captions alike."""
     _, runner = train(load(on_cache))

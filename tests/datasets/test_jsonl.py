@@ -173,6 +173,7 @@ def write_colours(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("family", ["gemma", "llama"])
 def test_training_on_all_three_kinds(tmp_path: Path, family: str) -> None:
     path = str(write_colours(tmp_path))

@@ -191,6 +191,7 @@ def test_the_command_tells_all_line_by_line(tmp_path: Path, capsys) -> None:
     assert code is None and printed[-1] == "all lines can be used"
 
 
+@pytest.mark.integration
 def test_the_command_from_a_shell(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "minigpt4.datasets.validate"]
     path = write(tmp_path / "d.jsonl", CAPTION)

@@ -263,6 +263,7 @@ def shapes(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.integration
 def test_two_epochs_are_one_and_a_resumed_one(shapes: Path, tmp_path: Path) -> None:
     """Losses, weights and counts, bit for bit in float32."""
     report, whole = train(mixed_config(shapes, tmp_path / "whole"))
@@ -281,6 +282,7 @@ def test_two_epochs_are_one_and_a_resumed_one(shapes: Path, tmp_path: Path) -> N
     assert ends[0]["rng"][0]["python"] == ends[1]["rng"][0]["python"]
 
 
+@pytest.mark.integration
 def test_a_checkpoint_that_does_not_know_its_place_is_refused(shapes: Path, tmp_path: Path) -> None:
     train(run_config(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=1))
     checkpoint = read_checkpoint(tmp_path / "job" / "checkpoint_0.pth")

@@ -244,6 +244,7 @@ def test_a_shard_through_a_pipe(tmp_path) -> None:
     assert list(numbers(samples)) == [0, 1, 2] and not bad
 
 
+@pytest.mark.integration
 def test_shards_over_http(tmp_path) -> None:
     """A brace pattern of URLs; one is not there, one ends early, one is refused, and all are counted."""
     good = write_good(tmp_path, shards=3, each=4)
@@ -260,6 +261,7 @@ def test_shards_over_http(tmp_path) -> None:
         assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Bad))) == set(range(11))
 
 
+@pytest.mark.integration
 def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(remote, "TIMEOUT", 0.3)
     monkeypatch.setattr(remote, "WAITS", (0.2,))

@@ -167,6 +167,7 @@ def test_weights_go_straight_into_their_dtype(dtype: torch.dtype) -> None:
     assert {b.dtype for b in encoder.buffers()} <= {dtype}
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 def test_loading_never_holds_two_copies() -> None:
     """0.31 GB of weights out of 0.86 GB of files; building in float32 and casting takes five times that."""

@@ -193,6 +193,7 @@ def test_a_config_without_a_model(run, tmp_path, content, message) -> None:
     assert code == 1 and error.startswith("error: ") and message in error
 
 
+@pytest.mark.integration
 def test_help_answers_at_once() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "minigpt4.weights.fetch", "--help"],

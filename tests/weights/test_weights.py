@@ -225,6 +225,7 @@ print(resolve_model("org/llm", "model.llama_model"))
 """
 
 
+@pytest.mark.integration
 def test_another_hub_and_no_network_by_environment(here, monkeypatch) -> None:
     """As users say it: HF_ENDPOINT for the first run, HF_HUB_OFFLINE for the second."""
     monkeypatch.undo()
