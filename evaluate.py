@@ -42,7 +42,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from minigpt4.datasets.collate import BatchStream
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
     from minigpt4.processors.base_processor import processors_of
-    from minigpt4.tasks import ImageTextPretrainTask
+    from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 
     cfg = Config(args)
     task = ImageTextPretrainTask()

@@ -91,7 +91,7 @@ def train(path: Path, output: Path, args: argparse.Namespace) -> list[float]:
     """Images a second of each stretch of four steps, after the first stretch."""
     from minigpt4.common.config import Config
     from minigpt4.common.registry import registry
-    from minigpt4.tasks import setup_task
+    from minigpt4.tasks.base_task import setup_task
 
     options = [f"run.output_dir={output}", f"run.iters_per_epoch={args.steps + 4}"]
     options += [f"run.device={args.device}"] if args.device else []

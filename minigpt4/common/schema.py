@@ -6,7 +6,7 @@ the sentence that `docs/configuration.md` prints, and a field without a default 
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -110,10 +110,6 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 def _convert_to(kind: Any, value: Any) -> Any:
     """As omegaconf converts a config of this one key. Raises its errors, or TypeError."""
 
-    @dataclass
-    class _One:
-        value: kind
-
     # omegaconf would take True for 1, text for a number, a number for text, and null for anything.
     if kind in KINDS and not isinstance(value, (int, float) if kind is float else kind):
         raise TypeError
@@ -121,7 +117,7 @@ def _convert_to(kind: Any, value: Any) -> Any:
         raise TypeError
     if value is None:
         return None
-    config = OmegaConf.merge(OmegaConf.structured(_One), {"value": value})
+    config = OmegaConf.merge(OmegaConf.structured(make_dataclass("One", [("value", kind)])), {"value": value})
     return OmegaConf.to_container(config)["value"]  # type: ignore[index,call-overload]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import DataError
 from minigpt4.common.stop_request import leave_signals_to_parent, signals_held
-from minigpt4.datasets.builders import Datasets
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
 

@@ -1,18 +1,10 @@
 """The models that a YAML's `model.arch` may name, imported on first use: their settings need no torch."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from minigpt4.common.registry import lazily, registry
+from minigpt4.models.settings import ModelSettings
 
-if TYPE_CHECKING:
-    from minigpt4.models.minigpt4 import MiniGPT4
-    from minigpt4.models.minigpt_base import MiniGPTBase
+MODELS = {"minigpt4": "minigpt4.models.minigpt4:MiniGPT4"}
 
-__all__ = ["MiniGPT4", "MiniGPTBase"]
+registry.declare("model", MODELS, {"minigpt4": ModelSettings})
 
-_MODULES = {"MiniGPT4": "minigpt4.models.minigpt4", "MiniGPTBase": "minigpt4.models.minigpt_base"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__getattr__ = lazily(*MODELS.values(), "minigpt4.models.minigpt_base:MiniGPTBase")

@@ -21,7 +21,7 @@ from transformers import (
 from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError
-from minigpt4.models.backbones import BaseBackbone, choose_backbone
+from minigpt4.models.backbones.base_backbone import BaseBackbone, choose_backbone
 from minigpt4.models.execution import plain_attention_wins
 
 log = logging.getLogger(__name__)

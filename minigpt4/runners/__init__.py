@@ -1,5 +1,14 @@
-"""Runners own the loop."""
+"""Runners own the loop; schedules say how its learning rate moves."""
 
-from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.common.registry import lazily, registry
 
-__all__ = ["RunnerBase"]
+RUNNERS = {"runner_base": "minigpt4.runners.runner_base:RunnerBase"}
+SCHEDULES = {
+    "linear_warmup_cosine_lr": "minigpt4.runners.schedules:LinearWarmupCosineLRScheduler",
+    "linear_warmup_step_lr": "minigpt4.runners.schedules:LinearWarmupStepLRScheduler",
+}
+
+registry.declare("runner", RUNNERS)
+registry.declare("lr_scheduler", SCHEDULES)
+
+__getattr__ = lazily(*RUNNERS.values())

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.rng import undisturbed
 from minigpt4.common.stop_request import StopRequest
-from minigpt4.datasets.builders import Datasets
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings

@@ -19,7 +19,7 @@ from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.stop_request import StopRequest
-from minigpt4.datasets.builders import Datasets
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.execution import is_compile_error

@@ -1,6 +1,11 @@
 """Tasks: what one training step and one evaluation mean."""
 
-from minigpt4.tasks.base_task import BaseTask, setup_task
-from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from minigpt4.common.registry import lazily, registry
 
-__all__ = ["BaseTask", "ImageTextPretrainTask", "setup_task"]
+TASKS = {"image_text_pretrain": "minigpt4.tasks.image_text_pretrain:ImageTextPretrainTask"}
+
+registry.declare("task", TASKS)
+
+__getattr__ = lazily(
+    *TASKS.values(), "minigpt4.tasks.base_task:BaseTask", "minigpt4.tasks.base_task:setup_task"
+)

@@ -8,7 +8,7 @@ import torch
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.datasets.builders import Datasets, build_datasets
+from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.models.base_model import BaseModel
 
 

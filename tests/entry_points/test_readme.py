@@ -83,7 +83,7 @@ def test_the_worked_example_of_a_new_family(tmp_path, monkeypatch) -> None:
     (tmp_path / "alpaca.py").write_text(adapter)
     monkeypatch.syspath_prepend(tmp_path)
     assert "alpaca" not in registry.list_backbones()
-    monkeypatch.setitem(registry._tables, "backbone", dict(registry._tables["backbone"]))
+    monkeypatch.setattr(registry.tables["backbone"], "classes", dict(registry.tables["backbone"].classes))
     importlib.import_module("alpaca")
     yaml = tmp_path / "mine.yaml"
     yaml.write_text(code("yaml", "llm_backbone: alpaca"))

@@ -1,18 +1,19 @@
-"""Families of language models: one short file each. A new one is imported here, which registers it."""
+"""Families of language models: one short file each. A new one is declared here."""
 
-from minigpt4.models.backbones.auto import AutoBackbone
-from minigpt4.models.backbones.base_backbone import BaseBackbone, choose_backbone
-from minigpt4.models.backbones.chatml import ChatMLBackbone
-from minigpt4.models.backbones.gemma import GemmaBackbone
-from minigpt4.models.backbones.llama import LlamaBackbone
-from minigpt4.models.backbones.plain import PlainBackbone
+from minigpt4.common.registry import lazily, registry
 
-__all__ = [
-    "AutoBackbone",
-    "BaseBackbone",
-    "ChatMLBackbone",
-    "GemmaBackbone",
-    "LlamaBackbone",
-    "PlainBackbone",
-    "choose_backbone",
-]
+BACKBONES = {
+    "auto": "minigpt4.models.backbones.auto:AutoBackbone",
+    "chatml": "minigpt4.models.backbones.chatml:ChatMLBackbone",
+    "gemma": "minigpt4.models.backbones.gemma:GemmaBackbone",
+    "llama": "minigpt4.models.backbones.llama:LlamaBackbone",
+    "plain": "minigpt4.models.backbones.plain:PlainBackbone",
+}
+
+registry.declare("backbone", BACKBONES)
+
+__getattr__ = lazily(
+    *BACKBONES.values(),
+    "minigpt4.models.backbones.base_backbone:BaseBackbone",
+    "minigpt4.models.backbones.base_backbone:choose_backbone",
+)

@@ -9,7 +9,7 @@ import torch
 
 from minigpt4.common.config import Config
 from minigpt4.common.formatting import format_bytes, format_count, format_duration, format_table
-from minigpt4.datasets.builders import BaseDatasetBuilder, Datasets
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, Datasets
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import BEST, LATEST

@@ -10,7 +10,7 @@ import torch
 
 from minigpt4.common.errors import ConfigError, TrainingError
 from minigpt4.common.formatting import format_bytes
-from minigpt4.datasets.builders import Datasets
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources.memory import (

@@ -1,15 +1,13 @@
-"""Config files, `--options`, and names: what is merged over what, and what a typo is answered with."""
+"""Config files and `--options`: what is merged over what, and what a typo is answered with."""
 
 import re
-import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
 
 from minigpt4.common.config import Config, bind
 from minigpt4.common.errors import ConfigError, UserError
-from minigpt4.common.registry import PACKAGES, Registry, registry
+from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.processors.base_processor import processors_of
 from minigpt4.runners.settings import RunSettings
@@ -18,14 +16,6 @@ from tests.support.shards import write_good
 
 RUN = {"task": "t", "max_epoch": 1, "iters_per_epoch": 1, "init_lr": 1.0e-4, "output_dir": "o"}
 VIS = {"train": {"name": "blip2_image_train", "image_size": 8}}
-NAMES = {
-    "builder": "cc_sbu",
-    "task": "image_text_pretrain",
-    "processor": "blip2_image_train",
-    "model": "minigpt4",
-    "runner": "runner_base",
-    "lr_scheduler": "linear_warmup_cosine_lr",
-}
 
 
 def config(tmp_path, text: str, *options: str) -> Config:
@@ -36,66 +26,6 @@ def config(tmp_path, text: str, *options: str) -> Config:
 
 def datasets(**entry) -> dict:
     return {"cc_sbu": {"build_info": {"storage": "x"}, "batch_size": 2, "vis_processor": VIS} | entry}
-
-
-@pytest.mark.parametrize(("kind", "name"), NAMES.items())
-def test_an_unknown_name_is_answered_with_the_nearest(kind, name) -> None:
-    misspelled = name[:-2] + name[-1]
-    with pytest.raises(ConfigError) as error:
-        getattr(registry, f"get_{kind}_class")(misspelled)
-    known = ", ".join(getattr(registry, f"list_{kind}s")())
-    assert name in known
-    assert str(error.value) == f"no {kind} is called {misspelled!r}; did you mean {name!r}? (known: {known})"
-
-
-@pytest.mark.parametrize("kind", PACKAGES)
-def test_a_name_is_registered_once(kind) -> None:
-    ours = Registry()
-    register = getattr(ours, f"register_{kind}")
-
-    class First: ...
-
-    class Second: ...
-
-    assert register("thing")(First) is First
-    assert register("thing")(First) is First  # a module imported twice is no second thing
-    with pytest.raises(KeyError, match=rf"{kind} 'thing' is already registered for .*First"):
-        register("thing")(Second)
-    assert getattr(ours, f"get_{kind}_class")("thing") is First
-    with pytest.raises(ConfigError, match=f"no {kind} is called 'thing'"):
-        getattr(registry, f"get_{kind}_class")("thing")
-
-
-def in_fresh_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.mark.integration
-def test_importing_the_registry_alone_is_cheap() -> None:
-    code = (
-        "import sys; from minigpt4.common.registry import registry;"
-        "print([m for m in ('torch', 'transformers', 'timm', 'omegaconf') if m in sys.modules])"
-    )
-    assert in_fresh_python(code) == "[]"
-
-
-@pytest.mark.integration
-def test_importing_the_registry_alone_is_enough_to_look_names_up() -> None:
-    code = (
-        "from minigpt4.common.registry import registry;"
-        f"print([getattr(registry, f'get_{{k}}_class')(n).__name__ for k, n in {NAMES}.items()])"
-    )
-    assert in_fresh_python(code) == str(
-        [
-            "CCSBUBuilder",
-            "ImageTextPretrainTask",
-            "Blip2ImageTrainProcessor",
-            "MiniGPT4",
-            "RunnerBase",
-            "LinearWarmupCosineLRScheduler",
-        ]
-    )
 
 
 @pytest.mark.parametrize(
