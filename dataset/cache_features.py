@@ -104,7 +104,7 @@ def find_shards(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, 
         for split, stream in splits.items():
             if type(stream) is not WebdatasetStream:
                 raise ConfigError(f"datasets.{name}: only webdataset shards of pictures can be cached")
-            described = builder.describe_vis_processor(split)
+            described = builder.vis_processor(split).describe()
             parts.append({"dataset": name, "split": split, "vis_processor": described})
             shards += [
                 Shard.of(stream, number, out, f"{name}/{split}/{number:05d}.tar", builder.batch_size)

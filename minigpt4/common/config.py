@@ -176,8 +176,14 @@ class Config:
         defaults = OmegaConf.create()
         for name, section in user.get("datasets", {}).items():
             require_mapping(section, f"datasets.{name}")
-            path = registry.get_builder_class(name).default_config_path()
-            defaults = OmegaConf.merge(defaults, load_yaml(path))
+            builder = (section or {}).get("builder") or name
+            path = registry.get_builder_class(builder).default_config_path()
+            if path is None:
+                continue
+            loaded = load_yaml(path)
+            if "datasets" in loaded:  # one entry, by the name of its builder; here it is called otherwise
+                loaded.datasets = {name: next(iter(loaded.datasets.values()))}
+            defaults = OmegaConf.merge(defaults, loaded)
         return defaults
 
     @property

@@ -1,4 +1,4 @@
-"""Processors: one picture or one caption in, what the model takes out."""
+"""Processors: one image or one caption in, what the model takes out."""
 
 from minigpt4.common.registry import lazily, registry
 

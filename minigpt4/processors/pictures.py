@@ -1,6 +1,6 @@
-"""Picture files, whatever their format, mode and rotation -> RGB pixels.
+"""Image files of any format, mode and orientation -> RGB pixels.
 
-What is refused is refused by the sizes in its header, before a pixel is decoded.
+An image that is too large is refused by the size in its header, before any pixel is decoded.
 """
 
 import io
@@ -12,12 +12,12 @@ from PIL import Image
 
 from minigpt4.common.errors import BadSample, DataError
 
-# What is taken for a picture whatever its suffix says. (PIL would start other programs for some formats.)
+# The formats that are read, whatever a file's suffix says. (PIL would start other programs for some others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Above this a picture is a decompression bomb. A JPEG just below takes 0.6 GB to decode; where PIL needs
-# several copies of 4 bytes a pixel, for alpha and rotation, up to 2 GB (a WebP's): measured.
+# Above this an image counts as a decompression bomb. Decoding a JPEG just below takes 0.6 GB; where PIL needs
+# several copies of 4 bytes per pixel, for alpha and rotation, it takes up to 2 GB (a WebP): measured.
 MAX_PIXELS = 100_000_000
-# How a picture is turned upright, by its EXIF tag `Orientation`; 1 is upright.
+# How an image is turned upright, by its EXIF tag `Orientation`; 1 is upright.
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,29 +35,29 @@ _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all Huffman-cod
 _SCAN, _EXIF = 0xDA, 0xE1
 _SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {_EXIF}  # tables, comments, applications' data
 
-# Readers are many processes already; and threads of OpenCV's do not survive a fork.
+# There are many reader processes already, and OpenCV's threads do not survive a fork.
 cv2.setNumThreads(0)
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """A picture's file -> its pixels [H, W, 3], uint8 RGB, upright by its EXIF data.
+    """The bytes of an image file -> its pixels [H, W, 3], uint8 RGB, upright by its EXIF data.
 
-    The first frame is taken; transparent parts show white; 16 bits become their higher 8.
+    The first frame is taken; transparent parts become white; of 16 bits the upper 8 are kept.
 
     Raises:
-        BadSample: if it is no picture, broken, cut off, too large, or has values of unknown range.
+        BadSample: if it is not an image, is broken, truncated or too large, or has values of unknown range.
     """
     size = _plain_jpeg_size(data)
     if size is None:
         return _decode_any(data)
     _check_size(*size)
-    # libjpeg as in PIL and to the bit the same pixels, without PIL's four bytes a pixel in between.
+    # OpenCV uses libjpeg as PIL does: the same pixels, without PIL's four bytes per pixel in between.
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     return _decode_any(data) if pixels is None else pixels
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture's file -> what `decode_picture` makes of it.
+    """The path of an image file -> the image that `decode_picture` makes of it.
 
     Raises:
         DataError: where `decode_picture` raises BadSample.
@@ -66,11 +66,11 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         return Image.fromarray(decode_picture(Path(path).read_bytes()))
     except BadSample as bad:
-        raise DataError(f"The picture {Path(path).name} cannot be read: {bad}.") from bad
+        raise DataError(f"The image {Path(path).name} cannot be read: {bad}.") from bad
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture of any mode -> RGB, its transparent parts on white. Raises BadSample."""
+    """An image of any mode -> RGB, its transparent parts on white. Raises BadSample."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         # PIL would clip these at 255. The higher byte is what its decoder leaves of 16-bit colours.
         values = np.asarray(image)
@@ -107,15 +107,15 @@ def _decode_any(data: bytes) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise BadSample("image too large") from error
     except Exception as error:
-        # PIL's decoders raise many kinds of errors for what is no picture or only a part of one.
+        # PIL's decoders raise many kinds of errors for data that is not an image, or only part of one.
         raise BadSample("broken image") from error
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a whole JPEG of the common kind; None for all that PIL should look at.
+    """Width and height of a complete JPEG of the common kind; None for everything that PIL should decode.
 
-    Common is grey or three colours of 8 bits, no EXIF or XMP data that may turn it, and an end mark where
-    it belongs: what is left of a file that was cut, if anything, is PIL's to say.
+    Common means grey or three colours of 8 bits, no EXIF or XMP data that may rotate it, and an end marker
+    where it belongs. What can be saved of a truncated file, if anything, is left to PIL.
     """
     if not (data.startswith(_START) and data.endswith(_END)):
         return None
@@ -125,7 +125,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker == _SCAN:
             return size
         if marker in _FRAMES and size is None:
-            # Length of the segment (2 bytes), bits a value, height (2), width (2), colours.
+            # Length of the segment (2 bytes), bits per value, height (2), width (2), colours.
             bits, colours = data[place + 4], data[place + 9]
             height, width = (int.from_bytes(data[at : at + 2], "big") for at in (place + 5, place + 7))
             if bits != 8 or colours not in (1, 3) or not width * height:

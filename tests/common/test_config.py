@@ -115,16 +115,19 @@ def test_names_and_sections_are_checked_when_the_yaml_is_read(tmp_path, text, me
         ({"vis_processor": {"train": "blip2"}}, "vis_processor.train is 'blip2', it must be a mapping"),
         (
             {"vis_processor": {"train": {"name": "blip_caption"}}},
-            "BlipCaptionProcessor is no image processor",
+            "BlipCaptionProcessor is not an image processor",
         ),
         (
             {"vis_processor": {"train": VIS["train"] | {"mean": 0.5}}},
-            "processor's mean is 0.5, not three numbers",
+            "vis_processor.train.mean is 0.5, it must be a list of numbers or null",
         ),
-        ({"vis_processor": {"train": VIS["train"] | {"std": [1, 1]}}}, "std is [1, 1], not three numbers"),
+        (
+            {"vis_processor": {"train": VIS["train"] | {"std": [1, 1]}}},
+            "std is [1.0, 1.0], it must be three numbers",
+        ),
         (
             {"vis_processor": {"train": VIS["train"] | {"image_size": "8"}}},
-            "image_size is '8', not a whole number",
+            "vis_processor.train.image_size is '8', it must be a whole number",
         ),
         (
             {"vis_processor": {"train": {"name": "blip2_image_trian"}}},

@@ -191,7 +191,7 @@ def test_a_folder_that_is_not_whole(tmp_path) -> None:
         build(str(tmp_path))
 
 
-@pytest.mark.parametrize("value", ["/path/to/cc_sbu_align/", "", None, {"train": "/path/to/x"}])
+@pytest.mark.parametrize("value", ["/path/to/cc_sbu_align/", "", {"train": None}, {"train": "/path/to/x"}])
 def test_storage_to_be_set_names_its_key(value) -> None:
     with pytest.raises(ConfigError, match=rf"^{KEY} is .*: please set it"):
         build(value)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import yaml
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import BadSample, ConfigError, DataError
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import key
 from minigpt4.datasets.builders import MapStyleBuilder, build_datasets
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.settings import MapStyleInfo
 from minigpt4.processors import BaseProcessor
 from tests.support.shards import SIZE, encoded, picture, sorted_out
 
@@ -40,12 +43,19 @@ class MadeUpVQADataset(BaseDataset):
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeUpVQAInfo(MapStyleInfo):
+    """A key of its own, which the data set is given."""
+
+    splitBy: str = key("")
+
+
 @registry.register_builder("made_up_vqa")
 class MadeUpVQABuilder(MapStyleBuilder):
     """All that such a set has to say."""
 
-    DATASET_CONFIG = "cc_sbu/align.yaml"  # the fixture `defaults` gives it its own
     DATASET = MadeUpVQADataset
+    BUILD_INFO = MadeUpVQAInfo
 
 
 @pytest.fixture(autouse=True)
@@ -151,11 +161,11 @@ WHERE = "datasets.made_up_vqa.build_info"
         (None, rf"^{WHERE}\.image_path is '/path/to/images': please set it"),
         ({"ann_path": "FOLDER/a.json"}, rf"^{WHERE}\.image_path is '/path/to/images': please set it"),
         ({"ann_path": [], "image_path": "x"}, rf"^{WHERE}\.ann_path is None: please set it"),
-        ({"an_path": "x"}, rf"^unknown key {WHERE}\.an_path; did you mean 'ann_path'\? \(known: image_path,"),
+        ({"an_path": "x"}, rf"^unknown key {WHERE}\.an_path; did you mean 'ann_path'\? \(known: ann_path,"),
         ({"storage": "FOLDER"}, rf"^unknown key {WHERE}\.storage \(known: .*, splitBy\)"),
         (
             {"images": {"storage": "FOLDER"}},
-            rf"^{WHERE} has ann_path, image_path, images, it must have image",
+            rf"^{WHERE} has image_path, ann_path, images, it must have image",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_storage_that_was_not_set_names_its_key(value) -> None:
         "batch_size": 1,
         "vis_processor": {"train": {"name": "blip2_image_train"}},
     }
-    with pytest.raises(ConfigError, match=r"^datasets\.laion\.build_info\.storage is .*: please set it"):
+    with pytest.raises(ConfigError, match=r"^datasets\.laion\.build_info\.storage is "):
         build_datasets({"laion": entry}, 0)
 
 

@@ -1,4 +1,4 @@
-"""Builders: one declarative class for each name in `datasets:`."""
+"""Builders: one declarative class per kind of data set. Importing them imports no torch."""
 
 from minigpt4.common.registry import lazily, registry
 
@@ -17,5 +17,6 @@ __getattr__ = lazily(
     "minigpt4.datasets.builders.base_dataset_builder:BaseDatasetBuilder",
     "minigpt4.datasets.builders.base_dataset_builder:Datasets",
     "minigpt4.datasets.builders.base_dataset_builder:build_datasets",
+    "minigpt4.datasets.builders.image_text_pair_builder:WebdatasetBuilder",
     "minigpt4.datasets.builders.map_style_builder:MapStyleBuilder",
 )

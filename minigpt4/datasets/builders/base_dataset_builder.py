@@ -1,92 +1,85 @@
-"""From the `datasets:` section of a YAML to datasets."""
+"""From an entry of `datasets:` in a YAML to data sets."""
 
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from minigpt4.common.config import CONFIG_DIR, bind
+from minigpt4.common.config import CONFIG_DIR
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.registry import registry
-from minigpt4.models.image_tokens import TokenShape
+from minigpt4.common.schema import parse
+from minigpt4.datasets.settings import DatasetSettings, check_datasets
 from minigpt4.processors.base_processor import (
     BaseProcessor,
+    ImageProcessor,
+    build_processors,
     check_image_size,
-    describe_processor,
     image_processor_for,
     processor_for,
 )
 
+if TYPE_CHECKING:
+    from minigpt4.models.image_tokens import TokenShape
+
 
 class BaseDatasetBuilder:
-    """Holds what one entry of `datasets:` says; subclasses say which dataset that makes.
+    """One entry of `datasets:`, checked; subclasses say which data sets it makes.
 
     Args:
-        name: the entry's name, for messages.
-        build_info: where the data lies; `storage` is a pattern, a list, or a mapping split -> pattern.
-        batch_size: samples a batch on each device.
-        vis_processor, text_processor: mapping split -> processor section; a split without one takes
-            `train`'s.
-        sample_ratio: this dataset's share where several are mixed, relative to the others'.
-        data_type: the original's key; `images` is the only kind.
+        name: the entry's name.
+        settings: what the YAML says.
+
+    Raises:
+        ConfigError: naming the key, for what `build_info` or a processor's section cannot say.
     """
 
-    DATASET_CONFIG = ""  # path of the defaults below configs/datasets
+    DATASET_CONFIG: ClassVar[str | Path] = ""  # YAML of defaults, below configs/datasets; empty: none
+    BUILD_INFO: ClassVar[type]  # dataclass of the keys of `build_info`
 
-    def __init__(
-        self,
-        name: str,
-        build_info: Mapping[str, Any],
-        batch_size: int,
-        vis_processor: Mapping[str, Any] | None = None,
-        text_processor: Mapping[str, Any] | None = None,
-        sample_ratio: float = 1,
-        data_type: str = "images",
-    ) -> None:
-        self.where = f"datasets.{name}"
+    def __init__(self, name: str, settings: DatasetSettings) -> None:
         self.name = name
-        self.build_info = build_info
-        self.batch_size = batch_size
-        self.sample_ratio = sample_ratio
-        self._vis, self._text = vis_processor or {}, text_processor or {}
-        if data_type != "images":
-            raise ConfigError(f"{self.where}.data_type is {data_type!r}, only 'images' is known")
-        if batch_size < 1:
-            raise ConfigError(f"{self.where}.batch_size is {batch_size}, it must be 1 or more")
+        self.where = f"datasets.{name}"
+        self.settings = settings
+        self.sample_ratio = settings.sample_ratio
+        self.build_info = parse(self.BUILD_INFO, settings.build_info, f"{self.where}.build_info")
+        self._vis = build_processors(settings.vis_processor, f"{self.where}.vis_processor")
+        self._text = build_processors(settings.text_processor, f"{self.where}.text_processor")
 
     @classmethod
-    def default_config_path(cls) -> Path:
-        return CONFIG_DIR / "datasets" / cls.DATASET_CONFIG
+    def default_config_path(cls) -> Path | None:
+        """The YAML of defaults, if there is one."""
+        return CONFIG_DIR / "datasets" / cls.DATASET_CONFIG if cls.DATASET_CONFIG else None
 
     @classmethod
     def from_config(cls, name: str, cfg: Mapping) -> "BaseDatasetBuilder":
-        """Build from one entry of `datasets:`. Unknown keys raise ConfigError."""
-        make = partial(cls, name)
-        return make(**bind(make, cfg, where=f"datasets.{name}"))
+        """Build from one entry of `datasets:`. Raises ConfigError, naming the key."""
+        return cls(name, parse(DatasetSettings, cfg, f"datasets.{name}"))
 
-    def vis_processor(self, split: str) -> BaseProcessor:
+    @property
+    def batch_size(self) -> int:
+        """Samples per batch on each device. Raises ConfigError if the YAML does not say."""
+        if self.settings.batch_size is None:
+            raise ConfigError(f"{self.where}.batch_size is missing: please set it in the YAML")
+        return self.settings.batch_size
+
+    def vis_processor(self, split: str) -> ImageProcessor:
         """The image processor of a split."""
         return image_processor_for(self._vis, split, f"{self.where}.vis_processor")
-
-    def describe_vis_processor(self, split: str) -> dict[str, Any]:
-        """The image processor of a split as `describe_processor` writes it down."""
-        return describe_processor(self._vis, split, f"{self.where}.vis_processor")
 
     def text_processor(self, split: str) -> BaseProcessor:
         """The caption processor of a split."""
         return processor_for(self._text, split, f"{self.where}.text_processor")
 
     def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:
-        """Raise ConfigError if what the datasets give is not what the model of `model:` wants."""
+        """Raise ConfigError if the data sets do not give what the model of `model:` takes."""
         for split in splits:
             where = f"{self.where}.vis_processor.{split}"
             check_image_size(self.vis_processor(split), model_cfg.get("image_size"), where)
 
-    def token_shape(self) -> TokenShape | None:
-        """Where the datasets give cached image tokens: their shape."""
+    def token_shape(self) -> "TokenShape | None":
+        """The shape of an image's tokens, where the data sets give cached ones."""
 
     def build_datasets(self, seed: int = 0) -> dict[str, Any]:
-        """Split name -> dataset."""
+        """Split name -> data set."""
         raise NotImplementedError
 
 
@@ -95,11 +88,8 @@ Datasets = dict[str, tuple[BaseDatasetBuilder, dict[str, Any]]]
 
 
 def build_datasets(datasets_cfg: Mapping, seed: int) -> Datasets:
-    """Everything in `datasets:`, in order: name -> (its builder, its datasets by split)."""
-    if not datasets_cfg:
+    """Everything in `datasets:`, in order: name -> (its builder, its data sets by split)."""
+    builders = check_datasets(datasets_cfg)
+    if not builders:
         raise ConfigError("the section `datasets` is missing or empty: please name at least one dataset")
-    built = {}
-    for name, section in datasets_cfg.items():
-        builder = registry.get_builder_class(name).from_config(name, section)
-        built[name] = (builder, builder.build_datasets(seed))
-    return built
+    return {name: (builder, builder.build_datasets(seed)) for name, builder in builders.items()}

@@ -1,35 +1,40 @@
-"""Features that were cached once, in place of pictures."""
+"""Features that were cached once, in place of images."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from minigpt4.common.config import bind
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
-from minigpt4.models.identity import other_vision, vision_identity
-from minigpt4.models.image_tokens import TokenShape
-from minigpt4.weights.resolver import require_value
+from minigpt4.datasets.settings import CacheInfo
+
+if TYPE_CHECKING:
+    from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
+    from minigpt4.models.image_tokens import TokenShape
 
 
 @registry.register_builder("cached_features")
 class CachedFeaturesBuilder(BaseDatasetBuilder):
-    """`build_info.storage` is the folder of a cache (or its manifest), with the splits that lie in it.
+    """`build_info.storage` is the folder of a cache (or its manifest), with the splits that it holds.
 
-    The image processor is named as for pictures: the cache must have been made with it, and chat uses it.
+    The image processor is named as for images: the cache must have been made with it, and chat uses it.
     """
 
     DATASET_CONFIG = "cached_features/defaults.yaml"
-    manifest: Manifest
+    BUILD_INFO = CacheInfo
+    build_info: CacheInfo
+    manifest: "Manifest"
 
     @property
     def key(self) -> str:
         return f"{self.where}.build_info.storage"
 
-    def build_datasets(self, seed: int = 0) -> dict[str, CachedFeatureStream]:
-        storage = bind(_build_info, self.build_info, where=f"{self.where}.build_info")["storage"]
-        self.manifest = manifest = Manifest.read(require_value(storage, self.key), self.key)
+    def build_datasets(self, seed: int = 0) -> dict[str, "CachedFeatureStream"]:
+        from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
+        from minigpt4.weights.resolver import require_value
+
+        self.manifest = manifest = Manifest.read(require_value(self.build_info.storage, self.key), self.key)
         shape = (manifest.shape.count, manifest.shape.width)
         streams = {}
         for split in manifest.splits:
@@ -44,23 +49,21 @@ class CachedFeaturesBuilder(BaseDatasetBuilder):
         return streams
 
     def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:
-        """Refuse a cache that other parts made than the config names."""
+        """Refuse a cache that was made by other parts than the config names."""
+        from minigpt4.models.identity import other_vision, vision_identity
+
         super().check_model(model_class, model_cfg, splits)
         cache = f"{self.key}: the cache {self.manifest.folder}"
         difference = other_vision(self.manifest.vision, vision_identity(model_class, model_cfg))
         if difference:
             raise ConfigError(f"{cache} {difference}")
         for part in self.manifest.parts:
-            own = self.describe_vis_processor(part["split"])
+            own = self.vis_processor(part["split"]).describe()
             if own != part["vis_processor"]:
                 raise ConfigError(
                     f"{cache} was made with the image processor {part['vis_processor']}, "
                     f"{self.where}.vis_processor.{part['split']} is {own}"
                 )
 
-    def token_shape(self) -> TokenShape:
+    def token_shape(self) -> "TokenShape":
         return self.manifest.shape
-
-
-def _build_info(storage: str) -> None:
-    """The keys that `build_info` may have."""

@@ -1,63 +1,41 @@
 """The image-caption sets: shards for stage 1, a folder of clean pairs for stage 2."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Dataset
-
-from minigpt4.common.config import bind
-from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.builders.map_style_builder import MapStyleBuilder
-from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
-from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+from minigpt4.datasets.settings import FolderInfo, WebdatasetInfo
+
+if TYPE_CHECKING:
+    from minigpt4.datasets.datasets.base_dataset import BaseDataset
+    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 
 
-class StorageBuilder(BaseDatasetBuilder):
-    """`build_info.storage` says where the split `train` is, or maps splits to where they are.
+class WebdatasetBuilder(BaseDatasetBuilder):
+    """Webdataset shards: a brace pattern, or a list of them, of files, URLs and `pipe:` commands.
 
     The split `train` is endless and shuffled, the others are read once in order.
     """
 
-    def build_datasets(self, seed: int = 0) -> dict[str, Dataset]:
-        info = bind(self.build_info_keys, self.build_info, where=f"{self.where}.build_info")
-        storage = info.pop("storage")
+    BUILD_INFO = WebdatasetInfo
+    build_info: WebdatasetInfo
+
+    def build_datasets(self, seed: int = 0) -> dict[str, "WebdatasetStream"]:
+        storage = self.build_info.storage
         by_split = storage if isinstance(storage, dict) else {"train": storage}
-        key = f"{self.where}.build_info.storage"
-        return {split: self.build_split(split, place, key, seed, **info) for split, place in by_split.items()}
+        return {split: self._build_split(split, shards, seed) for split, shards in by_split.items()}
 
-    @staticmethod
-    def build_info_keys(storage: str | list | dict) -> None:
-        """The keys that `build_info` may have; all but `storage` go to `build_split`."""
+    def _build_split(self, split: str, storage: Any, seed: int) -> "WebdatasetStream":
+        from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
 
-    def build_split(self, split: str, storage: Any, key: str, seed: int) -> Dataset:
-        """The dataset of one split. `key` is what the YAML calls `storage`, for messages."""
-        raise NotImplementedError
-
-
-class WebdatasetBuilder(StorageBuilder):
-    """Webdataset shards: a brace pattern, or a list of them, of files, URLs and `pipe:` commands.
-
-    `build_info.caption_key` names the field of the JSON, or the suffix of the text file, that holds the
-    caption; without it the field `caption` does, else the file `.txt`.
-    """
-
-    @staticmethod
-    def build_info_keys(storage: str | list | dict, caption_key: str | None = None) -> None:
-        pass
-
-    def build_split(
-        self, split: str, storage: str | list[str], key: str, seed: int, caption_key: str | None = None
-    ) -> WebdatasetStream:
-        if caption_key is not None and not isinstance(caption_key, str):
-            raise ConfigError(f"{self.where}.build_info.caption_key is {caption_key!r}, it must be a name")
         return WebdatasetStream(
-            expand_shards(storage, key),
+            expand_shards(storage, f"{self.where}.build_info.storage"),
             self.vis_processor(split).to_batch,
             self.text_processor(split),
             training=split == "train",
             seed=seed,
-            caption_key=caption_key,
+            caption_key=self.build_info.caption_key,
         )
 
 
@@ -77,8 +55,14 @@ class LaionBuilder(WebdatasetBuilder):
 
 @registry.register_builder("cc_sbu_align")
 class CCSBUAlignBuilder(MapStyleBuilder):
-    """Stage 2's folder: pictures in `image/`, captions in `filter_cap.json`."""
+    """Stage 2's folder: images in `image/`, captions in `filter_cap.json`."""
 
     DATASET_CONFIG = "cc_sbu/align.yaml"
-    DATASET = CCSBUAlignDataset
+    BUILD_INFO = FolderInfo
     FOLDER_LAYOUT = ("image", "filter_cap.json")
+
+    @classmethod
+    def dataset_class(cls) -> type["BaseDataset"]:
+        from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
+
+        return CCSBUAlignDataset

@@ -216,7 +216,7 @@ def _shards_to_evaluate(datasets: Datasets, settings: RunSettings) -> tuple[str,
 
 def _pattern(builder: BaseDatasetBuilder, split: str) -> str:
     """Where the shards of a split are, as `evaluate.py --shards` takes it."""
-    storage = builder.build_info["storage"]
+    storage = builder.build_info.storage
     storage = storage[split] if isinstance(storage, Mapping) else storage
     patterns = storage if isinstance(storage, list) else [storage]
     return patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}"

@@ -1,0 +1,96 @@
+"""The section `datasets:` as typed settings. Checking them opens no file and imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.common.schema import key, plain_section
+
+if TYPE_CHECKING:
+    from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """One entry of `datasets:`; `build_info` is checked by its builder, the processors by their classes."""
+
+    builder: str | None = key(None, "which builder makes it; without it, the one with the entry's name")
+    data_type: str = key("images", "the original's key, which knows one kind", choices=("images",))
+    batch_size: int | None = key(None, "samples per batch on each device; training needs it", low=1)
+    sample_ratio: float = key(1.0, "its share where several are mixed, relative to the others", low=0)
+    build_info: dict[str, Any] | None = key(None, "where its data is: keys of the builder's own")
+    vis_processor: dict[str, Any] | None = key(
+        None,
+        "split -> its image processor: `name` and its arguments; a split without one takes `train`'s",
+    )
+    text_processor: dict[str, Any] | None = key(None, "as `vis_processor`, for captions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheInfo:
+    """`build_info` of cached features."""
+
+    storage: str = key(doc="the folder that dataset/cache_features.py wrote, or the manifest in it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebdatasetInfo:
+    """`build_info` of webdataset shards."""
+
+    storage: str | list[str] | dict[str, Any] = key(
+        doc="a brace pattern, a manifest or a list of them, or split (train, val, test) -> that"
+    )
+    caption_key: str | None = key(
+        None, "field of the JSON, or suffix of the text file, with the caption; `caption`, else `txt`"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapStyleInfo:
+    """`build_info` of a folder of images and files of annotations, in one of the original's two layouts.
+
+    A data set with arguments of its own (RefCOCO's `splitBy`) adds them as fields in a subclass.
+    """
+
+    image_path: str | dict[str, Any] | None = key(None, "the folder of the images, or split -> folder")
+    ann_path: str | list[str] | dict[str, Any] | None = key(
+        None, "a file of annotations, a list of them, or split -> that"
+    )
+    images: dict[str, Any] | None = key(None, "`{storage: FOLDER}`, in place of `image_path`")
+    annotations: dict[str, Any] | None = key(None, "`{SPLIT: {storage: FILE}}`, in place of `ann_path`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderInfo(MapStyleInfo):
+    """As MapStyleInfo, or one folder that holds both."""
+
+    storage: str | dict[str, Any] | None = key(
+        None, "the folder of images and annotations, or split -> folder, in place of the keys above"
+    )
+
+
+def builder_class(name: str, section: Mapping | None) -> type["BaseDatasetBuilder"]:
+    """The builder of an entry of `datasets:`. Raises ConfigError if there is none of that name."""
+    return registry.get_builder_class((section or {}).get("builder") or name)
+
+
+def check_datasets(datasets: Mapping | None) -> dict[str, "BaseDatasetBuilder"]:
+    """Check every key of `datasets:`.
+
+    Returns:
+        Entry name -> its builder, in order. Nothing has been looked for on disk.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    sections = plain_section(datasets, "datasets")
+    builders = {}
+    for name, section in sections.items():
+        plain = plain_section(section, f"datasets.{name}")
+        builders[name] = builder_class(name, plain).from_config(name, plain)
+    if builders and not any(builder.sample_ratio for builder in builders.values()):
+        names = ", ".join(f"datasets.{name}.sample_ratio" for name in builders)
+        raise ConfigError(f"{names}: all are 0, at least one must be above")
+    return builders
