@@ -12,7 +12,6 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
-from minigpt4.common import launch
 from minigpt4.common.config import Config, bind, config_changes
 from minigpt4.common.device import pick_device
 from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
@@ -29,13 +28,13 @@ from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, 
 from minigpt4.runners.micro_batches import draw_groups, group_sizes
 from minigpt4.runners.reporting.reporter import Reporter, keep_earlier_run
 from minigpt4.runners.reporting.summary import start_summary
-from minigpt4.runners.resources.preflight import (
-    is_no_room,
+from minigpt4.runners.resources.advice import (
+    disk_full_error,
+    is_disk_full,
     is_out_of_memory,
-    no_room_advice,
-    out_of_memory_advice,
-    preflight,
+    out_of_memory_error,
 )
+from minigpt4.runners.resources.preflight import preflight
 from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
 from minigpt4.runners.state import RunState, Window
 from minigpt4.tasks.base_task import BaseTask
@@ -63,7 +62,7 @@ class RunnerBase:
         self.datasets = datasets
         if not self.settings.evaluate:
             device = pick_device(self.settings.device)
-            self.estimate = preflight(model, datasets, self.settings, device, launch.ranks_per_model())
+            self.counted_memory = preflight(model, datasets, self.settings, device)
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
         self.task = task
@@ -112,11 +111,13 @@ class RunnerBase:
                         + GO_ON,
                         self.stop.signal,
                     ) from None
-                if is_no_room(error):
-                    raise no_room_advice(error, self.output_dir) from error
+                if is_disk_full(error):
+                    raise disk_full_error(error, self.output_dir) from error
                 if is_out_of_memory(error) and not self.settings.evaluate:
-                    device = self.engine.device
-                    raise out_of_memory_advice(error, self.estimate, self.settings, device) from error
+                    batch_size, accumulated = self.counted_memory.batch_size, self.settings.accum_grad_iters
+                    raise out_of_memory_error(
+                        error, self.bare_model, batch_size, accumulated, self.engine.device
+                    ) from error
                 raise
 
     def _train(self) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class RunnerBase:
             self.settings,
             self.engine.device,
             self.accelerator.num_processes,
-            self.estimate,
+            self.counted_memory,
             precision=self.accelerator.mixed_precision,
             start_step=self.state.step,
         )

@@ -1,14 +1,17 @@
 """train.py's parts, end to end at small sizes: what a run writes, repeats, resumes and refuses."""
 
 import json
+import logging
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.errors import CheckpointError, ConfigError, TrainingError
 from minigpt4.common.registry import registry
+from minigpt4.runners.engine import Engine
 from minigpt4.runners.micro_batches import draw_groups
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.tasks import setup_task
@@ -42,6 +45,24 @@ def test_what_a_run_leaves_behind(shards: Path, tmp_path: Path) -> None:
 
     log = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
     assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
+
+
+def test_the_first_update_s_peak_of_memory_is_logged_once(shards: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    _, runner = train(run_config(shards, tmp_path / "job"))
+    (peak,) = (r.args[1] for r in caplog.records if "at the peak of the first update" in r.getMessage())
+    number, unit = peak.split()
+    assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] >= runner.counted_memory.total > 0
+
+
+def test_out_of_memory_ends_a_run_with_advice(shards: Path, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Engine, "update", refuse)
+    with pytest.raises(TrainingError, match=r"cpu ran out of memory .* activations of 4 samples") as error:
+        train(run_config(shards, tmp_path / "job", accum_grad_iters=2))
+    assert "batch_size: 2 and run.accum_grad_iters: 4" in str(error.value)
 
 
 def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
+from minigpt4.common.formatting import format_bytes
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import Outcome, Result
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
 from minigpt4.runners.reporting.progress import Progress
 from minigpt4.runners.reporting.tracking import Trackers
+from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
 
@@ -58,6 +61,7 @@ class Reporter:
             job_name=s.job_name,
             step=state.step,
         )
+        reset_peak_memory(self.accelerator.device)
         # After the trackers, whose greetings would stand in the live line.
         self.progress = Progress(
             s.max_epoch * s.iters_per_epoch, s.iters_per_epoch, start_step=state.step, enabled=main
@@ -69,7 +73,9 @@ class Reporter:
         self.trackers.close()
 
     def update(self, state: RunState, outcome: Outcome, result: Result) -> None:
-        """After each update: the live line."""
+        """After each update: the live line, and after the first the memory that it took."""
+        if not self.last and self.accelerator.is_main_process:
+            _log_peak_memory(self.accelerator.device)
         self.last = {
             "epoch": self.settings.epoch_of(outcome.step),
             "loss": result.loss / result.targets,
@@ -174,6 +180,13 @@ class Reporter:
     def _draw(self) -> None:
         self.drawn = time.monotonic()
         draw_loss(self.log.read(), self.folder / "loss.png")
+
+
+def _log_peak_memory(device: torch.device) -> None:
+    peak, available = peak_memory(device), available_memory(device)
+    if peak is not None:
+        share = f", {peak / available:.0%} of {format_bytes(available)}" if available else ""
+        log.info("memory on %s at the peak of the first update: %s%s", device, format_bytes(peak), share)
 
 
 def keep_earlier_run(folder: Path) -> None:

@@ -13,7 +13,7 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, 
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import BEST, LATEST
-from minigpt4.runners.resources.memory import MemoryEstimate, available_memory
+from minigpt4.runners.resources.memory import CountedMemory, available_memory
 from minigpt4.runners.resources.preflight import checkpoint_bytes
 from minigpt4.runners.settings import RunSettings
 
@@ -27,7 +27,7 @@ def start_summary(
     settings: RunSettings,
     device: torch.device,
     world_size: int,
-    estimate: MemoryEstimate,
+    counted: CountedMemory,
     *,
     precision: str = "no",
     start_step: int = 0,
@@ -40,14 +40,14 @@ def start_summary(
         settings: of the run.
         device: of this process.
         world_size: processes.
-        estimate: the preflight's.
+        counted: memory, by the preflight.
         precision: accelerate's `mixed_precision`.
         start_step: steps that were made before.
     """
     tables = (
-        _parameters(model, estimate),
+        _parameters(model, counted),
         _datasets(datasets, settings),
-        _memory(estimate, device),
+        _memory(counted, device),
         format_table(
             [
                 ("device", _device(device, world_size, precision)),
@@ -67,16 +67,16 @@ def mean_batch(datasets: Datasets, settings: RunSettings) -> float:
     return round(mean, 6)
 
 
-def _parameters(model: BaseModel, estimate: MemoryEstimate) -> str:
+def _parameters(model: BaseModel, counted: CountedMemory) -> str:
     summary = model.parameter_summary()
     rows = [("", "parameters", "trained", "dtype", "memory")]
     for part, count in summary.items():
         dtypes = {str(p.dtype)[6:] for name, p in model.named_parameters() if name.split(".")[0] == part}
         trained = f"{count['trainable']:,}" if count["trainable"] else "frozen"
-        memory = format_bytes(estimate.weights[part])
+        memory = format_bytes(counted.weights[part])
         rows.append((part, f"{count['total']:,}", trained, ", ".join(sorted(dtypes)), memory))
     total, trained = (sum(count[key] for count in summary.values()) for key in ("total", "trainable"))
-    rows.append(("together", f"{total:,}", f"{trained:,}", "", format_bytes(sum(estimate.weights.values()))))
+    rows.append(("together", f"{total:,}", f"{trained:,}", "", format_bytes(sum(counted.weights.values()))))
     return format_table(rows, right=(1, 2, 4))
 
 
@@ -94,18 +94,13 @@ def _datasets(datasets: Datasets, settings: RunSettings) -> str:
     return format_table(rows, right=(1, 2))
 
 
-def _memory(estimate: MemoryEstimate, device: torch.device) -> str:
-    rows = [("memory, estimated", "")]
-    rows.append(("weights", format_bytes(sum(estimate.weights.values()))))
-    rows += [
-        (part, format_bytes(size))
-        for part, size in estimate.parts.items()
-        if not part.startswith("weights of ") and size
-    ]
+def _memory(counted: CountedMemory, device: torch.device) -> str:
+    rows = [("memory", "")]
+    rows += [(part, format_bytes(size)) for part, size in counted.parts.items()]
+    rows.append(("activations", "measured in the first update"))
     available = available_memory(device)
-    rows.append(
-        ("together", format_bytes(estimate.total) + (f" of {format_bytes(available)}" if available else ""))
-    )
+    of = f" of {format_bytes(available)}" if available else ""
+    rows.append(("together, counted", f"{format_bytes(counted.total)}{of}"))
     return format_table(rows)
 
 

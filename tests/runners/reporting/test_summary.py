@@ -16,7 +16,7 @@ from minigpt4.common.config import Config, bind
 from minigpt4.common.formatting import format_bytes
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 from minigpt4.runners.reporting.summary import end_summary, mean_batch, next_commands, start_summary
-from minigpt4.runners.resources.memory import estimate_memory
+from minigpt4.runners.resources.memory import count_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.base_task import Datasets
@@ -83,9 +83,9 @@ def row(text: str, name: str) -> str:
 def start(shards: Path, world_size: int = 1, start_step: int = 0, **run: Any) -> str:
     model = build_golden_model(llm_sanity_check=False)
     datasets, settings = built(config(shards, **run))
-    estimate = estimate_memory(model, batch_size=8)
+    counted = count_memory(model, 8, 1)
     return start_summary(
-        model, datasets, settings, CPU, world_size, estimate, precision="bf16", start_step=start_step
+        model, datasets, settings, CPU, world_size, counted, precision="bf16", start_step=start_step
     )
 
 
@@ -99,6 +99,16 @@ def test_parameters_by_part_with_their_dtype_and_memory(shards):
     total = sum(p.numel() for p in model.parameters())
     parameters = next(line for line in text.splitlines() if line.startswith("together"))
     assert parameters.split()[1:3] == [f"{total:,}", f"{trained:,}"]
+
+
+def test_start_summary_shows_the_memory_that_can_be_counted(shards, monkeypatch):
+    monkeypatch.setattr("minigpt4.runners.reporting.summary.available_memory", lambda _: 24 * 10**9)
+    text = start(shards)
+    counted = count_memory(build_golden_model(llm_sanity_check=False), 8, 1)
+    assert row(text, "optimizer state") == format_bytes(2 * 4 * (48 * 64 + 64))
+    assert row(text, "images of an update") == format_bytes(8 * 3 * 56 * 56)
+    assert row(text, "activations") == "measured in the first update"
+    assert row(text, "together, counted") == f"{format_bytes(counted.total)} of 24.0 GB"
 
 
 def test_datasets_with_their_share_of_the_batches(shards):
@@ -127,7 +137,7 @@ def test_a_mean_batch_that_is_no_whole_number_is_about_so_many(shards):
         settings,
         CPU,
         1,
-        estimate_memory(build_golden_model(llm_sanity_check=False), batch_size=8),
+        count_memory(build_golden_model(llm_sanity_check=False), 8, 1),
     )
     assert row(text, "batch in effect") == "about 4: 4.25 x 1 accumulated x 1 process"
     assert row(text, "to come").startswith("about 1,275 samples in 300 steps")
@@ -142,8 +152,8 @@ def test_when_checkpoints_are_written_and_held_out_data_is_looked_at(shards):
     model = build_golden_model(llm_sanity_check=False)
     for every, when in ((0, "at each epoch's end"), (50, "every 50 steps")):
         datasets, settings = built(config(shards, storage=storage, valid_splits=["val"], valid_every=every))
-        estimate = estimate_memory(model, batch_size=8)
-        text = start_summary(model, datasets, settings, CPU, 1, estimate)
+        counted = count_memory(model, 8, 1)
+        text = start_summary(model, datasets, settings, CPU, 1, counted)
         assert row(text, "validation") == f"val, {when}"
 
 

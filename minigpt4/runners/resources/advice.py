@@ -1,0 +1,135 @@
+"""What to say when memory or disk runs out."""
+
+import errno
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minigpt4.common import launch
+from minigpt4.common.device import dtype_for
+from minigpt4.common.errors import TrainingError
+from minigpt4.common.formatting import format_bytes
+from minigpt4.models.execution import layers_of
+from minigpt4.models.image_tokens import VISION_PARTS
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.runners.resources.memory import available_memory, count_memory, sharded_away, weight_bytes
+from minigpt4.weights.download import DISK_FULL
+
+# What torch's allocators say that raise no OutOfMemoryError: the CPU's, MPS's, and the CUDA libraries' own.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk was full, or a quota or limit of it reached."""
+    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EFBIG)
+
+
+def disk_full_error(error: OSError, folder: Path) -> TrainingError:
+    """What to raise in place of (and from) an error that `is_disk_full`.
+
+    Args:
+        error: what ended the run.
+        folder: the run's.
+    """
+    return TrainingError(
+        f"{error.filename or folder} could not be written: {error.strerror}. Make room and go on from the "
+        "newest checkpoint with --resume auto"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def out_of_memory_error(
+    error: BaseException, model: MiniGPTBase, batch_size: int, accum_grad_iters: int, device: torch.device
+) -> TrainingError:
+    """What to raise in place of (and from) an error that `is_out_of_memory`.
+
+    Args:
+        error: what ended the step.
+        model: that was trained.
+        batch_size: the largest of the data sets'.
+        accum_grad_iters: as it is set.
+        device: of this process.
+    """
+    reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    available = available_memory(device)
+    of = f" of {format_bytes(available)}" if available else ""
+    counted = count_memory(model, batch_size, accum_grad_iters)
+    return TrainingError(
+        f"{device} ran out of memory ({reason}). {format_bytes(counted.total)}{of} can be counted (weights, "
+        f"gradients, optimizer state, images, logits); the activations of {batch_size} samples come on top.\n"
+        + memory_advice(model, batch_size, accum_grad_iters)
+    )
+
+
+def memory_advice(model: MiniGPTBase, batch_size: int, accum_grad_iters: int) -> str:
+    """What the YAML could say to need less memory, one setting per line.
+
+    Args:
+        model: as it is now; what it does already is not advised.
+        batch_size: the largest of the data sets'.
+        accum_grad_iters: as it is set.
+    """
+    ways = [
+        *_smaller_batch(batch_size, accum_grad_iters),
+        *_recomputation(model),
+        *_smaller_layers(model),
+        *_cached_features(model),
+    ]
+    return "\n  ".join(["What would help, each by itself:", *ways])
+
+
+def _smaller_batch(batch_size: int, accum_grad_iters: int) -> Iterator[str]:
+    """The largest part of the batch that divides it, so that the batch in effect stays the same."""
+    if batch_size > 1:
+        parts = next(parts for parts in range(2, batch_size + 1) if batch_size % parts == 0)
+        yield (
+            f"batch_size: {batch_size // parts} and run.accum_grad_iters: {accum_grad_iters * parts}; the "
+            f"same learning takes {parts} times run.iters_per_epoch and run.warmup_steps"
+        )
+
+
+def _recomputation(model: MiniGPTBase) -> Iterator[str]:
+    if not any(isinstance(layer.forward, partial) for layer in layers_of(model.llama_model)):
+        yield (
+            "model.llm_grad_checkpoint: True, which computes the activations of the language model's layers "
+            "again in the backward pass instead of keeping them"
+        )
+
+
+def _smaller_layers(model: MiniGPTBase) -> Iterator[str]:
+    """The language model's layers in bfloat16; if they are, sharded over the ranks, or else quantised."""
+    products = [m for m in nn.ModuleList(layers_of(model.llama_model)).modules() if isinstance(m, nn.Linear)]
+    stored = sum(weight_bytes(product.weight) for product in products)
+    numbers = sum(product.in_features * product.out_features for product in products)
+    dense = model.llama_model.get_input_embeddings().weight.dtype
+    if dense == torch.float32 and dtype_for("bf16", model.device, "model.llm_precision") != torch.float32:
+        saved = format_bytes(2 * model.llama_model.num_parameters())
+        yield f"model.llm_precision: bf16, which saves {saved} of weights and half of the activations"
+    elif model.part_to_shard() is not None:  # quantised layers cannot be sharded
+        return
+    elif launch.ranks_per_model() > 1 and stored >= 2 * numbers:
+        yield f"model.device_map: shard, which saves {format_bytes(sharded_away(model))} of weights"
+    else:
+        # 4 bits, and a float32 scale for 64 of them.
+        for precision, bytes_each in (("8bit", 1), ("4bit", 0.5 + 4 / 64)):
+            if stored > 1.5 * bytes_each * numbers:
+                saved = format_bytes(stored - bytes_each * numbers)
+                yield f"model.llm_precision: {precision}, which saves {saved} of weights"
+                return
+
+
+def _cached_features(model: MiniGPTBase) -> Iterator[str]:
+    """In place of pictures, where all that looks at them is frozen and here."""
+    parameters = [p for name, p in model.named_parameters() if name.startswith(VISION_PARTS)]
+    if parameters and not any(p.requires_grad for p in parameters):
+        saved = format_bytes(sum(map(weight_bytes, parameters)))
+        yield f"cached features (dataset/cache_features.py), which save {saved} of weights"
