@@ -88,13 +88,13 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Shards from the pattern, findings of each, one report; exit with 1 if anything is wrong."""
-    from minigpt4.datasets.datasets.manifest import place_in_manifest, write_manifest
+    from minigpt4.datasets.datasets.manifest import path_in_manifest, write_manifest
     from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 
     shards = expand_shards(args.shards, "shards")
     if args.write_manifest:
         for shard in shards:  # before hours of reading
-            place_in_manifest(args.write_manifest, shard)
+            path_in_manifest(args.write_manifest, shard)
     started = time.perf_counter()
     found = dict(zip(shards, read_shards(shards, args.caption_key, args.workers), strict=True))
     total = Findings()

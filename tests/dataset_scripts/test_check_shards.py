@@ -126,7 +126,7 @@ def test_mistakes_are_told_before_a_shard_is_read(tmp_path) -> None:
     ("content", "message"),
     [
         (None, "there is no manifest"),
-        ("{", "is no manifest as dataset/check_shards.py writes it: JSONDecodeError"),
+        ("{", "is not a manifest as dataset/check_shards.py writes it: JSONDecodeError"),
         ("[]", "is no manifest"),
         ('{"shards": ["a.tar"]}', "is no manifest"),
         ('{"shards": {"a.tar": "many"}}', "is no manifest"),

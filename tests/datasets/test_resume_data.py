@@ -17,7 +17,7 @@ from minigpt4.common.errors import CheckpointError
 from minigpt4.datasets.datasets import webdataset_stream
 from minigpt4.datasets.datasets.base_dataset import SampleStream
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
-from minigpt4.datasets.datasets.shard_order import pieces_of
+from minigpt4.datasets.datasets.shard_order import parts_of_epoch
 from minigpt4.datasets.mixing import TrainLoader, TrainStream
 from minigpt4.weights.checkpoint import read_checkpoint, save_checkpoint
 from tests.support.runs import losses, mixed_config, run_config, train
@@ -107,9 +107,9 @@ def test_two_processes_read_disjoint_halves(tmp_path) -> None:
     assert sorted(read) == list(range(32))
 
 
-def test_the_pieces_of_a_pass_are_dealt_evenly() -> None:
+def test_the_parts_of_epoch_a_pass_are_dealt_evenly() -> None:
     for shards, readers in ((1, 4), (3, 4), (7, 3), (1256, 8)):
-        taken = [sum(len(pieces_of(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)]
+        taken = [sum(len(parts_of_epoch(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)]
         assert max(taken) - min(taken) <= 1 and min(taken) > 0
 
 

@@ -1,7 +1,7 @@
-"""Which shards of a dataset are worth reading: `{"shards": {"00000.tar": 9876, ...}}`, beside or above them.
+"""Which shards of a data set are worth reading: `{"shards": {"00000.tar": 9876, ...}}`, beside or above them.
 
 The number is how many samples of a shard are good. Paths are relative to the manifest, so that a folder can
-be moved; and they stay below it, since a manifest may come from strangers together with its shards.
+be moved, and they stay below it, because a manifest may come from strangers together with its shards.
 """
 
 import json
@@ -15,31 +15,31 @@ from minigpt4.datasets.datasets.base_dataset import check_inside
 
 
 def write_manifest(path: Path, samples: Mapping[str, int]) -> None:
-    """Write a manifest, whole or not at all.
+    """Write a manifest, completely or not at all.
 
     Args:
         path: a .json file above all the shards.
         samples: shard -> good samples; shards without any are left out.
 
     Raises:
-        ConfigError: as `place_in_manifest`.
+        ConfigError: as `path_in_manifest`.
     """
-    shards = {place_in_manifest(path, shard): number for shard, number in samples.items() if number}
+    shards = {path_in_manifest(path, shard): number for shard, number in samples.items() if number}
     write_json(path, {"samples": sum(shards.values()), "shards": shards})
 
 
-def place_in_manifest(path: Path, shard: str) -> str:
-    """How a manifest at `path` calls a shard.
+def path_in_manifest(path: Path, shard: str) -> str:
+    """The path by which a manifest at `path` names a shard.
 
     Raises:
         ConfigError: if the manifest has another suffix, or the shard is not below its folder.
     """
     if path.suffix != ".json":
         raise ConfigError(f"the manifest {path} must end in .json")
-    folder, place = os.path.abspath(path.parent), os.path.abspath(shard)
-    if "://" in shard or shard.startswith("pipe:") or not Path(place).is_relative_to(folder):
+    folder, file = os.path.abspath(path.parent), os.path.abspath(shard)
+    if "://" in shard or shard.startswith("pipe:") or not Path(file).is_relative_to(folder):
         raise ConfigError(f"{shard} is not below {folder}: a manifest lies beside its shards or above them")
-    return Path(place).relative_to(folder).as_posix()
+    return Path(file).relative_to(folder).as_posix()
 
 
 def read_manifest(path: str, key: str) -> list[str]:
@@ -50,7 +50,7 @@ def read_manifest(path: str, key: str) -> list[str]:
         key: the YAML key that names it, for messages.
 
     Raises:
-        DataError: if it is absent, no manifest, lists nothing, or names a place outside its folder.
+        DataError: if it is absent or not a manifest, lists nothing, or names a path outside its folder.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -62,10 +62,10 @@ def read_manifest(path: str, key: str) -> list[str]:
             check_inside(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{key}: {path} is no manifest as dataset/check_shards.py writes it: "
+            f"{key}: {path} is not a manifest as dataset/check_shards.py writes it: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not good:
         raise DataError(f"{key}: {path} lists no shard with good samples")
-    # Absolute: beside a manifest in the working folder, `pipe:...` alone would be a command to run.
+    # Absolute: beside a manifest in the working folder, a name like `pipe:...` alone would be run as a command.
     return [str(Path(os.path.abspath(file.parent)) / name) for name in good]

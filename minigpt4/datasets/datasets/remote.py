@@ -1,19 +1,19 @@
-"""Shards over http, read as they come."""
+"""Shards over HTTP, read while they arrive."""
 
 import time
 import urllib.error
 import urllib.request
 from http.client import HTTPResponse
 
-# Seconds without one byte after which a server is given up: a reader that waits for ever stops all training.
-# What the loop does meanwhile does not count, only waiting to receive.
+# Seconds without a byte after which a server is given up: a reader that waits forever stops all training.
+# Only time spent waiting to receive counts, not what the loop does in between.
 TIMEOUT = 30.0
-# Seconds before another try, where the server may only be busy.
+# Seconds before each further attempt, where the server may only be busy.
 WAITS = (1.0, 3.0)
 
 
 def open_url(url: str) -> HTTPResponse:
-    """Open a http(s) URL for reading. Nothing is asked for twice once content came.
+    """Open an http(s) URL for reading. Nothing is requested again once content has arrived.
 
     Raises:
         FileNotFoundError: if the server says that there is no such file.
@@ -31,4 +31,4 @@ def open_url(url: str) -> HTTPResponse:
             if wait is None or not busy:
                 raise
         time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")

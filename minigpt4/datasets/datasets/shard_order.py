@@ -1,10 +1,11 @@
-"""The order in which several readers share shards for ever, and how a reader finds its place again.
+"""The order in which several readers share shards without end, and how one of them resumes.
 
-A pass is all shards in an order that the seed and its number decide. The passes follow each other in one
-endless row, of which each reader takes every `readers`-th piece: no reader runs out, none gets more than
-another, and together they read each sample of a pass once. Where there are fewer shards than readers, a
-piece is every n-th sample of a shard. Within a pass a reader's samples go through a shuffle buffer, which is
-emptied before the next pass begins.
+An epoch is all shards in an order that the seed and the epoch's number decide. (It is one reading of the
+data, whatever `run.iters_per_epoch` says.) The epochs follow each other in one endless row, of which each
+reader takes every `readers`-th part: no reader runs out, none gets more than another, and together they read
+each sample of an epoch once. Where there are fewer shards than readers, a part is every n-th sample of a
+shard. Within an epoch a reader's samples go through a shuffle buffer, which is emptied before the next epoch
+begins.
 """
 
 import math
@@ -17,93 +18,91 @@ from minigpt4.datasets.datasets.base_dataset import Bad
 SHUFFLE_BUFFER = 1000
 
 
-class Piece(NamedTuple):
-    """What is read at one go: the samples `part`, `part + parts`, ... of a shard."""
+class ShardPart(NamedTuple):
+    """What is read in one go: the samples `part`, `part + parts`, ... of a shard."""
 
     shard: int
     part: int
     parts: int
 
 
-class Position(NamedTuple):
-    """Where a reader stands: all that is needed to go on, and it names no sample. Given out as a bare
-    tuple, which a checkpoint may hold.
+class ReaderPosition(NamedTuple):
+    """Where a reader stands: all that is needed to resume. It is given out as a bare tuple, which a
+    checkpoint can hold.
 
     Attributes:
-        number: of the pass.
-        drawn: items that came out of this pass so far, bad ones too.
-        counts: items in each of the pieces that were read to their end in this pass.
+        epoch: its number.
+        drawn: items that came out of this epoch so far, bad ones included.
+        counts: items in each of the parts that were read to their end in this epoch.
     """
 
-    number: int = 0
+    epoch: int = 0
     drawn: int = 0
     counts: tuple[int, ...] = ()
 
 
-class _Later(NamedTuple):
-    """An item known by its place alone, not read yet."""
+class _Unread(NamedTuple):
+    """An item known by its number in a part, not read yet."""
 
-    place: int
+    part: int
     number: int
 
 
-ReadPiece = Callable[[Piece], Iterator[Any]]
+ReadPart = Callable[[ShardPart], Iterator[Any]]
 
 
-def pieces_of(shards: int, number: int, seed: int, reader: int, readers: int) -> list[Piece]:
-    """The pieces of pass `number` that are this reader's, in its order; there is at least one."""
+def parts_of_epoch(shards: int, epoch: int, seed: int, reader: int, readers: int) -> list[ShardPart]:
+    """The parts of an epoch that are this reader's, in its order; there is at least one."""
     parts = math.ceil(readers / shards)
-    pieces = [Piece(shard, part, parts) for shard in range(shards) for part in range(parts)]
-    random.Random(f"{seed}/{number}").shuffle(pieces)
-    return pieces[(reader - number * len(pieces)) % readers :: readers]
+    everything = [ShardPart(shard, part, parts) for shard in range(shards) for part in range(parts)]
+    random.Random(f"{seed}/{epoch}").shuffle(everything)
+    return everything[(reader - epoch * len(everything)) % readers :: readers]
 
 
-def read_passes(
-    read: ReadPiece, shards: int, seed: int, reader: int, readers: int, position: Position
+def read_epochs(
+    read: ReadPart, shards: int, seed: int, reader: int, readers: int, position: ReaderPosition
 ) -> Iterator[tuple[Any, tuple]]:
     """All items of one reader from `position` on, each with the position after it. It never ends.
 
-    Going on costs no more than reading what lay in the shuffle buffer and the piece that was begun: the
-    passes and pieces before are counted off, not read.
+    Resuming costs no more than reading what lay in the shuffle buffer and the part that was begun: the
+    epochs and parts before are counted off, not read.
     """
-    number, skip, counts = position
     while True:
-        rng = random.Random(f"{seed}/{number}/{reader}/{readers}")
-        yield from _read_pass(
-            read, pieces_of(shards, number, seed, reader, readers), rng, Position(number, skip, counts)
-        )
-        number, skip, counts = number + 1, 0, ()
+        rng = random.Random(f"{seed}/{position.epoch}/{reader}/{readers}")
+        parts = parts_of_epoch(shards, position.epoch, seed, reader, readers)
+        yield from _read_epoch(read, parts, rng, position)
+        position = ReaderPosition(position.epoch + 1)
 
 
-def _read_pass(
-    read: ReadPiece, pieces: list[Piece], rng: random.Random, position: Position
+def _read_epoch(
+    read: ReadPart, parts: list[ShardPart], rng: random.Random, position: ReaderPosition
 ) -> Iterator[tuple[Any, tuple]]:
     counts, buffer = list(position.counts), []
-    items = _shuffled(_items(read, pieces, counts), rng, buffer)
+    items = _shuffled(_items(read, parts, counts), rng, buffer)
     for drawn, item in enumerate(items, 1):
         if drawn > position.drawn:
-            yield item, (position.number, drawn, tuple(counts))
+            yield item, (position.epoch, drawn, tuple(counts))
         elif drawn == position.drawn:
-            _fetch(buffer, read, pieces)
+            _fill_in(buffer, read, parts)
 
 
-def _items(read: ReadPiece, pieces: list[Piece], counts: list[int]) -> Iterator[Any]:
-    """The pieces one after the other. Those counted already are named, not read; new counts are added."""
-    for place, count in enumerate(list(counts)):
-        yield from (_Later(place, number) for number in range(count))
-    for piece in pieces[len(counts) :]:
+def _items(read: ReadPart, parts: list[ShardPart], counts: list[int]) -> Iterator[Any]:
+    """One part after the other. Those counted already are named, not read; new counts are added."""
+    for part, count in enumerate(list(counts)):
+        yield from (_Unread(part, number) for number in range(count))
+    for part in parts[len(counts) :]:
         count = 0
-        for item in read(piece):
+        for item in read(part):
             count += 1
             yield item
         counts.append(count)
 
 
 def _shuffled(items: Iterator[Any], rng: random.Random, buffer: list[Any]) -> Iterator[Any]:
-    """Fill the buffer, then draw one of it for each that comes in, then what is left.
+    """Fill the buffer, then draw one item for each that comes in, then draw what is left.
 
-    Reading is cheap beside decoding, so even the first item may be any of the buffer's: what fits into it
-    comes in an order in which all are alike.
+    Reading is cheap compared with decoding, so the buffer is full before the first item is drawn: all orders
+    of what fits into it are equally likely.
     """
     for item in items:
         buffer.append(item)
@@ -114,22 +113,22 @@ def _shuffled(items: Iterator[Any], rng: random.Random, buffer: list[Any]) -> It
 
 
 def _draw(buffer: list[Any], rng: random.Random) -> Any:
-    place = rng.randrange(len(buffer))
-    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    slot = rng.randrange(len(buffer))
+    buffer[slot], buffer[-1] = buffer[-1], buffer[slot]
     return buffer.pop()
 
 
-def _fetch(buffer: list[Any], read: ReadPiece, pieces: list[Piece]) -> None:
-    """Read what the buffer only names, no piece further than needed."""
+def _fill_in(buffer: list[Any], read: ReadPart, parts: list[ShardPart]) -> None:
+    """Read what the buffer only names, each part no further than needed."""
     wanted: dict[int, dict[int, int]] = {}
     for slot, item in enumerate(buffer):
-        if isinstance(item, _Later):
-            wanted.setdefault(item.place, {})[item.number] = slot
-    for place, slots in wanted.items():
-        for number, item in enumerate(read(pieces[place])):
+        if isinstance(item, _Unread):
+            wanted.setdefault(item.part, {})[item.number] = slot
+    for part, slots in wanted.items():
+        for number, item in enumerate(read(parts[part])):
             if number in slots:
                 buffer[slots.pop(number)] = item
             if not slots:
                 break
         for slot in slots.values():
-            buffer[slot] = Bad("shard changed", f"shard {pieces[place].shard}")
+            buffer[slot] = Bad("shard changed", f"shard {parts[part].shard}")

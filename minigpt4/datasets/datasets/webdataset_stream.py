@@ -24,7 +24,7 @@ from minigpt4.datasets.datasets.base_dataset import (
 )
 from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.datasets.datasets.remote import open_url
-from minigpt4.datasets.datasets.shard_order import Piece, Position, read_passes
+from minigpt4.datasets.datasets.shard_order import ReaderPosition, ShardPart, read_epochs
 from minigpt4.datasets.datasets.tar_header import Header
 from minigpt4.processors.pictures import decode_picture
 from minigpt4.weights.resolver import require_value
@@ -111,22 +111,22 @@ class WebdatasetStream(SampleStream, IterableDataset):
     ) -> Iterator[tuple[Sample | Bad, tuple | None]]:
         """As `SampleStream.read`."""
         if self.training:
-            start = Position(*position or ())
-            raw = read_passes(self._read_piece, len(self.shards), self.seed, reader, readers, start)
+            start = ReaderPosition(*position or ())
+            raw = read_epochs(self._read_part, len(self.shards), self.seed, reader, readers, start)
         else:
             raw = ((item, None) for shard in self.shards[reader::readers] for item in _read_shard(shard))
         for item, after in raw:
             yield item if isinstance(item, Bad) else self._decode(item), after
 
-    def _read_piece(self, piece: Piece) -> Iterator[dict[str, Any] | Bad]:
+    def _read_part(self, part: ShardPart) -> Iterator[dict[str, Any] | Bad]:
         """Every `parts`-th sample of a shard; what is wrong with all of it belongs to the first part."""
         number = 0
-        for item in _read_shard(self.shards[piece.shard]):
+        for item in _read_shard(self.shards[part.shard]):
             if isinstance(item, Bad):
-                if piece.part == 0:
+                if part.part == 0:
                     yield item
                 continue
-            if number % piece.parts == piece.part:
+            if number % part.parts == part.part:
                 yield item
             number += 1
 
