@@ -1,7 +1,7 @@
 """Check a JSONL file of pictures and texts before training on it.
 
-Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then how much there is of what. The exit code is 0
-if all is well, else 1. dataset/README_YOUR_DATA.md describes the format.
+Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then the counts of each kind. The exit code is 0
+if all lines are good, else 1. dataset/README_YOUR_DATA.md describes the format.
 
 example:
   python -m minigpt4.datasets.validate data/train.jsonl --open-images
@@ -30,18 +30,18 @@ def main() -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the JSONL file")
     parser.add_argument(
-        "--image-path", metavar="DIR", help="where the pictures' paths go from (the file's folder)"
+        "--image-path", metavar="DIR", help="the folder that the pictures' paths are relative to (the file's)"
     )
     parser.add_argument(
         "--open-images",
         action="store_true",
-        help="decode every picture (some milliseconds each); else it is only looked whether they are there",
+        help="decode every picture (some milliseconds each); else only check that the files exist",
     )
     run(validate, parser.parse_args())
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Every line, then the ids, then the sum."""
+    """Every line, then the ids, then the totals."""
     from tqdm import tqdm
 
     from minigpt4.common.errors import DataError
@@ -73,7 +73,7 @@ def validate(args: argparse.Namespace) -> None:
         for number, problem in ids.repeated():
             report(number, problem)
     if not counts["line"]:
-        raise DataError(f"there is not one line in {args.file}")
+        raise DataError(f"there is no line in {args.file}")
     nouns = ("line", "caption", "question", "conversation", "turn", "picture")
     print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
     if bad:

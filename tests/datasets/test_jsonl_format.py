@@ -49,8 +49,8 @@ BAD_LINES = [
     (
         {"img": "a.jpg", "caption": "x"},
         [
-            "'img' is no key of this format; did you mean 'image'? (known: image, caption, question, answer, "
-            "conversation, id, group)",
+            "'img' is not a key of this format; did you mean 'image'? (known: image, caption, question, "
+            "answer, conversation, id, group)",
             "'image' is missing: the path of a picture, or a list of them (it has 'img', 'caption')",
         ],
     ),
@@ -84,14 +84,14 @@ BAD_LINES = [
         ["a caption is of one picture, here are 2: ask a question about them"],
     ),
     (CAPTION | {"caption": ""}, ["'caption' is empty"]),
-    (CAPTION | {"caption": None}, ["'caption' is None, it must be a text"]),
+    (CAPTION | {"caption": None}, ["'caption' is None, it must be text"]),
     (
         CAPTION | {"caption": "x <ImageHere>"},
-        ["'caption' holds <ImageHere>, the model's own sign: write <image> instead"],
+        ["'caption' holds <ImageHere>, the model's placeholder: write <image> instead"],
     ),
     (
         CAPTION | {"caption": "x <image>"},
-        ["<image> stands in a caption or an answer, only what the user says can hold one"],
+        ["<image> is in a caption or an answer, only what the user says can hold one"],
     ),
     (
         b'{"image": "a.jpg", "caption": "x \\ud83d"}',
@@ -103,10 +103,10 @@ BAD_LINES = [
     ),
     ({"image": "a.jpg", "question": "What?"}, ["'answer' is missing beside 'question'"]),
     ({"image": "a.jpg", "answer": "What?"}, ["'question' is missing beside 'answer'"]),
-    (QUESTION | {"question": " ", "answer": 4}, ["'question' is empty", "'answer' is 4, it must be a text"]),
+    (QUESTION | {"question": " ", "answer": 4}, ["'question' is empty", "'answer' is 4, it must be text"]),
     (
         QUESTION | {"question": "<image> and <image>?"},
-        ["<image> stands 2 times, but 'image' names 1: mark each once, or none"],
+        ["<image> occurs 2 times, but 'image' names 1: mark each once, or none"],
     ),
     ({"image": "a.jpg", "conversation": "What?"}, ["'conversation' is 'What?', it must be a list of turns"]),
     (
@@ -127,8 +127,8 @@ BAD_LINES = [
             "'assistant' in turn 2 is empty",
         ],
     ),
-    (CAPTION | {"id": True}, ["'id' is True, it must be a text or a whole number"]),
-    (CAPTION | {"group": 4}, ["'group' is 4, it must be a text"]),
+    (CAPTION | {"id": True}, ["'id' is True, it must be text or a whole number"]),
+    (CAPTION | {"group": 4}, ["'group' is 4, it must be text"]),
 ]
 
 
@@ -148,7 +148,7 @@ def test_lines_offsets_and_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\r\n" + good + b"\n\n \n")
     lines = list(read_lines(path))
     assert [(line.number, line.offset) for line in lines] == [(1, 3), (2, len(good) + 5), (3, len(good) + 7)]
-    assert [line.problems for line in lines] == [[], ["is empty: leave it out"], []]
+    assert [line.problems for line in lines] == [[], ["is empty: please remove it"], []]
     monkeypatch.setattr(jsonl_format, "MAX_LINE", 2**20)
     path.write_bytes(b"x" * (3 * 2**20) + b"\n" + good)
     long, last = read_lines(path)

@@ -109,7 +109,9 @@ def test_two_processes_read_disjoint_halves(tmp_path) -> None:
 
 def test_the_parts_of_epoch_a_pass_are_dealt_evenly() -> None:
     for shards, readers in ((1, 4), (3, 4), (7, 3), (1256, 8)):
-        taken = [sum(len(parts_of_epoch(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)]
+        taken = [
+            sum(len(parts_of_epoch(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)
+        ]
         assert max(taken) - min(taken) <= 1 and min(taken) > 0
 
 

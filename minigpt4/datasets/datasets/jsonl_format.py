@@ -1,7 +1,7 @@
-"""The JSONL format: what a line may say, and what is wrong with one that says something else.
+"""The JSONL format: what a line can say, and what is wrong with a line that says something else.
 
-One place for the command that checks a file and for the dataset that trains on it. The format is described
-in dataset/README_YOUR_DATA.md.
+The command that checks a file and the data set that trains on it both use this module. The format is
+described in dataset/README_YOUR_DATA.md.
 """
 
 import json
@@ -21,7 +21,7 @@ MARK = "<image>"  # where a picture goes in a text
 KINDS = ("caption", "question", "conversation")
 KEYS = ("image", "caption", "question", "answer", "conversation", "id", "group")
 ROLES = ("user", "assistant")
-# What is longer is no sample, but a file without line ends.
+# A longer line is not a sample, but a file without line ends.
 MAX_LINE = 16 * 2**20
 
 
@@ -33,9 +33,9 @@ class Entry:
         kind: `caption`, `question` or `conversation`.
         images: the pictures' paths below their folder.
         questions: what the user says in each turn, with IMAGE_PLACEHOLDER where a picture goes; None for a
-            caption, which answers whatever the model is trained to caption under.
+            caption, which answers whatever request the model is configured with.
         answers: the reply to each.
-        id, group: as they stand there, or empty.
+        id, group: as given, or empty.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Line:
 
 
 def read_lines(path: str | Path) -> Iterator[Line]:
-    """Every line of a file, checked. Empty ones at its end do not count.
+    """Every line of a file, checked. Empty lines at its end do not count.
 
     Raises:
         DataError: if there is no such file, or it cannot be read.
@@ -84,10 +84,10 @@ def _read_lines(stream: Any) -> Iterator[Line]:
                     break
             yield Line(number, start, None, [f"is longer than {MAX_LINE // 2**20} MB: is it one sample?"])
             continue
-        if number == 1 and text.startswith(b"\xef\xbb\xbf"):  # the mark that Windows' editors write
+        if number == 1 and text.startswith(b"\xef\xbb\xbf"):  # the byte-order mark of Windows' editors
             start, text = 3, text[3:]
         if not text.strip():
-            empty.append(Line(number, start, None, ["is empty: leave it out"]))
+            empty.append(Line(number, start, None, ["is empty: please remove it"]))
             continue
         yield from empty
         empty = []
@@ -95,7 +95,7 @@ def _read_lines(stream: Any) -> Iterator[Line]:
 
 
 def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
-    """One line -> what it says, or None and everything that is wrong with it."""
+    """A line -> its entry, or None and everything that is wrong with it."""
     try:
         record = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -107,7 +107,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     if not isinstance(record, dict):
         return None, [f'is {_shown(record)}, it must be an object like {{"image": …, "caption": …}}']
     problems = [
-        f"{key!r} is no key of this format{nearest(key, KEYS)} (known: {', '.join(KEYS)})"
+        f"{key!r} is not a key of this format{nearest(key, KEYS)} (known: {', '.join(KEYS)})"
         for key in record
         if key not in KEYS
     ]
@@ -119,7 +119,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     for key, kinds in {"id": (str, int), "group": (str,)}.items():
         if key in record and (not isinstance(record[key], kinds) or isinstance(record[key], bool)):
             or_number = " or a whole number" if int in kinds else ""
-            problems.append(f"{key!r} is {_shown(record[key])}, it must be a text{or_number}")
+            problems.append(f"{key!r} is {_shown(record[key])}, it must be text{or_number}")
         elif isinstance(record.get(key), str):
             _check_text(record[key], repr(key), problems)
     if problems:
@@ -130,7 +130,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
 
 
 def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
-    """The pictures' names."""
+    """The pictures' paths."""
     if "image" not in record:
         known = f" (it has {', '.join(map(repr, record))})" if record else ""
         problems.append(f"'image' is missing: the path of a picture, or a list of them{known}")
@@ -155,7 +155,7 @@ def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
 
 
 def _turns(record: dict[str, Any], problems: list[str]) -> tuple[str, list[tuple[str | None, str]]]:
-    """Which kind of line this is, and its (question, answer) pairs."""
+    """The kind of line, and its (question, answer) pairs."""
     kinds = [kind for kind in KINDS if kind in record]
     if not kinds and "answer" in record:
         kinds = ["question"]
@@ -181,21 +181,21 @@ def _turns(record: dict[str, Any], problems: list[str]) -> tuple[str, list[tuple
 
 
 def _conversation(turns: Any, problems: list[str]) -> list[tuple[str | None, str]]:
-    """User and assistant in turn -> (question, answer) pairs."""
+    """Turns of user and assistant -> (question, answer) pairs."""
     if not isinstance(turns, list) or not turns:
         problems.append(f"'conversation' is {_shown(turns)}, it must be a list of turns")
         return []
     before = len(problems)
     texts = []
-    for place, turn in enumerate(turns):
-        role = ROLES[place % 2]
-        where = f"turn {place + 1} of 'conversation'"
+    for number, turn in enumerate(turns):
+        role = ROLES[number % 2]
+        where = f"turn {number + 1} of 'conversation'"
         if not isinstance(turn, dict) or len(turn) != 1:
             problems.append(f'{where} is {_shown(turn)}, it must be {{"{role}": "…"}}')
         elif role not in turn:
             (found,) = turn
             problems.append(f"{where} is {found!r}, it must be {role!r}: user first, then assistant, in turn")
-        elif _check_text(turn[role], f"{role!r} in turn {place + 1}", problems):
+        elif _check_text(turn[role], f"{role!r} in turn {number + 1}", problems):
             texts.append(turn[role])
     if len(turns) % 2 and len(problems) == before:
         problems.append("'conversation' ends with 'user', it must end with the 'assistant' who replies")
@@ -207,12 +207,12 @@ def _conversation(turns: Any, problems: list[str]) -> list[tuple[str | None, str
 def _check_text(value: Any, name: str, problems: list[str]) -> bool:
     """Whether a value is text that says something."""
     if not isinstance(value, str):
-        problems.append(f"{name} is {_shown(value)}, it must be a text")
+        problems.append(f"{name} is {_shown(value)}, it must be text")
     elif not value.strip():
         problems.append(f"{name} is empty")
     elif IMAGE_PLACEHOLDER in value:
-        problems.append(f"{name} holds {IMAGE_PLACEHOLDER}, the model's own sign: write {MARK} instead")
-    elif not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+        problems.append(f"{name} holds {IMAGE_PLACEHOLDER}, the model's placeholder: write {MARK} instead")
+    elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         problems.append(f"{name} holds half of a character (a lone surrogate): {_shown(value)}")
     else:
         return True
@@ -220,17 +220,17 @@ def _check_text(value: Any, name: str, problems: list[str]) -> bool:
 
 
 def _check_marks(turns: list[tuple[str | None, str]], images: int, problems: list[str]) -> None:
-    """Pictures are marked all or not at all, and by the user."""
+    """Either all pictures are marked or none, and only in what the user says."""
     if any(MARK in answer for _, answer in turns):
-        problems.append(f"{MARK} stands in a caption or an answer, only what the user says can hold one")
+        problems.append(f"{MARK} is in a caption or an answer, only what the user says can hold one")
     marks = sum((question or "").count(MARK) for question, _ in turns)
     if marks and marks != images:
-        problems.append(f"{MARK} stands {marks} times, but 'image' names {images}: mark each once, or none")
+        problems.append(f"{MARK} occurs {marks} times, but 'image' names {images}: mark each once, or none")
 
 
 def _with_placeholders(questions: list[str | None], images: int) -> list[str | None]:
-    """Marks as the model wants them; without any, all pictures stand before the first question."""
-    if questions[0] is not None and not any(MARK in question for question in questions):
+    """Marks become the model's placeholders; without marks, all pictures go before the first question."""
+    if questions[0] is not None and not any(MARK in (question or "") for question in questions):
         questions = [IMAGE_TURN * images + questions[0], *questions[1:]]
     return [question and question.replace(MARK, IMAGE_TURN.rstrip()) for question in questions]
 
@@ -241,7 +241,7 @@ def _shown(value: Any) -> str:
 
 
 class Ids:
-    """Finds ids that stand twice, in 8 bytes an id: what is kept is their hash."""
+    """Finds repeated ids, keeping 8 bytes per id: its hash."""
 
     def __init__(self) -> None:
         self._hashes, self._numbers = array("q"), array("q")
@@ -252,11 +252,11 @@ class Ids:
             self._numbers.append(line.number)
 
     def repeated(self) -> Iterator[tuple[int, str]]:
-        """Each line whose id stands further up, and what is wrong with it; in order of the lines."""
+        """Each line that repeats an earlier id, and what is wrong with it; in order of the lines."""
         if not self._hashes:
             return
         _, first, inverse = np.unique(
             np.frombuffer(self._hashes, np.int64), return_index=True, return_inverse=True
         )
-        for place in np.flatnonzero(first[inverse] != np.arange(len(inverse))):
-            yield self._numbers[place], f"its 'id' is that of line {self._numbers[first[inverse[place]]]}"
+        for row in np.flatnonzero(first[inverse] != np.arange(len(inverse))):
+            yield self._numbers[row], f"its 'id' is that of line {self._numbers[first[inverse[row]]]}"

@@ -67,5 +67,5 @@ def read_manifest(path: str, key: str) -> list[str]:
         ) from error
     if not good:
         raise DataError(f"{key}: {path} lists no shard with good samples")
-    # Absolute: beside a manifest in the working folder, a name like `pipe:...` alone would be run as a command.
+    # Absolute: beside a manifest in the working folder, a name like `pipe:...` would be run as a command.
     return [str(Path(os.path.abspath(file.parent)) / name) for name in good]
