@@ -127,9 +127,9 @@ def test_mistakes_are_told_before_a_shard_is_read(tmp_path) -> None:
     [
         (None, "there is no manifest"),
         ("{", "is not a manifest as dataset/check_shards.py writes it: JSONDecodeError"),
-        ("[]", "is no manifest"),
-        ('{"shards": ["a.tar"]}', "is no manifest"),
-        ('{"shards": {"a.tar": "many"}}', "is no manifest"),
+        ("[]", "is not a manifest"),
+        ('{"shards": ["a.tar"]}', "is not a manifest"),
+        ('{"shards": {"a.tar": "many"}}', "is not a manifest"),
         ('{"shards": {"a.tar": 0}}', "lists no shard with good samples"),
         ('{"shards": {"../a.tar": 1}}', r"'../a.tar' leaves the folder"),
         ('{"shards": {"/a.tar": 1}}', r"'/a.tar' leaves the folder"),

@@ -107,7 +107,7 @@ def test_two_processes_read_disjoint_halves(tmp_path) -> None:
     assert sorted(read) == list(range(32))
 
 
-def test_the_parts_of_epoch_a_pass_are_dealt_evenly() -> None:
+def test_parts_of_epoch_are_dealt_evenly() -> None:
     for shards, readers in ((1, 4), (3, 4), (7, 3), (1256, 8)):
         taken = [
             sum(len(parts_of_epoch(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)
