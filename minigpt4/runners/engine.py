@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from minigpt4.common import launch
 from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.registry import registry
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.micro_batches import Group
+from minigpt4.runners.schedules import make_schedule
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 
@@ -108,7 +108,7 @@ class Engine:
 
             # After accelerate: it knows DDP or FSDP, not the one around the other.
             shard_layers(frozen, self.device)
-        self.scheduler = self._make_scheduler()
+        self.schedule = make_schedule(settings, self.optimizer)
 
     @property
     def device(self) -> torch.device:
@@ -125,21 +125,6 @@ class Engine:
         # Fused, it is one kernel, and can be told on the device to leave everything as it is.
         return torch.optim.AdamW(groups, lr=self.settings.init_lr, betas=betas, fused=True)
 
-    def _make_scheduler(self) -> Any:
-        scheduler_class = registry.get_lr_scheduler_class(self.settings.lr_sched)
-        s = self.settings
-        arguments = {
-            "max_epoch": s.max_epoch,
-            "iters_per_epoch": s.iters_per_epoch,
-            "min_lr": s.min_lr,
-            "init_lr": s.init_lr,
-            "warmup_steps": s.warmup_steps,
-            "warmup_start_lr": s.warmup_lr,
-        }
-        if s.lr_sched == "linear_warmup_step_lr":
-            arguments["decay_rate"] = s.lr_decay_rate
-        return scheduler_class(self.optimizer, **arguments)
-
     def update(self, group: Group, step: int, wishes: Sequence[bool]) -> Outcome:
         """Forth, back, and one step of the optimizer, which is left out if loss or gradient are not finite.
 
@@ -152,7 +137,7 @@ class Engine:
             wishes: what this rank wants all to know.
         """
         epoch, last = divmod(step - 1, self.settings.iters_per_epoch)
-        learning_rate = self.scheduler.step(cur_epoch=epoch, cur_step=last)
+        learning_rate = self.schedule.step(cur_epoch=epoch, cur_step=last)
         # float32 counts to 16 million without a gap.
         sums = self._sum([group.targets, group.tokens, group.images, *wishes])
         # accelerate (and DDP below it) average gradients over the ranks; they are meant to add up.

@@ -1,10 +1,43 @@
-"""Learning-rate schedules, called as in LAVIS: `scheduler.step(cur_epoch, cur_step)` before each step."""
+"""Learning-rate schedules, called as in LAVIS: `schedule.step(cur_epoch, cur_step)` before each step."""
 
+import inspect
 import math
+from typing import Protocol
 
 from torch.optim import Optimizer
 
+from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
+from minigpt4.runners.settings import RunSettings
+
+
+class Schedule(Protocol):
+    """What `run.lr_sched` names: a class, made of the optimizer and of those settings that it asks for."""
+
+    def step(self, cur_epoch: int, cur_step: int) -> float:
+        """Set the rate of step `cur_step` (within epoch `cur_epoch`) in the optimizer, and return it."""
+        ...
+
+
+def make_schedule(settings: RunSettings, optimizer: Optimizer) -> Schedule:
+    """The schedule that `run.lr_sched` names.
+
+    Its class is given each of the run's settings that its constructor has a parameter for. LAVIS has other
+    names for two: `warmup_start_lr` is `run.warmup_lr`, and `decay_rate` is `run.lr_decay_rate`.
+
+    Raises:
+        ConfigError: if it wants a parameter that is not among them.
+    """
+    schedule_class = registry.get_lr_scheduler_class(settings.lr_sched)
+    values = vars(settings) | {"warmup_start_lr": settings.warmup_lr, "decay_rate": settings.lr_decay_rate}
+    _, *parameters = inspect.signature(schedule_class).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in values:
+            raise ConfigError(
+                f"run.lr_sched: {settings.lr_sched} wants {parameter.name!r}, which is not a key of run:"
+            )
+    return schedule_class(optimizer, **{p.name: values[p.name] for p in named if p.name in values})
 
 
 class _WarmupSchedule:
