@@ -1,18 +1,29 @@
 """Being asked to stop: Ctrl-C and SIGTERM end a run after its step, with a checkpoint."""
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What ends a whole job sends the same signal twice: to each of its processes, and by way of the launcher.
 SECONDS_OF_ONE_REQUEST = 1.0
 # How long a worker outlives a SIGTERM, if nobody closes it.
 SECONDS_LEFT_TO_WORKERS = 60
+
+
+class StoppedWaiting(BaseException):
+    """A stop was requested while the process waited for data.
+
+    It is not an `Exception`: code that reads data may take any of those for a bad sample.
+    """
 
 
 class StopRequest:
@@ -27,6 +38,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._came = 0.0
+        self._interrupts = False
         self._earlier: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -49,6 +61,25 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def interrupting(self, items: Iterator[T]) -> Iterator[T]:
+        """The same items, each of which may come late or never.
+
+        Raises:
+            StoppedWaiting: instead of an item, if a stop is requested before it is there. Nothing more can
+                be taken from the items then.
+        """
+        while True:
+            self._interrupts = True
+            try:
+                if self:
+                    raise StoppedWaiting
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._interrupts = False
+            yield item
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
@@ -58,6 +89,8 @@ class StopRequest:
             words = f"\n{signal.Signals(number).name}: finishing the step and saving; once more ends it now\n"
             with contextlib.suppress(OSError):
                 os.write(2, words.encode())
+            if self._interrupts:
+                raise StoppedWaiting
         elif now - self._came >= SECONDS_OF_ONE_REQUEST:
             self._restore()
             signal.raise_signal(number)
@@ -87,9 +120,19 @@ def leave_signals_to_parent(_: int) -> None:
     """For the loader's workers: a Ctrl-C in a terminal and a cluster's SIGTERM reach them too.
 
     They end when the run closes them, or within seconds of its death. A SIGTERM may also be the run's own
-    last word to a worker that hangs.
+    last word to a worker that hangs: a second one ends it at once.
     """
+    first = math.inf
+
+    def hear(*_: object) -> None:
+        nonlocal first
+        first = min(first, time.monotonic())
+        signal.alarm(SECONDS_LEFT_TO_WORKERS)
+        if time.monotonic() - first >= SECONDS_OF_ONE_REQUEST:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_LEFT_TO_WORKERS))
+    signal.signal(signal.SIGTERM, hear)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -2,10 +2,13 @@
 
 import copy
 import logging
+import multiprocessing
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -18,6 +21,11 @@ from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
 
 log = logging.getLogger(__name__)
+
+# A loader that waits for its workers looks this often whether they are alive.
+SECONDS_BETWEEN_LOOKS = 5
+# After so long without a batch, it says whom it waits for.
+SECONDS_WITHOUT_DATA = 300
 
 
 def mix(
@@ -57,6 +65,7 @@ class TrainLoader:
         rank, world_size: this process among all.
         workers: processes that read; 0 reads in this one, in the same order as 1.
         pin_memory: for a GPU.
+        name: of data set and split, for messages.
         state: an earlier loader's `state()`, to go on after the batches that it gave. One that was made by
             another number of readers, from another number of shards, or under another seed cannot be gone
             on with: a new order begins, and `reordered` says why.
@@ -72,8 +81,11 @@ class TrainLoader:
         world_size: int,
         workers: int,
         pin_memory: bool,
+        name: str = "data",
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        self.name = name
+        self.workers: list[multiprocessing.process.BaseProcess] = []
         self.dataset = copy.copy(dataset)
         self.dataset.training = True
         self.dataset.rank, self.dataset.world_size = rank, world_size
@@ -100,6 +112,7 @@ class TrainLoader:
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
+            timeout=SECONDS_BETWEEN_LOOKS if workers else 0,
             worker_init_fn=leave_signals_to_parent,
             # Else the loader draws from torch's own generator, and a resumed run from another place in it.
             generator=torch.Generator().manual_seed(0),
@@ -116,14 +129,38 @@ class TrainLoader:
             self.given, self.readers = state["given"], list(state["readers"])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        others = multiprocessing.active_children()
         # A worker that dies of a signal before it can leave it to this process would end the run.
         with signals_held():
             batches = iter(self.loader)
-        for batch in batches:
+        self.workers = [child for child in multiprocessing.active_children() if child not in others]
+        while (batch := self._next(batches)) is not None:
             reader: ReaderState = batch.pop("reader")
             self.given += 1
             self.readers[reader.worker] = reader.to_dict()
             yield batch
+
+    def _next(self, batches: Iterator) -> Any:
+        """The next batch, None at the end; says so where it waits for long."""
+        for looks in count(1):
+            try:
+                return next(batches, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                if looks * SECONDS_BETWEEN_LOOKS % SECONDS_WITHOUT_DATA == 0:
+                    seconds, pids = looks * SECONDS_BETWEEN_LOOKS, [worker.pid for worker in self.workers]
+                    log.error("%s: no batch for %d s; waiting for the workers %s", self.name, seconds, pids)
+        return None
+
+    def dead_workers(self) -> list[str]:
+        """What has become of those that are no longer there."""
+        return [
+            f"{self.name}: worker {worker.pid} "
+            + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
+            for worker in self.workers
+            if (code := worker.exitcode) is not None
+        ]
 
     def bad(self) -> Counter[str]:
         """What was skipped so far, by reason."""
@@ -174,7 +211,9 @@ class TrainStream:
             for split in splits:
                 key = f"{name}.{split}"
                 resumed = state["loaders"].get(key)
-                loaders[key] = TrainLoader(by_split[split], builder.batch_size, state=resumed, **reading)
+                loaders[key] = TrainLoader(
+                    by_split[split], builder.batch_size, name=key, state=resumed, **reading
+                )
                 ratios.append(builder.sample_ratio)
         return cls(loaders, ratios, seed, state["drawn"])
 
@@ -186,9 +225,27 @@ class TrainStream:
         self.drawn += 1
         return batch
 
-    def close(self) -> None:
-        """End the workers now. Left to the garbage collector, torch waits five seconds for each."""
+    def __enter__(self) -> "TrainStream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the workers now. Left to the garbage collector, torch waits five seconds for each.
+
+        Raises:
+            DataError: if it was the death of a worker that ended the block.
+        """
+        dead = [worker for loader in self.loaders.values() for worker in loader.dead_workers()]
         self._batches.close()
+        if dead and isinstance(error, RuntimeError):
+            raise DataError(
+                f"{', '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or "
+                "a library that crashed? With run.num_workers: 0 the main process reads"
+            ) from error
 
     def describe(self, resumed: Iterable[str]) -> None:
         """Log what a user should know about who reads what, and warn where a checkpoint cannot be followed.

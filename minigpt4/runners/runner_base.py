@@ -127,7 +127,7 @@ class RunnerBase:
         self._begin()
         if self.accelerator.is_main_process:
             print(self._summary())
-        with closing(self._train_batches()) as batches:
+        with self._train_batches() as batches:
             if splits and not self.state.before:
                 self.state.before, _ = self._evaluate()
             self.reporter.begin(self.state)
