@@ -1,4 +1,4 @@
-"""What the model says of splits that it is not trained on, with the work divided over the ranks."""
+"""Held-out splits, evaluated by the task, with the work divided over the ranks."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.rng import undisturbed
 from minigpt4.common.stop_request import StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
@@ -14,13 +14,14 @@ from minigpt4.datasets.collate import BatchStream
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
+from minigpt4.tasks.records import Limits, Record
 
-# As many as a grid shows.
+# As many as the grid of samples shows.
 PICTURES = 16
 
 
 class StoppedEvaluation(Exception):
-    """Somebody asked to stop in the middle of an evaluation, and it was given up."""
+    """A request to stop arrived during an evaluation, and it was abandoned."""
 
 
 def check_splits(datasets: Datasets, settings: RunSettings) -> None:
@@ -33,7 +34,7 @@ def check_splits(datasets: Datasets, settings: RunSettings) -> None:
 
 
 class Evaluator:
-    """Takes losses and captions of whole splits, and leaves training's random state as it was.
+    """Evaluates whole splits, and leaves training's random state as it was.
 
     Args:
         settings, task, datasets, engine: the runner's.
@@ -49,21 +50,22 @@ class Evaluator:
         self.engine = engine
         self.stop = stop
 
-    def records(self, splits: Sequence[str], captions: int | None = None) -> list[dict[str, Any]]:
-        """A record a sample, of all ranks; the first of them hold their picture.
+    def records(self, splits: Sequence[str], *, predict_all: bool) -> list[Record]:
+        """A record per sample, from all ranks; the first of them hold their picture.
 
         Args:
             splits: names.
-            captions: how many samples are captioned; None for all.
+            predict_all: False asks for predictions only where there is a picture to show with them.
 
         Raises:
             StoppedEvaluation: on all ranks, if one was asked to stop.
+            DataError: on all ranks, if the splits have no sample.
         """
         accelerator = self.engine.accelerator
-        # Ranks that share a language model have to call it together, so each of them looks at everything.
+        # Ranks that share a language model have to call it together, so each of them evaluates everything.
         shared = self.engine.sharded
         rank, ranks = (0, 1) if shared else (accelerator.process_index, accelerator.num_processes)
-        records: list[dict[str, Any]] = []
+        records: list[Record] = []
         with undisturbed(self.engine.device):
             for _, by_split in self.datasets.values():
                 for split in splits:
@@ -73,19 +75,20 @@ class Evaluator:
                     batches = BatchStream(
                         dataset, self.settings.batch_size_eval, self.settings.max_bad_fraction
                     )
-                    left = PICTURES - len(records) if rank == 0 else 0
+                    pictures = max(PICTURES - len(records), 0) if rank == 0 else 0
+                    limits = Limits(predictions=None if predict_all else pictures, pictures=pictures)
                     records += self.task.evaluate(
-                        self.engine.bare_model,
-                        self._until_stopped(batches),
-                        keep_images=left,
-                        captions=None if captions is None else min(left, captions),
+                        self.engine.bare_model, self._until_stopped(batches), limits
                     )
         if any(gather_object([self._gives_up()])):
             raise StoppedEvaluation
-        return gather_object([] if shared and not accelerator.is_main_process else records)
+        records = gather_object([] if shared and not accelerator.is_main_process else records)
+        if not records:
+            raise DataError(f"there is no sample to evaluate in the splits {', '.join(splits)}")
+        return records
 
     def _gives_up(self) -> bool:
-        """Whether this rank leaves out the rest. Where ranks have to keep in step, it goes on to the end."""
+        """Whether this rank skips the rest. Where ranks have to keep in step, it goes on to the end."""
         return bool(self.stop) and not self.engine.sharded
 
     def _until_stopped(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The training loop: when to step, log, validate, save and stop."""
 
 import logging
-import math
 import signal
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from minigpt4.models.base_model import BaseModel
 from minigpt4.models.execution import is_compile_error
 from minigpt4.runners.checkpoints import LATEST, CheckpointFolder
 from minigpt4.runners.engine import Engine, Outcome
-from minigpt4.runners.evaluation import PICTURES, Evaluator, StoppedEvaluation, check_splits
+from minigpt4.runners.evaluation import Evaluator, StoppedEvaluation, check_splits
 from minigpt4.runners.micro_batches import draw_groups, group_sizes
 from minigpt4.runners.reporting.reporter import Reporter, keep_earlier_run
 from minigpt4.runners.reporting.summary import start_summary
@@ -38,6 +37,7 @@ from minigpt4.runners.resources.preflight import preflight
 from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
 from minigpt4.runners.state import RunState, Window
 from minigpt4.tasks.base_task import BaseTask
+from minigpt4.tasks.records import Metrics, Record
 from minigpt4.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -123,18 +123,20 @@ class RunnerBase:
     def _train(self) -> dict[str, Any]:
         splits = self.settings.test_splits
         if self.settings.evaluate:
-            return self._evaluate()[0]
+            metrics, records = self._evaluate()
+            return {"samples": len(records), **metrics.to_json()}
         self._begin()
         if self.accelerator.is_main_process:
             print(self._summary())
         with self._train_batches() as batches:
             if splits and not self.state.before:
-                self.state.before, _ = self._evaluate()
+                metrics, records = self._evaluate()
+                self.state.before = {"samples": len(records), **metrics.to_json()}
             self.reporter.begin(self.state)
             with closing(self.reporter):
                 self._train_steps(batches)
             bad = self._bad(batches)
-        metrics, records = self._evaluate() if splits else ({}, [])
+        metrics, records = self._evaluate() if splits else (None, [])
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
         more = {"trainable_parameters": trained, "bad_samples": dict(bad)}
         return self.reporter.end(self.state, metrics, records, more)
@@ -151,11 +153,12 @@ class RunnerBase:
             start_step=self.state.step,
         )
 
-    def _evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Caption all of `test_splits` -> metrics and records."""
-        records = self.evaluator.records(self.settings.test_splits)
+    def _evaluate(self) -> tuple[Metrics, list[Record]]:
+        """Evaluate all of `test_splits`."""
+        records = self.evaluator.records(self.settings.test_splits, predict_all=True)
         metrics = self.task.summarize(records)
-        log.info("evaluation: %s", ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.values.items())
+        log.info("evaluation of %d samples: %s", len(records), values)
         return metrics, records
 
     def _begin(self) -> None:
@@ -271,14 +274,15 @@ class RunnerBase:
         self.since = time.monotonic()
 
     def _validate(self) -> bool:
-        """Take the loss of `valid_splits` -> whether it is the lowest so far."""
-        records = self.evaluator.records(self.settings.valid_splits, captions=PICTURES)
-        loss = self.task.summarize(records)["loss"]
-        best = loss < (math.inf if self.state.best_loss is None else self.state.best_loss)
+        """Evaluate `valid_splits` -> whether the metric that decides is the best so far."""
+        records = self.evaluator.records(self.settings.valid_splits, predict_all=False)
+        metrics = self.task.summarize(records)
+        best = metrics.improve_on(self.state.best_of(metrics.best))
         if best:
-            self.state.best_loss, self.state.best_step = loss, self.state.step
+            self.state.best_metric, self.state.best_step = metrics.best, self.state.step
+            self.state.best_value = metrics.values[metrics.best]
         self.state.owes_validation = False
-        self.reporter.validation(self.state, loss, records)
+        self.reporter.validation(self.state, metrics, records)
         return best
 
     def _bad(self, batches: TrainStream) -> Counter[str]:

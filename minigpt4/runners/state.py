@@ -41,7 +41,8 @@ class RunState:
         seconds: of training, without validation and saving.
         skipped: updates that were left out because loss or gradient were not finite.
         skipped_in_a_row: of those, the last ones without a good one between.
-        best_loss, best_step: of the best validation, and where it was.
+        best_metric, best_value, best_step: which metric decides, what it was in the best validation so far,
+            and after which step that was taken.
         owes_validation: one was due, and a request to stop came first.
         before: metrics of the evaluation before training.
         window: since the last line of the log.
@@ -52,7 +53,8 @@ class RunState:
     seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
-    best_loss: float | None = None
+    best_metric: str = ""
+    best_value: float | None = None
     best_step: int = 0
     owes_validation: bool = False
     before: dict[str, float] = field(default_factory=dict)
@@ -73,12 +75,18 @@ class RunState:
             self.skipped += 1
             self.skipped_in_a_row += 1
 
+    def best_of(self, metric: str) -> float | None:
+        """The best value so far, if it is one of this metric."""
+        return self.best_value if metric == self.best_metric else None
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunState":
         """What `to_dict` gave; what an older version did not count begins at nothing."""
+        if "best_loss" in values:  # as it was called while no other metric could decide
+            values = values | {"best_metric": "loss", "best_value": values["best_loss"]}
         known = {one.name for one in fields(cls)}
         state = cls(**{key: value for key, value in values.items() if key in known})
         if not isinstance(state.window, Window):

@@ -1,26 +1,51 @@
-"""What every task is: how to build the parts, and one step of training."""
+"""What every task is: how the parts are built, one step of training, and one evaluation."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
+from minigpt4.common import launch
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.tasks.records import Limits, Metrics, Record
+from minigpt4.tasks.shuffle import shuffle_images
+
+log = logging.getLogger(__name__)
 
 
-def setup_task(cfg: Config) -> "BaseTask":
-    """The task that `run.task` names."""
-    if "task" not in cfg.run_cfg:
+def setup_task(cfg: Config, default: str | None = None) -> "BaseTask":
+    """The task that `run.task` names.
+
+    Args:
+        cfg: the whole configuration.
+        default: the name of the task where the config has none; without it, one must be named.
+    """
+    name = cfg.run_cfg.get("task", default)
+    if name is None:
         raise ConfigError("run.task is missing: please set it in the YAML, e.g. `image_text_pretrain`")
-    return registry.get_task_class(cfg.run_cfg.task)()
+    return registry.get_task_class(name)()
 
 
 class BaseTask:
-    """Builds model and datasets, and says what a step and an evaluation are."""
+    """Builds model and data sets, and says what a training step and an evaluation are.
+
+    A task that trains as this one does says what a batch comes to, and what all batches come to together:
+
+        class LengthTask(BaseTask):
+            def records(self, model, samples, predictions): ...  # a `Record` for each sample
+            def summarize(self, records): ...  # `Metrics`
+
+    `minigpt4/tasks/short_answer.py` is one to copy. `run.task` finds a task outside the package by its import
+    path, `my_module:LengthTask`.
+    """
 
     def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""
@@ -64,10 +89,64 @@ class BaseTask:
         """
         return model(samples, reduction="sum")["loss"]
 
-    def evaluate(self, model: BaseModel, batches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One record a sample."""
+    @torch.no_grad()
+    def evaluate(
+        self, model: MiniGPTBase, batches: Iterable[dict[str, Any]], limits: Limits | None = None
+    ) -> list[Record]:
+        """A record per sample, in order; what was skipped on the way is logged.
+
+        Args:
+            model: it is left in the mode it was in.
+            batches: as `BatchStream` gives them.
+            limits: how much is wanted; without any, a prediction for each sample and no picture.
+        """
+        limits = limits or Limits()
+        records: list[Record] = []
+        bad: Counter[str] = Counter()
+        was_training = model.training
+        model.eval()
+        hidden = True if launch.rank() else None  # None: where the output is not a terminal
+        with tqdm(total=limits.total, desc="evaluating", unit="sample", disable=hidden) as bar:
+            for samples in batches:
+                bad.update(samples.pop("bad", {}))
+                samples.pop("reader", None)  # where the loader stands, which is not about the samples
+                samples = shuffle_images(samples) if limits.shuffled else samples
+                if samples["answer"]:
+                    made = self._records(model, samples, limits, len(records))
+                    records += made
+                    bar.update(len(made))
+        model.train(was_training)
+        if bad:
+            log.warning("samples skipped: %s", dict(bad))
+        return records
+
+    def _records(
+        self, model: MiniGPTBase, samples: dict[str, Any], limits: Limits, done: int
+    ) -> list[Record]:
+        """`records` of a batch, with their pictures, when there are `done` before it."""
+        count = len(samples["answer"])
+        wanted = count if limits.predictions is None else limits.predictions - done
+        records = self.records(model, samples, min(max(wanted, 0), count))
+        if len(records) != count or not all(isinstance(record, Record) for record in records):
+            name = f"{type(self).__name__}.records"
+            raise TypeError(f"{name} must return a Record for each of the {count} samples of a batch")
+        for row, record in enumerate(records[: max(limits.pictures - done, 0)]):
+            if "image" in samples:
+                image = samples["image"][row]
+                record.picture = model.to_pixels(image if image.ndim == 3 else image[0])
+        return records
+
+    def records(self, model: MiniGPTBase, samples: dict[str, Any], predictions: int) -> list[Record]:
+        """A record for each sample of a batch.
+
+        Args:
+            model: in evaluation mode, without gradients.
+            samples: of a batch.
+            predictions: the first so many need a prediction; a task whose best metric is made of
+                predictions makes all of them.
+        """
         raise NotImplementedError
 
-    def summarize(self, records: list[dict[str, Any]]) -> dict[str, float]:
-        """Records -> metrics by name."""
+    def summarize(self, records: list[Record]) -> Metrics:
+        """What the records come to, and which value decides the best checkpoint."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from minigpt4.runners.reporting import reporter as report
 from minigpt4.runners.settings import SMALLEST, RunSettings
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from minigpt4.tasks.records import Limits, Record
 from tests.support.attempts import eventful, left_behind
 from tests.support.runs import run_config, train
 
@@ -150,13 +151,13 @@ def test_evaluation_alone(shapes, tmp_path, monkeypatch) -> None:
     sizes = []
     evaluate = ImageTextPretrainTask.evaluate
 
-    def watched(self, model: Any, batches: Any, **how: Any) -> Any:
+    def watched(self, model: Any, batches: Any, limits: Limits) -> list[Record]:
         def noted() -> Iterator[dict[str, Any]]:
             for batch in batches:
                 sizes.append(len(batch["answer"]))
                 yield batch
 
-        return evaluate(self, model, noted(), **how)
+        return evaluate(self, model, noted(), limits)
 
     monkeypatch.setattr(ImageTextPretrainTask, "evaluate", watched)
     cfg = run_config(shapes, tmp_path / "job", evaluate=True, test_splits=["test"], batch_size_eval=4)

@@ -15,7 +15,6 @@ from minigpt4.runners.engine import Engine
 from minigpt4.runners.micro_batches import draw_groups
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.tasks import setup_task
-from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
 from tests.support.runs import losses, run_config, train
 
 
@@ -138,12 +137,3 @@ def test_the_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:
     assert report["bad_samples"].keys() == {"missing shard"}
     last = json.loads((tmp_path / "job" / "log.jsonl").read_text().splitlines()[-1])
     assert last["bad"] == report["bad_samples"]
-
-
-def test_evaluation_deals_pictures_to_wrong_captions() -> None:
-    samples = {"image": torch.arange(4), "answer": ["a", "a", "b", "c"], "image_id": list("wxyz")}
-    dealt = deal_to_wrong_captions(samples)
-    assert dealt["answer"] == ["a", "a", "b", "c"]
-    assert dealt["image"].tolist() == [2, 2, 3, 0]
-    same = deal_to_wrong_captions({"image": torch.arange(2), "answer": ["a", "a"], "image_id": ["v", "w"]})
-    assert same["answer"] == []

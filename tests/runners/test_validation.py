@@ -10,6 +10,7 @@ from PIL import Image
 
 from minigpt4.runners.checkpoints import BEST, LATEST
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from minigpt4.tasks.records import Limits, Metrics, Record
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.attempts import eventful, left_behind
 from tests.support.runs import train
@@ -25,10 +26,10 @@ def test_training_is_not_disturbed(shapes, tmp_path, monkeypatch) -> None:
     """By a task that draws random numbers, by captions and their pictures, or by what is read."""
     evaluate = ImageTextPretrainTask.evaluate
 
-    def restless(self, model: Any, batches: Any, **how: Any) -> Any:
+    def restless(self, model: Any, batches: Any, limits: Limits) -> list[Record]:
         random.random()
         torch.rand(1)
-        return evaluate(self, model, batches, **how)
+        return evaluate(self, model, batches, limits)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageTextPretrainTask, "evaluate", restless)
@@ -56,7 +57,9 @@ def test_when_it_is_taken(shapes, tmp_path, undrawn, valid_every, steps) -> None
 def losses(monkeypatch, undrawn) -> Iterator[list[float]]:
     """What validations will come to, one after the other."""
     to_come: list[float] = []
-    monkeypatch.setattr(ImageTextPretrainTask, "summarize", lambda *_: {"loss": to_come.pop(0)})
+    monkeypatch.setattr(
+        ImageTextPretrainTask, "summarize", lambda *_: Metrics({"loss": to_come.pop(0)}, best="loss")
+    )
     return to_come
 
 

@@ -159,7 +159,7 @@ def main() -> None:
 
     passes.SHUFFLE_BUFFER = 8  # smaller than a shard: the place in it must be found again
     # Three quarters of the time would go into drawing; that these files are written at all is enough.
-    report.draw_loss = report.draw_samples = lambda drawn, path: path.write_bytes(b"a picture")
+    report.draw_loss = report.draw_samples = lambda drawn, path, *more: path.write_bytes(b"a picture")
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

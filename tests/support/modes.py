@@ -30,6 +30,7 @@ from minigpt4.common.registry import registry
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks import ImageTextPretrainTask, setup_task
+from minigpt4.tasks.records import Record
 from tests.support import ROOT
 from tests.support.golden import golden_model_config
 from tests.support.shards import encoded, picture
@@ -238,11 +239,11 @@ def _watched(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             os.kill(os.getpid(), signal.SIGTERM)
         return update(engine, group, *rest)
 
-    def watch_evaluate(*arguments: Any, **how: Any) -> list[dict[str, Any]]:
+    def watch_evaluate(*arguments: Any) -> list[Record]:
         if happens("stop_evaluating", len(seen["captions"]) + 1):
             os.kill(os.getpid(), signal.SIGTERM)
-        records = evaluate(*arguments, **how)
-        seen["captions"].append({record["image_id"]: record.get("caption") for record in records})
+        records = evaluate(*arguments)
+        seen["captions"].append({record.image_id: record.prediction for record in records})
         return records
 
     Engine.update, ImageTextPretrainTask.evaluate = watch_update, watch_evaluate

@@ -1,7 +1,8 @@
-"""Pictures of a run: its loss curve, and a grid of what it said."""
+"""Pictures of a run: its curves, and a grid of samples with what the model said."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +17,85 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from minigpt4.common.files import replacing
+from minigpt4.tasks.records import Record
 
-RIGHT, WRONG = "#1a7f37", "#b42318"
+RIGHT, WRONG, UNKNOWN = "#1a7f37", "#b42318", "#374151"
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
-# Losses below are drawn here: a logarithmic axis has no 0, and 1e-9 would squeeze all that matters.
+# Smaller losses are drawn here: a logarithmic axis has no 0, and 1e-9 would squeeze all that matters.
 SMALLEST_LOSS = 1e-4
 # Fewer points than these are marked.
 MARKED = 50
 
 
-def draw_loss(records: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Draw loss and learning rate over steps, and the loss of held-out data where it was taken.
+def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: int = 0) -> None:
+    """Draw loss and learning rate over steps, and what validations came to.
+
+    A loss of held-out data shares the axis of the training loss; any other metric has one of its own below.
 
     Args:
-        records: dicts with `step`, `loss` and `lr`, or with `step` and `valid_loss`, as the runner logs them.
+        records: dicts with `step`, `loss` and `lr`, or with `step` and `valid_<metric>`, as the runner logs
+            them.
         path: a PNG file, replaced as a whole.
+        best_step: after which the best validation was taken; it is marked. 0 for none.
     """
     trained = [r for r in records if "loss" in r]
-    held_out = [r for r in records if "valid_loss" in r]
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.set(xlabel="step", ylabel="loss per token (nats)", yscale="log")
-    axis.grid(alpha=0.3, which="both")
-    axis.yaxis.set_major_formatter(_PlainNumbers())
-    axis.yaxis.set_minor_formatter(_PlainNumbers())
-    rate = axis.twinx()
+    validations = _validations(records)
+    apart = [one for one in validations if one.metric != "loss"]
+    figure, axes = plt.subplots(
+        1 + len(apart), figsize=(7, 4 + 2 * len(apart)), layout="constrained", squeeze=False, sharex=True
+    )
+    losses, *others = axes[:, 0]
+    losses.set(ylabel="loss per token (nats)", yscale="log")
+    losses.grid(alpha=0.3, which="both")
+    losses.yaxis.set_major_formatter(_PlainNumbers())
+    losses.yaxis.set_minor_formatter(_PlainNumbers())
+    rate = losses.twinx()
     rate.set_ylabel("learning rate")
-    # The axis that was made last is drawn on top: the losses shall be.
-    axis.set_zorder(rate.get_zorder() + 1)
-    axis.patch.set_visible(False)
+    # The axis that was made last is drawn on top, which should be that of the losses.
+    losses.set_zorder(rate.get_zorder() + 1)
+    losses.patch.set_visible(False)
 
     steps = [r["step"] for r in trained]
-    marker = "." if len(steps) < MARKED else ""  # without, a single point is nothing
-    losses = _losses(trained, "loss")
-    lines = axis.plot(steps, losses, color=TRAINED, linewidth=1.2, marker=marker, label="training loss")
-    if held_out:
-        lines += _plot_held_out(axis, held_out)
+    marker = "." if len(steps) < MARKED else ""  # a single point makes no line
+    values = _for_log_axis([r["loss"] for r in trained])
+    lines = losses.plot(steps, values, color=TRAINED, linewidth=1.2, marker=marker, label="training loss")
+    for one in validations:
+        if one.metric == "loss":
+            lines += one.plot(losses, _for_log_axis(one.values), best_step)
     lines += rate.plot(steps, [r["lr"] for r in trained], color=RATE, linestyle="--", label="learning rate")
-    axis.legend(handles=lines, loc="upper right")
+    losses.legend(handles=lines, loc="upper right")
+    for axis, one in zip(others, apart, strict=True):
+        axis.set(ylabel=one.metric.replace("_", " "))
+        axis.grid(alpha=0.3)
+        axis.legend(handles=one.plot(axis, np.array(one.values, dtype=float), best_step), loc="lower right")
+    axes[-1, 0].set(xlabel="step")
     _save(figure, path, dpi=120)
 
 
-def draw_samples(samples: Sequence[dict[str, Any]], path: str | Path, columns: int = 4) -> None:
-    """Draw a grid of pictures with what the model said and what was true.
+def draw_samples(records: Sequence[Record], path: str | Path, columns: int = 4) -> None:
+    """Draw a grid of pictures with what the model said and what is true.
+
+    Where all scores of a record are 1 the text is green, where one is not it is red.
 
     Args:
-        samples: dicts with `image` (uint8 array [H, W, 3]), `caption`, `truth`, `exact_match`.
+        records: each with a `picture`.
         path: a PNG file.
+        columns: of the grid.
     """
-    rows = -(-len(samples) // columns)
+    rows = -(-len(records) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(3 * columns, 3.4 * rows), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for axis, sample in zip(axes.flat, samples, strict=False):
-        axis.imshow(np.asarray(sample["image"]))
-        title = f"{_wrapped('said', sample['caption'])}\n{_wrapped('true', sample['truth'])}"
-        colour = RIGHT if sample["exact_match"] else WRONG
-        # An untrained model says anything, `$` signs that would be taken for formulas too.
+    for axis, record in zip(axes.flat, records, strict=False):
+        axis.imshow(np.asarray(record.picture))
+        texts = {"asked": record.prompt, "said": record.prediction, "true": record.truth}
+        title = "\n".join(_wrapped(label, text) for label, text in texts.items() if text is not None)
+        colour = UNKNOWN
+        if record.scores:
+            colour = RIGHT if min(record.scores.values()) == 1 else WRONG
+        # An untrained model says anything, including `$`, which would begin a formula.
         axis.set_title(title, fontsize=8, color=colour, loc="left", parse_math=False)
     _save(figure, path, dpi=110)
 
@@ -96,7 +118,7 @@ def draw_histograms(histograms: Mapping[str, Mapping[int, int]], path: str | Pat
 
 
 def _wrapped(label: str, text: str) -> str:
-    """A caption in a few short lines of printable characters."""
+    """A text in a few short lines of printable characters."""
     printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return "\n".join(textwrap.wrap(f"{label}: {printable}", 34, max_lines=3))
 
@@ -109,22 +131,42 @@ class _PlainNumbers(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def _plot_held_out(axis: Axes, records: Sequence[dict[str, Any]]) -> list[Line2D]:
-    """Marked points, the lowest with its value. Returns the curve, for the legend."""
-    steps, losses = [r["step"] for r in records], _losses(records, "valid_loss")
-    lines = axis.plot(steps, losses, color=HELD_OUT, marker="o", markersize=3, label="validation loss")
-    if np.isfinite(losses).any():
-        best = int(np.nanargmin(losses))
-        label = f"lowest: {records[best]['valid_loss']:.4g} at step {steps[best]:,}"
-        lines += axis.plot(
-            steps[best], losses[best], color=HELD_OUT, marker="*", markersize=12, linestyle="", label=label
-        )
-    return lines
+@dataclass
+class _Validation:
+    """A metric of held-out data: after which steps it was taken, and what it was (None: not finite)."""
+
+    metric: str
+    steps: list[int] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+    def plot(self, axis: Axes, drawn: np.ndarray, best_step: int) -> list[Line2D]:
+        """Draw marked points, and the best with its value. Returns the lines, for the legend."""
+        label = f"validation {self.metric.replace('_', ' ')}"
+        lines = axis.plot(self.steps, drawn, color=HELD_OUT, marker="o", markersize=3, label=label)
+        if best_step in self.steps:
+            best = self.steps.index(best_step)
+            label = f"best: {self.values[best]:.4g} at step {best_step:,}"
+            star = {"color": HELD_OUT, "marker": "*", "markersize": 12, "linestyle": ""}
+            lines += axis.plot(best_step, drawn[best], label=label, **star)
+        return lines
 
 
-def _losses(records: Sequence[dict[str, Any]], key: str) -> np.ndarray:
+def _validations(records: Sequence[dict[str, Any]]) -> list[_Validation]:
+    """What validations came to, by metric."""
+    found: dict[str, _Validation] = {}
+    for record in records:
+        for key, value in record.items():
+            if key.startswith("valid_"):
+                metric = key.removeprefix("valid_")
+                one = found.setdefault(metric, _Validation(metric))
+                one.steps.append(record["step"])
+                one.values.append(value)
+    return list(found.values())
+
+
+def _for_log_axis(values: Sequence[float | None]) -> np.ndarray:
     """Losses as a logarithmic axis can show them; NaN, a gap, where one is missing or not finite."""
-    losses = np.array([np.nan if r[key] is None else r[key] for r in records], dtype=float)
+    losses = np.array(values, dtype=float)  # None becomes NaN
     return np.where(np.isfinite(losses), np.maximum(losses, SMALLEST_LOSS), np.nan)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: a live line, `log.jsonl`, plots, trackers, and in the end `report.json`."""
+"""What a run reports: a live line, `log.jsonl`, plots, trackers, and in the end `report.json`."""
 
 import logging
 import math
@@ -19,6 +19,7 @@ from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
+from minigpt4.tasks.records import Metrics, Record, format_metric
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Reporter:
                 {f"train/{key}": values[key] for key in TRACKED if values[key] is not None}, state.step
             )
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_PLOTS:
-                self._draw()
+                self._draw(state)
 
     def skipped(self, step: int, result: Result, keys: list[str]) -> None:
         """An update that was left out: the samples it would have been made of are kept on disk.
@@ -122,64 +123,70 @@ class Reporter:
                 self.skipped_log.path,
             )
 
-    def validation(self, state: RunState, loss: float, records: list[dict[str, Any]]) -> None:
-        """The loss of held-out data, and a grid of what is said of some of it."""
+    def validation(self, state: RunState, metrics: Metrics, records: list[Record]) -> None:
+        """The deciding metric of held-out data, and a grid of what was said of some of it."""
         if not self.accelerator.is_main_process:
             return
-        finite = loss if math.isfinite(loss) else None
-        record = {"step": state.step, "epoch": self.settings.epoch_of(state.step), "valid_loss": finite}
-        # A run that was stopped before this line, and killed behind it, comes here again.
-        if record not in self.log.read():
-            self.log.write(**record)
-        best = "" if state.best_loss is None else f" (best: {state.best_loss:.4f} at {state.best_step})"
-        log.info("step %d: validation loss %.4f%s", state.step, loss, best)
-        if finite is not None:
-            self.trackers.log({"valid/loss": loss}, state.step)
-        drawn = [record for record in records if "image" in record]
-        if drawn:
-            path = self.folder / "samples" / f"step_{state.step:06d}.png"
-            path.parent.mkdir(exist_ok=True)
-            draw_samples(drawn, path)
+        name, value = metrics.best, metrics.to_json()[metrics.best]
+        line = {"step": state.step, "epoch": self.settings.epoch_of(state.step), f"valid_{name}": value}
+        # A run that was killed after this line, and before it was saved, comes here again.
+        if line not in self.log.read():
+            self.log.write(**line)
+        best = "" if state.best_value is None else f" (best: {state.best_value:.4f} at {state.best_step})"
+        log.info("step %d: validation %s %.4f%s", state.step, name, metrics.values[name], best)
+        if value is not None:
+            self.trackers.log({f"valid/{name}": value}, state.step)
+        path = self.folder / "samples" / f"step_{state.step:06d}.png"
+        if _draw_pictures(records, path):
             self.trackers.log_image("valid/samples", path, state.step)
-        self._draw()
+        self._draw(state)
 
     def end(
-        self, state: RunState, metrics: dict[str, float], records: list[dict[str, Any]], more: dict[str, Any]
+        self, state: RunState, metrics: Metrics | None, records: list[Record], more: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write `report.json`, `loss.png` and, where something was captioned, `samples.png`.
+        """Write `report.json`, `loss.png` and, where records have pictures, `samples.png`.
 
         Args:
             state: at the end.
-            metrics: of the evaluation after training.
-            records: of it; those with an `image` are drawn.
+            metrics: of the evaluation after training, if there was one.
+            records: of it; those with a picture are drawn.
             more: what else the report holds.
 
         Returns:
             What `report.json` holds.
         """
         report = {
-            **metrics,
+            **({"samples": len(records), **metrics.to_json()} if metrics else {}),
             "before": state.before,
+            "percentages": sorted(metrics.percentages) if metrics else [],
             "steps": state.step,
             "images": state.images,
             "train_seconds": round(state.seconds, 1),
             "skipped_steps": state.skipped,
             **more,
         }
-        if state.best_loss is not None:
-            report |= {"best_valid_loss": state.best_loss, "best_step": state.best_step}
+        if state.best_value is not None:
+            name, value = state.best_metric, state.best_value
+            report |= {"best_metric": name, f"best_valid_{name}": value, "best_step": state.best_step}
         if self.accelerator.is_main_process:
             write_json(self.folder / "report.json", report)
-            self._draw()
-            drawn = [record for record in records if "image" in record]
-            if drawn:
-                draw_samples(drawn, self.folder / "samples.png")
+            self._draw(state)
+            drawn = _draw_pictures(records, self.folder / "samples.png")
             log.info("wrote report.json, loss.png%s to %s", " and samples.png" if drawn else "", self.folder)
         return report
 
-    def _draw(self) -> None:
+    def _draw(self, state: RunState) -> None:
         self.drawn = time.monotonic()
-        draw_loss(self.log.read(), self.folder / "loss.png")
+        draw_loss(self.log.read(), self.folder / "loss.png", state.best_step)
+
+
+def _draw_pictures(records: list[Record], path: Path) -> bool:
+    """Draw the records that have a picture -> whether there were any."""
+    drawn = [record for record in records if record.picture is not None]
+    if drawn:
+        path.parent.mkdir(exist_ok=True)
+        draw_samples(drawn, path)
+    return bool(drawn)
 
 
 def _log_peak_memory(device: torch.device) -> None:
@@ -201,17 +208,14 @@ def keep_earlier_run(folder: Path) -> None:
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """The metrics before and after training, a line each."""
+    """The metrics before and after training, one per line."""
     before = report.get("before") or {}
     names = [name for name in before if name != "samples"]
-    lines = [f"{'held-out pictures':32} {'before':>10} {'after':>10}"]
+    lines = [f"{'held-out samples':32} {'before':>10} {'after':>10}"]
     for name in names:
-        lines.append(f"{name.replace('_', ' '):32} {_cell(name, before)} {_cell(name, report)}")
+        percent = name in report["percentages"]
+        cells = [format_metric(metrics.get(name), percent) for metrics in (before, report)]
+        lines.append(f"{name.replace('_', ' '):32} {cells[0]:>10} {cells[1]:>10}")
     lines.append(f"{'trainable parameters':32} {'':>10} {report['trainable_parameters']:>10,}")
     lines.append(f"{'training time':32} {'':>10} {report['train_seconds']:>8.0f} s")
     return "\n".join(lines)
-
-
-def _cell(name: str, metrics: dict[str, Any]) -> str:
-    value = metrics[name]
-    return f"{value:>10.1%}" if name.startswith("exact_match") else f"{value:>10.3f}"

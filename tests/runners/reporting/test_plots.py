@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minigpt4.runners.reporting import plots
-from minigpt4.runners.reporting.plots import draw_histograms, draw_loss, draw_samples
+from minigpt4.runners.reporting.plots import RIGHT, UNKNOWN, WRONG, draw_histograms, draw_loss, draw_samples
+from minigpt4.tasks.records import Record
 
 
 def trained(losses: list[float | None]) -> list[dict[str, Any]]:
@@ -42,11 +43,11 @@ def curves(figure: Figure) -> dict[str, list[tuple[float, float]]]:
 
 def test_the_loss_of_training_and_of_held_out_data(tmp_path: Path, figures: list[Figure]) -> None:
     records = trained([3.0, 2.0, 1.5, 1.25]) + held_out([2.25, 2.5])
-    draw_loss(sorted(records, key=lambda record: record["step"]), tmp_path / "loss.png")
+    draw_loss(sorted(records, key=lambda record: record["step"]), tmp_path / "loss.png", best_step=100)
     assert curves(figures[0]) == {
         "training loss": [(50, 3.0), (100, 2.0), (150, 1.5), (200, 1.25)],
         "validation loss": [(100, 2.25), (200, 2.5)],
-        "lowest: 2.25 at step 100": [(100, 2.25)],
+        "best: 2.25 at step 100": [(100, 2.25)],
         "learning rate": [(50, 1e-4), (100, 1e-4 / 2), (150, 1e-4 / 3), (200, 1e-4 / 4)],
     }
     legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
@@ -56,25 +57,59 @@ def test_the_loss_of_training_and_of_held_out_data(tmp_path: Path, figures: list
         assert (image.format, image.size) == ("PNG", (840, 480))
 
 
+def test_draw_loss_shows_another_metric_on_an_axis_of_its_own(tmp_path: Path, figures: list[Figure]) -> None:
+    taken = [{"step": 50 * (i + 1), "valid_accuracy": x} for i, x in enumerate([0.25, None, 0.75, 0.5])]
+    draw_loss(trained([2.0, 1.0]) + taken, tmp_path / "loss.png", best_step=150)
+    losses, accuracy, _ = figures[0].axes
+    assert [line.get_label() for line in losses.get_lines()] == ["training loss"]
+    assert (accuracy.get_ylabel(), accuracy.get_yscale(), accuracy.get_xlabel()) == (
+        "accuracy",
+        "linear",
+        "step",
+    )
+    points, best = (list(zip(*line.get_data(), strict=True)) for line in accuracy.get_lines())
+    assert [points[0], *points[2:]] == [(50, 0.25), (150, 0.75), (200, 0.5)] and np.isnan(points[1][1])
+    assert best == [(150, 0.75)]
+    legend = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert legend == ["validation accuracy", "best: 0.75 at step 150"]
+
+
+def test_draw_samples_colours_by_scores(tmp_path: Path, figures: list[Figure]) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    right = Record(image_id="1", truth="red", prediction="Red.", scores={"accuracy": 1.0}, picture=picture)
+    half = Record(
+        image_id="2", truth="a", prediction="b", scores={"cider": 1, "overlap": 0.5}, picture=picture
+    )
+    unasked = Record(image_id="3", prompt="which?", truth="c", picture=picture)
+    draw_samples([right, half, unasked], tmp_path / "samples.png", columns=2)
+    titles = [(axis.get_title("left"), axis._left_title.get_color()) for axis in figures[0].axes]
+    assert titles == [
+        ("said: Red.\ntrue: red", RIGHT),
+        ("said: b\ntrue: a", WRONG),
+        ("asked: which?\ntrue: c", UNKNOWN),
+        ("", "black"),
+    ]
+
+
 def test_without_validation_there_is_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([3.0, 2.0]), tmp_path / "loss.png")
     assert list(curves(figures[0])) == ["training loss", "learning rate"]
 
 
 def test_a_loss_of_nothing_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_loss(trained([4.0, 0.5, 1e-12, 0.0]) + held_out([0.0]), tmp_path / "loss.png")
+    draw_loss(trained([4.0, 0.5, 1e-12, 0.0]) + held_out([0.0]), tmp_path / "loss.png", best_step=100)
     low, high = figures[0].axes[0].get_ylim()
     assert 1e-5 < low < 1e-4 and 4 < high < 10
     assert curves(figures[0])["training loss"][2:] == [(150, 1e-4), (200, 1e-4)]
-    assert "lowest: 0 at step 100" in curves(figures[0])
+    assert "best: 0 at step 100" in curves(figures[0])
 
 
 def test_losses_that_are_not_finite_are_gaps(tmp_path: Path, figures: list[Figure]) -> None:
     records = trained([3.0, None, math.nan, math.inf, 2.0]) + held_out([math.inf, 2.5, math.nan])
-    draw_loss(records, tmp_path / "loss.png")
+    draw_loss(records, tmp_path / "loss.png", best_step=200)
     losses = [y for _, y in curves(figures[0])["training loss"]]
     assert np.isnan(losses[1:4]).all() and losses[0] == 3.0 and losses[4] == 2.0
-    assert curves(figures[0])["lowest: 2.5 at step 200"] == [(200, 2.5)]
+    assert curves(figures[0])["best: 2.5 at step 200"] == [(200, 2.5)]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +130,7 @@ def test_the_axis_is_labelled_with_plain_numbers(tmp_path: Path, figures: list[F
 
 
 def test_pictures_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = {"image": np.zeros((8, 8, 3), np.uint8), "caption": "a", "truth": "a", "exact_match": True}
+    sample = Record(image_id="1", truth="a", prediction="a", picture=np.zeros((8, 8, 3), np.uint8))
 
     def fails(self: Figure, path: Path, **_: Any) -> None:
         path.write_bytes(b"half a picture")

@@ -1,0 +1,131 @@
+"""What an evaluation comes to: a record per sample, and the metrics that a task makes of all of them.
+
+The runner, the report, the plots and `evaluate` know nothing of a task but this.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of an evaluation is wanted.
+
+    Attributes:
+        predictions: the first so many samples need a prediction, None means all. A task whose best metric
+            is made of predictions makes all of them.
+        pictures: the first so many records keep their picture.
+        shuffled: give each answer the pictures of another sample of its batch, which shows what a model owes
+            to looking. Samples for which none is found are left out.
+        total: how many samples there are, for the progress bar.
+    """
+
+    predictions: int | None = None
+    pictures: int = 0
+    shuffled: bool = False
+    total: int | None = None
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One evaluated sample.
+
+    Attributes:
+        image_id: of the sample.
+        group: metrics are also reported for each group by itself; empty for none.
+        prompt: what the model was asked; None where it was asked for a caption.
+        truth: the right answer.
+        prediction: what the model answered; None where it was not asked.
+        loss: of the right answer, in nats per token; None where it was not taken.
+        tokens: over how many tokens `loss` is the mean.
+        scores: by name, from 0 (wrong) to 1 (right).
+        picture: uint8 [H, W, 3], of the first few; never part of the JSON.
+    """
+
+    image_id: str
+    truth: str
+    group: str = ""
+    prompt: str | None = None
+    prediction: str | None = None
+    loss: float | None = None
+    tokens: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    picture: "np.ndarray | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is there, without the picture; each score is a key of its own."""
+        content = {**vars(self), **self.scores}
+        del content["scores"], content["picture"]
+        return {key: _for_json(value) for key, value in content.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a task makes of its records.
+
+    Attributes:
+        values: by name, in the order in which they are shown.
+        best: the name of the one that decides which checkpoint is the best.
+        higher_is_better: whether more of `best` is better, or less.
+        percentages: names of those that are shown as %.
+
+    Raises:
+        ValueError: if `best` or `percentages` name what is not in `values`.
+    """
+
+    values: Mapping[str, float]
+    best: str
+    higher_is_better: bool = False
+    percentages: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in (self.best, *self.percentages):
+            if name not in self.values:
+                raise ValueError(f"metric {name!r} is not among the values {', '.join(self.values)}")
+
+    def improve_on(self, before: float | None) -> bool:
+        """Whether the deciding value is better than an earlier one; what is not a number never is."""
+        now = self.values[self.best]
+        if before is None:
+            return not math.isnan(now)
+        return now > before if self.higher_is_better else now < before
+
+    def to_json(self) -> dict[str, float | None]:
+        """The values; None for those that are not finite, for which JSON has no word."""
+        return {name: _for_json(value) for name, value in self.values.items()}
+
+
+def mean_loss(records: Sequence[Record]) -> float:
+    """The mean over all target tokens, in nats; NaN without any."""
+    taken = [(record.loss, record.tokens) for record in records if record.loss is not None and record.tokens]
+    tokens = sum(count for _, count in taken)
+    return sum(loss * count for loss, count in taken) / tokens if tokens else math.nan
+
+
+def mean_score(records: Iterable[Record], name: str) -> dict[str, float]:
+    """The mean of a score over the records that have it: `name`, and `name_<group>` for each group."""
+    scored = [(record.group, record.scores[name]) for record in records if name in record.scores]
+    means = {name: _mean([score for _, score in scored])}
+    for group in sorted({group for group, _ in scored if group}):
+        means[f"{name}_{group}"] = _mean([score for own, score in scored if own == group])
+    return means
+
+
+def format_metric(value: float | None, percent: bool = False) -> str:
+    """A metric for people: `85.0%`, `1.234`, a count as it is, `-` for what is not a number."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.1%}" if percent else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _for_json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
