@@ -1,9 +1,12 @@
 """Files that others may read, or a kill may meet, while they are written."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from minigpt4.common.errors import ConfigError
 
 
 @contextmanager
@@ -27,3 +30,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, key: str) -> None:
+    """Make the folder of a file that will be written later, and check that it can be.
+
+    Args:
+        path: of the file.
+        key: the argument that names it, for messages.
+
+    Raises:
+        ConfigError: if it is a folder, or nothing can be written beside it.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{key} is {path}, which is a folder: please name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be written: {error}") from error

@@ -138,6 +138,6 @@ def test_stage1_reads_held_out_scenes(family: str, shapes: Path, tmp_path: Path)
     shuffled = json.loads((tmp_path / "shuffled.json").read_text())
     assert seen["samples"] == len(seen["records"]) == 50
     assert [r["image_id"] for r in seen["records"]] == [f"{i:09d}" for i in range(50)]
-    assert seen["exact_match"] == sum(r["caption"] == r["truth"] for r in seen["records"]) / 50 >= 0.8
+    assert seen["exact_match"] == sum(r["prediction"] == r["truth"] for r in seen["records"]) / 50 >= 0.8
     assert shuffled["loss"] > seen["loss"] + 1
     assert shuffled["exact_match"] == 0

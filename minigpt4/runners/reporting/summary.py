@@ -9,16 +9,15 @@ import torch
 
 from minigpt4.common.config import Config
 from minigpt4.common.formatting import format_bytes, format_count, format_duration, format_table
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder, Datasets
-from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.checkpoints import BEST, LATEST
 from minigpt4.runners.resources.memory import CountedMemory, available_memory
 from minigpt4.runners.resources.preflight import checkpoint_bytes
 from minigpt4.runners.settings import RunSettings
 
-# Enough to see whether a model looks, where no pictures are held out.
-TRAINING_PICTURES = 1000
+# Enough to see whether a model looks, where no samples are held out.
+TRAINING_SAMPLES = 1000
 
 
 def start_summary(
@@ -164,9 +163,10 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
     if report["bad_samples"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["bad_samples"].items())
         rows.append(("bad samples", f"{sum(report['bad_samples'].values()):,}: {reasons}"))
-    if "best_valid_loss" in report:
-        best = f"{report['best_valid_loss']:.4f} after step {report['best_step']:,}"
-        rows.append(("best validation loss", best))
+    if "best_metric" in report:
+        name = report["best_metric"]
+        best = f"{report[f'best_valid_{name}']:.4f} after step {report['best_step']:,}"
+        rows.append((f"best validation {name.replace('_', ' ')}", best))
     rows.append(("checkpoints", ", ".join(path.name for path in sorted(folder.glob("*.pth"))) or "none"))
     rows.append(("where", str(folder)))
     checkpoint = folder / (BEST if (folder / BEST).exists() else LATEST)
@@ -180,14 +180,11 @@ def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkp
     if settings.device:
         ending = ["--device", settings.device, *ending]
     start = ["--cfg-path", str(cfg.args.cfg_path)]
-    commands = ["Chat with it:\n  " + shlex.join(["python", "demo.py", *start, *ending])]
-    held_out = _shards_to_evaluate(datasets, settings)
-    if held_out is not None:
-        split, shards = held_out
-        limit = ["--limit", str(TRAINING_PICTURES)] if split in settings.train_splits else []
-        command = ["python", "evaluate.py", *start, "--shards", shards, *limit, *ending]
-        commands.append(f"Evaluate it on the split {split}:\n  {shlex.join(command)}")
-    return commands
+    chat = shlex.join(["python", "demo.py", *start, *ending])
+    split = _split_to_evaluate(datasets, settings)
+    limit = ["--limit", str(TRAINING_SAMPLES)] if split in settings.train_splits else []
+    evaluation = shlex.join(["python", "evaluate.py", *start, "--split", split, *limit, *ending])
+    return [f"Chat with it:\n  {chat}", f"Evaluate it on the split {split}:\n  {evaluation}"]
 
 
 def _options_of_model_and_data(cfg: Config) -> list[str]:
@@ -198,20 +195,8 @@ def _options_of_model_and_data(cfg: Config) -> list[str]:
     return [word for word in words if not word.startswith(("run.", "model.ckpt="))]
 
 
-def _shards_to_evaluate(datasets: Datasets, settings: RunSettings) -> tuple[str, str] | None:
-    """A split of webdataset shards and its pattern: one that is held out, or else one that was trained on."""
-    held_out = [split for _, by_split in datasets.values() for split in by_split]
-    held_out = [split for split in held_out if split not in settings.train_splits]
-    for split in (*settings.test_splits, *settings.valid_splits, *held_out, *settings.train_splits):
-        for builder, by_split in datasets.values():
-            if isinstance(by_split.get(split), WebdatasetStream):
-                return split, _pattern(builder, split)
-    return None
-
-
-def _pattern(builder: BaseDatasetBuilder, split: str) -> str:
-    """Where the shards of a split are, as `evaluate.py --shards` takes it."""
-    storage = builder.build_info.storage
-    storage = storage[split] if isinstance(storage, Mapping) else storage
-    patterns = storage if isinstance(storage, list) else [storage]
-    return patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}"
+def _split_to_evaluate(datasets: Datasets, settings: RunSettings) -> str:
+    """A split that was held out, or else one that was trained on."""
+    splits = [split for _, by_split in datasets.values() for split in by_split]
+    others = [split for split in splits if split not in settings.train_splits]
+    return next(iter((*settings.test_splits, *settings.valid_splits, *others, *settings.train_splits)))
