@@ -30,18 +30,17 @@ def main() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Config, datasets, model, training, report: one paragraph a step."""
-    from minigpt4.common.config import Config, bind
+    from minigpt4.common.config import Config
     from minigpt4.common.registry import registry
     from minigpt4.runners.reporting.reporter import report_table
     from minigpt4.runners.reporting.summary import end_summary
-    from minigpt4.runners.settings import RunSettings
     from minigpt4.tasks.base_task import setup_task
 
     # Settings are checked before anything is loaded.
     cfg = Config(args)
     if args.resume:
         cfg.run_cfg.resume_ckpt_path = args.resume
-    settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
+    settings = cfg.run_settings()
     task = setup_task(cfg)
 
     log.info("finding the datasets")
@@ -52,7 +51,7 @@ def train(args: argparse.Namespace) -> None:
 
     log.info("training")
     runner_class = registry.get_runner_class(settings.runner)
-    runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets)
+    runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, settings=settings)
     report = runner.train()
 
     if runner.accelerator.is_main_process and not settings.evaluate:

@@ -1,12 +1,12 @@
-"""From YAML files and `--options` to plain arguments.
+"""From YAML files and `--options` to checked sections.
 
-Configs stop here: `bind` checks a mapping against a constructor's signature, and everything below is
-built from plain Python values.
+Which dataclass describes a section is asked of the registry, so this module imports nothing above it.
 """
 
 import inspect
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,27 @@ from yaml import YAMLError
 
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import check, key, parse
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
 SECTIONS = ("model", "datasets", "run", "evaluation_datasets", "preprocess")
+DEFAULT_RUNNER = "runner_base"
+# What the original evaluates.
+EVALUATION_DATASETS = (
+    *("refcoco", "refcoco+", "refcocog"),
+    *("okvqa", "vizwiz", "iconvqa", "gqa", "vsr", "hm"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDataset:
+    """An entry of `evaluation_datasets:`, the section that the original's evaluation scripts read."""
+
+    eval_file_path: str = key(doc="the file or folder of annotations")
+    img_path: str = key(doc="the folder of images")
+    max_new_tokens: int = key(doc="longest answer in tokens", low=1)
+    batch_size: int = key(doc="samples per batch", low=1)
 
 
 def plain(node: Any) -> Any:
@@ -64,11 +81,11 @@ def bind(
         for name, parameter in inspect.signature(target).parameters.items()
         if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
-    for key in arguments:
-        if key not in parameters:
-            close = nearest(key, (*parameters, *ignore))
+    for name in arguments:
+        if name not in parameters:
+            close = nearest(name, (*parameters, *ignore))
             raise ConfigError(
-                f"unknown key {where}.{key}{close} (known: {', '.join(sorted({*parameters, *ignore}))})"
+                f"unknown key {where}.{name}{close} (known: {', '.join(sorted({*parameters, *ignore}))})"
             )
     missing = [
         name
@@ -96,20 +113,46 @@ def load_yaml(path: str | Path) -> DictConfig:
     return config
 
 
-def _parse_options(options: list[str] | None) -> DictConfig:
-    """`["run.seed=1", ...]` as a config. The original's form `run.seed 1` is understood as well."""
-    words = list(options or [])
+def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
+    """A config with `["run.seed=1", ...]` over it; the original's form `run.seed 1` is understood as well."""
+    words = list(options)
     if words and "=" not in words[0]:
         if len(words) % 2:
             raise ConfigError(f"--options wants key=value pairs, found {' '.join(words)!r}")
-        words = [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)]
+        words = [f"{name}={value}" for name, value in zip(words[::2], words[1::2], strict=True)]
     for word in words:
-        if "=" not in word:
+        name, equals, text = word.partition("=")
+        if not equals:
             raise ConfigError(f"--options wants key=value, found {word!r}")
+        one = OmegaConf.create()
+        try:
+            OmegaConf.update(one, name, _option_value(text))
+            config = OmegaConf.merge(config, one)
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"--options {word}: it does not fit what the YAML has there ({error})"
+            ) from error
+    return config
+
+
+def _option_value(text: str) -> Any:
+    """What follows `key=`.
+
+    As YAML reads it, if that is a number, True, False, null, a quoted text, or a list or mapping in brackets.
+    Anything else is the text as it stands: YAML would take `###` for a comment.
+    """
+    start = text.strip()[:1]
     try:
-        return OmegaConf.from_dotlist(words)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--options {' '.join(words)}: {error}") from error
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+    except (YAMLError, OmegaConfBaseException):
+        return text
+    if value is None:
+        return None if text.strip().lower() in ("", "~", "null") else text
+    if isinstance(value, str):
+        return value if start in ("'", '"') else text
+    if isinstance(value, dict | list):
+        return value if start in ("[", "{") else text
+    return value
 
 
 def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
@@ -138,18 +181,38 @@ def _flat(section: Any, name: str = "") -> dict[str, Any]:
     }
 
 
+def _schema(kind: str, name: Any, where: str) -> Any:
+    """The dataclass of a section, by what the key `where` names."""
+    try:
+        schema = registry.schema(kind, str(name))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if schema is None:
+        raise ConfigError(f"{where}: the class {name} has no SETTINGS, the dataclass of its section")
+    return schema
+
+
+def _builder_class(entry: str, section: Mapping | None) -> Any:
+    """The builder of an entry of `datasets:`."""
+    return registry.get_builder_class(str((section or {}).get("builder") or entry))
+
+
 class Config:
-    """The merged configuration of one run.
+    """The merged configuration of one run, its keys checked. Nothing heavy is imported for it.
 
     Merge order: the model type's defaults < the datasets' defaults < the user's YAML < `--options`.
 
     Args:
         args: anything with `cfg_path` and, optionally, `options` (a list of `a.b=c`).
+
+    Raises:
+        ConfigError: naming the file or the key, for what cannot be used as it is. Whether all is there that a
+            command needs is for the command to ask.
     """
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
-        user = OmegaConf.merge(load_yaml(args.cfg_path), _parse_options(getattr(args, "options", None)))
+        user = _with_options(load_yaml(args.cfg_path), getattr(args, "options", None) or ())
         for section in user:
             if section not in SECTIONS:
                 raise ConfigError(
@@ -157,34 +220,54 @@ class Config:
                     f"(known: {', '.join(SECTIONS)})"
                 )
             require_mapping(user[section], str(section))
-        user = OmegaConf.create({section: user[section] for section in user if user[section] is not None})
-        self.config = OmegaConf.merge(self._model_defaults(user), self._dataset_defaults(user), user)
+        self.config = OmegaConf.create({name: value for name, value in user.items() if value is not None})
+        if "model" in self.config:
+            self.config.model = self._over_model_type(self.model_cfg)
+        for name, section in self.datasets_cfg.items():
+            self.config.datasets[name] = self._over_builders_defaults(name, section)
+        self._check()
 
     @staticmethod
-    def _model_defaults(user: DictConfig) -> DictConfig:
-        model = user.get("model")
-        if model is None:
-            return OmegaConf.create()
-        if "arch" not in model:
+    def _over_model_type(section: DictConfig) -> Mapping[str, Any]:
+        """The section `model:` over the defaults of its type."""
+        if "arch" not in section:
             raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
-        model_class = registry.get_model_class(model.arch)
-        model_type = model.get("model_type", model_class.DEFAULT_MODEL_TYPE)
-        return load_yaml(model_class.default_config_path(model_type))
+        return _schema("model", section.arch, "model.arch").with_defaults(section)
 
     @staticmethod
-    def _dataset_defaults(user: DictConfig) -> DictConfig:
-        defaults = OmegaConf.create()
-        for name, section in user.get("datasets", {}).items():
-            require_mapping(section, f"datasets.{name}")
-            builder = (section or {}).get("builder") or name
-            path = registry.get_builder_class(builder).default_config_path()
-            if path is None:
-                continue
-            loaded = load_yaml(path)
-            if "datasets" in loaded:  # one entry, by the name of its builder; here it is called otherwise
-                loaded.datasets = {name: next(iter(loaded.datasets.values()))}
-            defaults = OmegaConf.merge(defaults, loaded)
-        return defaults
+    def _over_builders_defaults(name: str, section: DictConfig | None) -> DictConfig:
+        """An entry of `datasets:` over the defaults of its builder."""
+        require_mapping(section, f"datasets.{name}")
+        path = _builder_class(name, section).default_config_path()
+        # A YAML of defaults holds one entry, by the name of its builder; here it may be called otherwise.
+        defaults = next(iter(load_yaml(path).datasets.values())) if path else OmegaConf.create()
+        return OmegaConf.merge(defaults, section or {})
+
+    def _check(self) -> None:
+        """Look at every key that is there."""
+        check(self._run_schema, self.run_cfg, "run")
+        if "model" in self.config:
+            check(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
+        for name, section in self.datasets_cfg.items():
+            _builder_class(name, section).from_config(name, section)
+        for name, section in self.evaluation_datasets_cfg.items():
+            where = f"evaluation_datasets.{name}"
+            if name not in EVALUATION_DATASETS:
+                known = f"(known: {', '.join(EVALUATION_DATASETS)})"
+                raise ConfigError(f"unknown key {where}{nearest(name, EVALUATION_DATASETS)} {known}")
+            check(EvaluationDataset, section, where)
+
+    @property
+    def _run_schema(self) -> type:
+        return _schema("runner", self.run_cfg.get("runner", DEFAULT_RUNNER), "run.runner")
+
+    def run_settings(self) -> Any:
+        """The section `run:` as the dataclass of its runner (`RunSettings`).
+
+        Raises:
+            ConfigError: for a key that is missing.
+        """
+        return parse(self._run_schema, self.run_cfg, "run")
 
     @property
     def run_cfg(self) -> DictConfig:

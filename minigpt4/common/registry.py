@@ -123,14 +123,16 @@ class Registry:
         self.tables[kind].schemas.update(schemas or {})
 
     def schema(self, kind: str, name: str) -> type | None:
-        """The dataclass of the section that describes a thing; None if its class says nothing of one.
+        """The dataclass of the section that describes a thing; None if there is none.
+
+        What comes with the project declares it; any other class has it as its SETTINGS.
 
         Raises:
             ConfigError: for an unknown name.
         """
         table = self.tables[kind]
-        if table.knows(name) and name in table.schemas:
-            return table.schemas[name]
+        if table.knows(name) and name in table.places:
+            return table.schemas.get(name)
         return getattr(table.get(name), "SETTINGS", None)
 
 

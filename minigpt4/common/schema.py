@@ -1,12 +1,13 @@
-"""A section of YAML as a typed dataclass: `omegaconf` converts the values, the messages are ours.
+"""A section of YAML as a typed dataclass.
 
 A section is a keyword-only dataclass, one field per YAML key. Its type is checked, `key(...)` adds bounds and
 the sentence that `docs/configuration.md` prints, and a field without a default must be set by the user.
 """
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.registry import registry
 
 S = TypeVar("S")
 
@@ -27,6 +29,8 @@ def key(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] = (),
+    names: str = "",
+    path: bool = False,
     effect: bool = True,
 ) -> Any:
     """A dataclass field that is a YAML key.
@@ -36,10 +40,15 @@ def key(
             sections of their own are copied for each instance.
         doc: what it means, for the table in docs/configuration.md.
         low, high: the smallest and the largest value, both allowed.
-        choices: the only values.
+        choices: the only values, or the only items of a list.
+        names: the kind of thing, as the registry calls it, of which the value is a name.
+        path: the value is a path of this machine; `~` is the home folder.
         effect: False for a key that does not change what a run computes.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": tuple(choices), "effect": effect}
+    metadata = {
+        **{"doc": doc, "low": low, "high": high, "choices": tuple(choices)},
+        **{"names": names, "path": path, "effect": effect},
+    }
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     if isinstance(default, type) and is_dataclass(default):
@@ -62,8 +71,25 @@ def parse(schema: type[S], section: Mapping | None, where: str, *, ignore: Colle
     Raises:
         ConfigError: naming the key, for one that is unknown, missing, of another type, or out of bounds.
     """
+    return schema(**_read(schema, section, where, ignore, whole=True))
+
+
+def check(schema: type, section: Mapping | None, where: str, *, ignore: Collection[str] = ()) -> None:
+    """As `parse`, but of the keys that are there alone: none is missing."""
+    _read(schema, section, where, ignore, whole=False)
+
+
+def without_effect(schema: type) -> list[str]:
+    """The keys that do not change what a run computes."""
+    return [one.name for one in fields(schema) if not one.metadata.get("effect", True)]
+
+
+def _read(
+    schema: type, section: Mapping | None, where: str, ignore: Collection[str], whole: bool
+) -> dict[str, Any]:
+    """The arguments to make `schema` with; where it is not read as a whole, keys may be missing."""
     given = {name: value for name, value in plain_section(section, where).items() if name not in ignore}
-    types, known = get_type_hints(schema), {one.name: one for one in fields(schema)}  # type: ignore[arg-type]
+    types, known = get_type_hints(schema), {one.name: one for one in fields(schema)}
     for name in given:
         if name not in known:
             names = sorted({*known, *ignore})
@@ -71,14 +97,16 @@ def parse(schema: type[S], section: Mapping | None, where: str, *, ignore: Colle
     arguments = {}
     for name, one in known.items():
         inner = types[name]
-        if is_dataclass(inner):
-            arguments[name] = parse(inner, given.get(name), f"{where}.{name}")  # type: ignore[arg-type]
+        if is_dataclass(inner) and (whole or name in given):
+            values = _read(inner, given.get(name), f"{where}.{name}", (), whole)  # type: ignore[arg-type]
+            arguments[name] = inner(**values) if whole else values
         elif name in given:
-            arguments[name] = _convert(given[name], inner, f"{where}.{name}")
-            _check_bounds(arguments[name], one.metadata, f"{where}.{name}")
-        elif one.default is MISSING and one.default_factory is MISSING:
+            value = _convert(given[name], inner, f"{where}.{name}")
+            _check_value(value, one.metadata, f"{where}.{name}")
+            arguments[name] = os.path.expanduser(value) if one.metadata.get("path") and value else value
+        elif whole and one.default is MISSING and one.default_factory is MISSING:
             raise ConfigError(f"{where}.{name} is missing: please set it in the YAML")
-    return schema(**arguments)
+    return arguments
 
 
 def plain_section(section: Any, where: str) -> dict[str, Any]:
@@ -102,23 +130,23 @@ def plain_section(section: Any, where: str) -> dict[str, Any]:
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """A value as its type wants it, e.g. 1 as 1.0."""
     for one in get_args(kind) if _is_union(kind) else (kind,):
-        with contextlib.suppress(OmegaConfBaseException, TypeError):
+        with contextlib.suppress(TypeError):
             return _convert_to(one, value)
     raise ConfigError(f"{where} is {value!r}, it must be {kind_name(kind)}")
 
 
 def _convert_to(kind: Any, value: Any) -> Any:
-    """As omegaconf converts a config of this one key. Raises its errors, or TypeError."""
-
-    # omegaconf would take True for 1, text for a number, a number for text, and null for anything.
-    if kind in KINDS and not isinstance(value, (int, float) if kind is float else kind):
-        raise TypeError
-    if (isinstance(value, bool) and kind in (int, float)) or (value is None and kind not in (NoneType, Any)):
-        raise TypeError
-    if value is None:
-        return None
-    config = OmegaConf.merge(OmegaConf.structured(make_dataclass("One", [("value", kind)])), {"value": value})
-    return OmegaConf.to_container(config)["value"]  # type: ignore[index,call-overload]
+    """Raises TypeError. True is not the number 1 here, and text is not a number."""
+    container, items = get_origin(kind) or kind, get_args(kind)
+    if container is list and isinstance(value, list):
+        return [_convert_to(items[0], item) for item in value] if items else value
+    if container is dict and isinstance(value, dict):
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Any or type(value) is kind:
+        return value
+    raise TypeError
 
 
 def _is_union(kind: Any) -> bool:
@@ -136,16 +164,25 @@ def kind_name(kind: Any) -> str:
     return KINDS.get(kind, "a value")
 
 
-def _check_bounds(value: Any, metadata: Mapping[str, Any], where: str) -> None:
-    low, high, choices = (metadata.get(name) for name in ("low", "high", "choices"))
+def _check_value(value: Any, metadata: Mapping[str, Any], where: str) -> None:
+    low, high, choices, kind = (metadata.get(name) for name in ("low", "high", "choices", "names"))
     if value is None:
         return
     if low is not None and not value >= low:
         limit = f"from {low:g} to {high:g}" if high is not None else f"at least {low:g}"
         raise ConfigError(f"{where} is {value}, it must be {limit}")
     if high is not None and not value <= high:
-        raise ConfigError(
-            f"{where} is {value}, it must be {f'from {low:g} to' if low is not None else 'at most'} {high:g}"
-        )
-    if choices and value not in choices:
-        raise ConfigError(f"{where} is {value!r}{nearest(value, choices)} (known: {', '.join(choices)})")
+        limit = f"from {low:g} to {high:g}" if low is not None else f"at most {high:g}"
+        raise ConfigError(f"{where} is {value}, it must be {limit}")
+    for one in value if isinstance(value, list) else [value]:
+        if choices and one not in choices:
+            raise ConfigError(f"{where} is {value!r}{nearest(one, choices)} (known: {', '.join(choices)})")
+        if kind:
+            _check_name(kind, one, where)
+
+
+def _check_name(kind: str, name: str, where: str) -> None:
+    try:
+        registry.schema(kind, name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error

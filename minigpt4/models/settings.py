@@ -6,7 +6,7 @@ assembly (`minigpt4.models.assembly`) reads these settings; the classes below it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 
@@ -35,7 +35,6 @@ MINIGPT4_TYPES = {
     "smollm2": "models/minigpt4_smollm2.yaml",
     "gemma3_270m": "models/minigpt4_gemma3_270m.yaml",
 }
-MODEL_TYPES = {"minigpt4": MINIGPT4_TYPES}
 
 # A model type's defaults for these describe the part that the first key names: where the user names another
 # part, they do not apply.
@@ -60,6 +59,8 @@ class ModelSettings:
     For all weights, `null` means what leaving the key out means: the published file of `vit_weights` and
     `q_former_model`, no `ckpt`; `llama_model` must be set. `random` stands for random weights.
     """
+
+    TYPES: ClassVar[Mapping[str, str]] = MINIGPT4_TYPES
 
     arch: str = key("minigpt4", "which model: `minigpt4`, or `module:Class` of your own")
     model_type: str | None = key(
@@ -156,6 +157,11 @@ class ModelSettings:
         choices=(FIRST_LAYER_INPUT, TABLE_ROW),
     )
     prompt: str | None = key(None, "stands in the original's defaults; nothing reads it", effect=False)
+
+    @classmethod
+    def with_defaults(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """A section `model:` over the defaults of its type, or of the first type where it names none."""
+        return merge_defaults(section, cls.TYPES, next(iter(cls.TYPES)))
 
 
 def merge_defaults(

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
-from minigpt4.common.config import Config, bind, config_changes
+from minigpt4.common.config import Config, config_changes
 from minigpt4.common.device import pick_device
 from minigpt4.common.errors import CheckpointError, Interrupted, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.common.rng import rng_state, set_rng_state
+from minigpt4.common.schema import without_effect
 from minigpt4.common.stop_request import StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.mixing import TrainStream
@@ -34,7 +35,7 @@ from minigpt4.runners.resources.advice import (
     out_of_memory_error,
 )
 from minigpt4.runners.resources.preflight import preflight
-from minigpt4.runners.settings import WITHOUT_EFFECT, RunSettings
+from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState, Window
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.records import Metrics, Record
@@ -54,11 +55,23 @@ class RunnerBase:
         task: what a step and an evaluation are.
         model: its trainable parameters are trained.
         datasets: name -> (builder, datasets by split), as `BaseTask.build_datasets` gives them.
+        job_id: what the original's train.py gives; everything is written to `run.output_dir` itself.
+        settings: the section `run:`; read from `cfg` where it is not given.
     """
 
-    def __init__(self, cfg: Config, task: BaseTask, model: BaseModel, datasets: Datasets) -> None:
+    SETTINGS: ClassVar[type] = RunSettings
+
+    def __init__(
+        self,
+        cfg: Config,
+        task: BaseTask,
+        model: BaseModel,
+        datasets: Datasets,
+        job_id: str = "",
+        settings: RunSettings | None = None,
+    ) -> None:
         self.cfg = cfg
-        self.settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
+        self.settings: RunSettings = settings or cfg.run_settings()
         self.datasets = datasets
         if not self.settings.evaluate:
             device = pick_device(self.settings.device)
@@ -327,7 +340,7 @@ class RunnerBase:
         for key in ("optimizer", "step", "rng", "sampler", "config"):
             if key not in checkpoint:
                 raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
-        ignored = [f"run.{key}" for key in WITHOUT_EFFECT]
+        ignored = [f"run.{key}" for key in without_effect(type(self.settings))]
         for change in config_changes(checkpoint["config"], self.cfg.to_dict(), ignored):
             log.warning("not as it was when %s was written: %s", path.name, change)
         self.bare_model.load_checkpoint(path)

@@ -1,158 +1,137 @@
-"""The keys of `run:`, with their meaning and their checks."""
+"""The section `run:` of a YAML: one field per key. Imports neither torch nor transformers."""
 
 import logging
-from dataclasses import dataclass, field, fields
-from typing import get_args, get_type_hints
+from dataclasses import dataclass
 
+from minigpt4.common.config import DEFAULT_RUNNER
 from minigpt4.common.errors import ConfigError
-from minigpt4.runners.reporting.tracking import check_trackers
+from minigpt4.common.schema import key
+from minigpt4.runners.reporting.tracking import TRACKERS, check_trackers
 
 log = logging.getLogger(__name__)
 
-# The smallest value of each key that is a number. Where 0 is allowed beside 1 it switches something off.
-SMALLEST = {
-    **dict.fromkeys(("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "batch_size_eval"), 1),
-    **dict.fromkeys(("keep", "max_bad_steps", "world_size"), 1),
-    **dict.fromkeys(("init_lr", "min_lr", "weight_decay", "grad_clip", "warmup_steps", "num_workers"), 0),
-    **dict.fromkeys(("save_every", "save_minutes", "valid_every", "seed", "max_bad_fraction", "beta2"), 0),
-}
-# These do not decide what a run comes to.
-WITHOUT_EFFECT = (
-    *("output_dir", "resume_ckpt_path", "evaluate", "device", "num_workers", "log_freq", "keep"),
-    *(
-        "save_every",
-        "save_minutes",
-        "tracker",
-        "wandb_log",
-        "job_name",
-        "distributed",
-        "world_size",
-        "dist_url",
-    ),
-    *("dist_backend", "batch_size_eval", "valid_splits", "valid_every", "test_splits"),
-)
 
-
-@dataclass
+@dataclass(kw_only=True)
 class RunSettings:
-    """One field a key. A step is one batch on each device, as in the original.
+    """The keys of `run:`. A step is one batch on each device, as in the original."""
 
-    Attributes:
-        task, runner, lr_sched: names in the registry.
-        max_epoch: epochs.
-        iters_per_epoch: steps an epoch; the data is a stream, so an epoch is what this says.
-        init_lr, min_lr, warmup_lr, warmup_steps, lr_decay_rate: the schedule; rates are per step.
-        weight_decay, beta2: AdamW's; biases and norms are not decayed.
-        grad_clip: largest norm of the gradient; 0 switches clipping off.
-        accum_grad_iters: steps whose gradients make one update of the weights. The last update of an epoch
-            takes what is left.
-        amp: trained parts compute in bf16 (float16 on older GPUs) where the device is fast at it.
-        seed: decides everything that is random.
-        output_dir: where everything is written.
-        num_workers: processes that read data, each dataset.
-        log_freq: steps between log lines.
-        max_bad_fraction: largest part of the samples read that may be bad.
-        max_bad_steps: so many updates in a row without a finite loss and gradient stop the run. Float16's
-            scaler may need 16 to find its scale.
-        train_splits: names of splits to train on.
-        valid_splits: their loss is taken every `valid_every` steps (0: at each epoch's end), and decides
-            which checkpoint is the best.
-        test_splits: are captioned before and after training.
-        save_every, save_minutes: steps and minutes between checkpoints, beside those at each epoch's end; 0
-            for none.
-        keep: so many checkpoints of epochs' ends, and so many of those between, are kept; the best and the
-            latest always are.
-        resume_ckpt_path: a checkpoint whose training goes on, or `auto`: the newest in `output_dir`, if
-            there is one.
-        evaluate: True only evaluates.
-        device: cuda, mps or cpu; None takes the best there is.
-        tracker: of tensorboard, wandb and trackio, those that are told what the log is told.
-        wandb_log: True is the original's way to say `tracker: [wandb]`; without that package it is ignored.
-        job_name: the run's name there.
-        distributed, world_size, dist_url, dist_backend: accepted from the original's YAMLs. The launcher
-            (torchrun, accelerate launch) decides, and a run says so where that is not what they ask for.
-        batch_size_eval: batch size of validation and evaluation.
-    """
+    task: str = key(doc="what one training step and one evaluation mean", names="task")
+    runner: str = key(DEFAULT_RUNNER, "what owns the training loop", names="runner")
 
-    task: str
-    max_epoch: int
-    iters_per_epoch: int
-    init_lr: float
-    output_dir: str
-    runner: str = "runner_base"
-    lr_sched: str = "linear_warmup_cosine_lr"
-    min_lr: float = 0.0
-    warmup_lr: float = -1.0
-    warmup_steps: int = 0
-    lr_decay_rate: float = 1.0
-    weight_decay: float = 0.05
-    beta2: float = 0.999
-    grad_clip: float = 1.0
-    accum_grad_iters: int = 1
-    amp: bool = True
-    seed: int = 42
-    num_workers: int = 4
-    log_freq: int = 50
-    max_bad_fraction: float = 0.5
-    max_bad_steps: int = 20
-    train_splits: list[str] = field(default_factory=lambda: ["train"])
-    valid_splits: list[str] = field(default_factory=list)
-    valid_every: int = 0
-    test_splits: list[str] = field(default_factory=list)
-    save_every: int = 0
-    save_minutes: float = 30
-    keep: int = 5
-    resume_ckpt_path: str | None = None
-    evaluate: bool = False
-    device: str | None = None
-    tracker: list[str] = field(default_factory=list)
-    wandb_log: bool = False
-    job_name: str = ""
-    distributed: bool = False
-    world_size: int = 1
-    dist_url: str = "env://"
-    dist_backend: str | None = None
-    batch_size_eval: int = 32
+    lr_sched: str = key(
+        "linear_warmup_cosine_lr",
+        "how the learning rate moves: `linear_warmup_cosine_lr` or `linear_warmup_step_lr`",
+        names="lr_scheduler",
+    )
+    init_lr: float = key(doc="learning rate after warm-up", low=0)
+    min_lr: float = key(0.0, "the lowest learning rate, reached at the end", low=0)
+    warmup_lr: float = key(-1.0, "learning rate at the start of warm-up; below 0: `init_lr`")
+    warmup_steps: int = key(0, "length of warm-up in steps", low=0)
+    lr_decay_rate: float = key(1.0, "factor per epoch, with `linear_warmup_step_lr`")
+    weight_decay: float = key(0.05, "AdamW's; biases and norms are not decayed", low=0)
+    beta2: float = key(0.999, "AdamW's", low=0)
+    grad_clip: float = key(1.0, "largest norm of the gradient; 0: any", low=0)
+    accum_grad_iters: int = key(
+        1,
+        "steps whose gradients make one update: the mean over all their target tokens, on all devices; the "
+        "last update of an epoch takes what is left",
+        low=1,
+    )
+    amp: bool = key(
+        True, "trained parts compute in bf16 (float16 on older GPUs) where the device is fast at it"
+    )
+
+    max_epoch: int = key(doc="number of epochs", low=1)
+    iters_per_epoch: int = key(
+        doc="steps per epoch: the data is a stream, so this is what an epoch is", low=1
+    )
+    train_splits: list[str] = key(["train"], "splits to train on")
+    valid_splits: list[str] = key(
+        [],
+        "splits whose loss is taken every `valid_every` steps; it decides which checkpoint is the best",
+        effect=False,
+    )
+    valid_every: int = key(0, "steps between validations; 0: at the end of each epoch", low=0, effect=False)
+    test_splits: list[str] = key([], "splits to evaluate on before and after training", effect=False)
+    batch_size_eval: int = key(32, "samples per batch in validation and evaluation", low=1, effect=False)
+    evaluate: bool = key(False, "True: evaluate on `test_splits` and do not train", effect=False)
+    max_bad_fraction: float = key(0.5, "largest part of the samples read that may be bad", low=0, high=1)
+    max_bad_steps: int = key(
+        20,
+        "so many updates in a row without a finite loss and gradient stop the run (float16's scaler may need "
+        "16 to find its scale)",
+        low=1,
+    )
+
+    seed: int = key(42, "decides everything that is random", low=0)
+    device: str | None = key(None, "`cuda`, `mps` or `cpu`; null: the best there is", effect=False)
+    num_workers: int = key(4, "processes that read data, for each data set", low=0, effect=False)
+
+    output_dir: str = key(doc="folder for everything that is written", path=True, effect=False)
+    resume_ckpt_path: str | None = key(
+        None,
+        "a checkpoint of ours whose training goes on, or `auto`: the newest in `output_dir`, if there is "
+        "one; `--resume` sets it",
+        path=True,
+        effect=False,
+    )
+    save_every: int = key(
+        0, "steps between checkpoints, besides those at the end of each epoch; 0: none", low=0, effect=False
+    )
+    save_minutes: float = key(30.0, "minutes between checkpoints, likewise; 0: none", low=0, effect=False)
+    keep: int = key(
+        5,
+        "so many checkpoints of epochs' ends, and so many of those between, are kept, besides the best and "
+        "the latest",
+        low=1,
+        effect=False,
+    )
+    log_freq: int = key(50, "steps between lines of the log", low=1, effect=False)
+    tracker: list[str] = key(
+        [],
+        "trackers that get what the log gets: `tensorboard`, `wandb`, `trackio`",
+        choices=TRACKERS,
+        effect=False,
+    )
+    wandb_log: bool = key(
+        False,
+        "True: the original's way to say `tracker: [wandb]`; ignored where wandb is missing",
+        effect=False,
+    )
+    job_name: str = key("", "the run's name in the trackers; empty: the name of the folder", effect=False)
+
+    distributed: bool = key(
+        False,
+        "accepted from the original's YAMLs; the launcher (torchrun, accelerate launch) decides",
+        effect=False,
+    )
+    world_size: int = key(
+        1, "likewise; a warning says where the launcher started another number", low=1, effect=False
+    )
+    dist_url: str = key("env://", "likewise; ranks find each other as the launcher says", effect=False)
+    dist_backend: str | None = key(
+        None, "how ranks talk: `nccl`, `gloo`; null: accelerate's choice", effect=False
+    )
+
+    name: str = key("", "stands in the original's evaluation YAMLs; nothing reads it", effect=False)
+    save_path: str = key("", "likewise", effect=False)
 
     def __post_init__(self) -> None:
-        types = get_type_hints(RunSettings)
-        for one in fields(self):
-            self._check_type(one.name, types[one.name])
-        for key, least in SMALLEST.items():
-            if getattr(self, key) < least:
-                raise ConfigError(f"run.{key} is {getattr(self, key)}, it must be at least {least}")
-        if self.max_bad_fraction > 1:
-            raise ConfigError(f"run.max_bad_fraction is {self.max_bad_fraction}, it must be from 0 to 1")
         check_trackers(self.tracker)
+        if not self.train_splits or len(set(self.train_splits)) < len(self.train_splits):
+            raise ConfigError(f"run.train_splits is {self.train_splits}, it must name splits, each once")
         if self.dist_url != "env://":
             raise ConfigError(
                 f"run.dist_url is {self.dist_url!r}: ranks find each other as the launcher says (torchrun "
                 "--rdzv-endpoint HOST:PORT), so only env:// is accepted"
             )
 
-    def _check_type(self, key: str, wanted: type) -> None:
-        value = getattr(self, key)
-        if wanted == list[str]:
-            right = isinstance(value, list) and all(isinstance(one, str) for one in value)
-            name = "a list of names"
-        elif wanted is float:
-            right, name = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-        elif wanted is int:
-            right, name = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-        else:
-            kinds = get_args(wanted) or (wanted,)
-            right = isinstance(value, kinds)
-            name = {bool: "True or False"}.get(wanted, "a text")
-        if not right:
-            hint = " (YAML wants 1.0e-4, not 1e-4)" if wanted is float and isinstance(value, str) else ""
-            raise ConfigError(f"run.{key} is {value!r}, it must be {name}{hint}")
-
     def epoch_of(self, step: int) -> int:
         """The number of the epoch that a step belongs to; steps begin with 1, epochs with 0."""
         return (step - 1) // self.iters_per_epoch
 
     def trackers(self) -> list[str]:
-        """Whom to tell: those of `tracker`, and wandb for `wandb_log`."""
+        """The trackers to use: those of `tracker`, and wandb for `wandb_log`."""
         if not self.wandb_log or "wandb" in self.tracker:
             return self.tracker
         try:
@@ -163,7 +142,7 @@ class RunSettings:
         return [*self.tracker, "wandb"]
 
     def warn_about_launch(self, processes: int) -> None:
-        """Say what `distributed` and `world_size` asked for, where the launcher did otherwise."""
+        """Say what `world_size` asked for, where the launcher did otherwise."""
         if self.world_size not in (1, processes):
             log.warning(
                 "run.world_size is %d, but %d process%s started: torchrun --nproc-per-node %d train.py ...",

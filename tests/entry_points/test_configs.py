@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from minigpt4.common.config import CONFIG_DIR, bind, plain
+from minigpt4.common.config import CONFIG_DIR, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import parse
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks import setup_task
@@ -85,7 +86,7 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
         "llama_proj.bias",
     ]
     if path.parent.name == "train_configs":
-        settings = RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
+        settings = parse(RunSettings, cfg.run_cfg, "run")
         registry.get_runner_class(settings.runner)
         registry.get_lr_scheduler_class(settings.lr_sched)
         for name in cfg.datasets_cfg:

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from minigpt4.common.config import Config, bind, plain
+from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import parse
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.processors.base_processor import processors_of
 from minigpt4.runners.settings import RunSettings
@@ -41,7 +42,7 @@ def test_a_model_binds_and_what_is_to_be_set_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_every_key_of_the_run_binds_and_numbers_are_numbers(name: str) -> None:
-    settings = RunSettings(**bind(RunSettings, original(name).run_cfg, where="run"))
+    settings = parse(RunSettings, original(name).run_cfg, "run")
     assert settings.init_lr == (1e-4 if "stage1" in name else 3e-5)
     assert registry.get_task_class(settings.task)
     assert registry.get_runner_class(settings.runner)
@@ -72,8 +73,8 @@ def test_ours_have_the_originals_values(name: str) -> None:
     """Beside the output folder, what chooses the device, and the tracker."""
     ours, theirs = load(ROOT / f"train_configs/{name}.yaml"), original(name)
     assert bind_model(ours) == bind_model(theirs)
-    settings = vars(RunSettings(**bind(RunSettings, ours.run_cfg, where="run")))
-    wanted = vars(RunSettings(**bind(RunSettings, theirs.run_cfg, where="run")))
+    settings = vars(parse(RunSettings, ours.run_cfg, "run"))
+    wanted = vars(parse(RunSettings, theirs.run_cfg, "run"))
     others = {"output_dir", "device", "distributed", "wandb_log", "job_name"}
     assert {key for key in wanted if settings[key] != wanted[key]} <= others
     assert ours.datasets_cfg.keys() == theirs.datasets_cfg.keys()

@@ -12,7 +12,7 @@ import yaml
 import demo
 import evaluate
 from dataset.shapes.make_shards import write_split
-from minigpt4.common.config import Config, bind
+from minigpt4.common.config import Config
 from minigpt4.common.formatting import format_bytes
 from minigpt4.runners.reporting.summary import end_summary, mean_batch, next_commands, start_summary
 from minigpt4.runners.resources.memory import count_memory
@@ -70,7 +70,7 @@ def config(shards: Path, *options: str, storage: Any = None, **run: Any) -> Conf
 
 
 def built(cfg: Config) -> tuple[Datasets, RunSettings]:
-    return setup_task(cfg).build_datasets(cfg), RunSettings(**bind(RunSettings, cfg.run_cfg, where="run"))
+    return setup_task(cfg).build_datasets(cfg), cfg.run_settings()
 
 
 def row(text: str, name: str) -> str:
