@@ -81,14 +81,17 @@ def resized_copy(shards: list[str], side: int, samples: int, path: Path) -> str:
     import cv2
     import webdataset as wds
 
+    from minigpt4.datasets.datasets.base_dataset import Bad
+
     written = 0
     with wds.TarWriter(str(path)) as writer:
         for sample in our_stream(shards, side):
-            if not isinstance(sample, dict) or written == samples:
+            if isinstance(sample, Bad) or written == samples:
                 continue
-            pixels = sample["image"].permute(1, 2, 0).numpy()[..., ::-1]  # OpenCV wants blue first
+            pixels = sample.image.permute(1, 2, 0).numpy()[..., ::-1]  # OpenCV wants blue first
             jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-            writer.write({"__key__": sample["image_id"], "jpg": jpeg, "json": {"caption": sample["answer"]}})
+            caption = {"caption": sample.dialogue.answer}
+            writer.write({"__key__": sample.image_id, "jpg": jpeg, "json": caption})
             written += 1
     return str(path)
 
@@ -119,15 +122,15 @@ def measure(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def samples_per_second(batches: Iterable[dict[str, Any]]) -> float:
+def samples_per_second(batches: Iterable) -> float:
     """What one pass over the batches reaches, in CPU time of this process."""
     started, samples = time.process_time(), 0
     for batch in batches:
-        samples += len(batch["answer"])
+        samples += len(batch["answer"] if isinstance(batch, dict) else batch)
     return samples / (time.process_time() - started)
 
 
-def our_batches(shards: list[str], size: int, batch_size: int) -> Iterator[dict[str, Any]]:
+def our_batches(shards: list[str], size: int, batch_size: int) -> Iterator:
     """The stream of a training's config, once through and in order."""
     from minigpt4.datasets.collate import BatchStream
 
@@ -191,6 +194,7 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from minigpt4.common.errors import DataError
+    from minigpt4.datasets.datasets.base_dataset import Bad
     from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
     mean, std = (torch.tensor(three).view(-1, 1, 1) for three in (CLIP_MEAN, CLIP_STD))
@@ -201,14 +205,14 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
     )
     samples, largest, total = 0, 0, 0.0
     for sample in our_stream(shards, args.image_size):
-        if not isinstance(sample, dict):
+        if isinstance(sample, Bad):
             continue
         # Both read in order; what only the baseline takes (or leaves) is passed over.
-        image = next((image for key, image in exact if key == sample["image_id"]), None)
+        image = next((image for key, image in exact if key == sample.image_id), None)
         if image is None:
             break
         pixels = image.mul(std).add(mean).mul(255).round()
-        difference = (sample["image"].float() - pixels).abs()
+        difference = (sample.image.float() - pixels).abs()
         largest, total = max(largest, int(difference.max())), total + float(difference.mean())
         samples += 1
         if samples == args.samples:
@@ -225,16 +229,18 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
 
 def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
     """CPU microseconds a sample in each part of our stream; the best of all rounds."""
-    from minigpt4.datasets.collate import collate
     from minigpt4.datasets.datasets import webdataset_stream as stream
+    from minigpt4.datasets.datasets.base_dataset import Bad
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
+    from minigpt4.prompts.dialogue import Dialogue
+    from minigpt4.prompts.sample import Batch, Sample
 
     transform, caption_processor = Blip2ImageTrainProcessor(args.image_size).to_batch, BlipCaptionProcessor()
-    good = {sample["image_id"] for sample in our_stream(shards, args.image_size) if isinstance(sample, dict)}
+    good = {sample.image_id for sample in our_stream(shards, args.image_size) if not isinstance(sample, Bad)}
     everything = itertools.chain.from_iterable(map(stream._read_shard, shards))
     raw = [item for item in everything if isinstance(item, dict) and item["__key__"] in good][: args.samples]
     pictures = [stream._image(item) for item in raw[: args.batch_size]]
-    batch = [{"image": transform(picture)} for picture in pictures]
+    batch = [Sample(dialogue=Dialogue.caption("a"), image=transform(picture)) for picture in pictures]
     # Each part with how many samples it is run on; nothing is kept, as in the stream.
     parts = {
         "tar": (
@@ -247,7 +253,7 @@ def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
         ),
         "decode": (len(raw), lambda: exhaust(map(stream._image, raw))),
         "resize, channels first": (len(batch), lambda: exhaust(map(transform, pictures))),
-        "collate": (len(batch), lambda: collate(batch)),
+        "collate": (len(batch), lambda: Batch.of(batch)),
     }
     figures = {}
     for name, (samples, part) in parts.items():

@@ -1,6 +1,7 @@
 """One stage-1 step as the original makes it: the baseline."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from minigpt4.models.minigpt4 import MiniGPT4
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD, normalize
+from minigpt4.prompts.sample import Batch
 
 
 def original_keys(device: torch.device) -> dict[str, Any]:
@@ -17,13 +19,13 @@ def original_keys(device: torch.device) -> dict[str, Any]:
     return {"vit_precision": precision, "llm_precision": precision, "attn_implementation": "eager"}
 
 
-def normalised(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Batches as the original's loader gives them: float32, normalised."""
     mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
-    return cycle([s | {"image": normalize(s["image"], mean, std)} for s in islice(batches, 4)])
+    return cycle([replace(b, images=normalize(b.images, mean, std)) for b in islice(batches, 4)])
 
 
-def original_step(model: MiniGPT4, batches: Iterator[dict[str, Any]]) -> Callable[[], float]:
+def original_step(model: MiniGPT4, batches: Iterator[Batch]) -> Callable[[], float]:
     """A step that returns its loss.
 
     Tokenised in the step; with a mask; the language model under autocast on a GPU; logits at all positions,
@@ -36,10 +38,10 @@ def original_step(model: MiniGPT4, batches: Iterator[dict[str, Any]]) -> Callabl
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
 
     def step() -> float:
-        samples = next(batches)
-        images = samples["image"].to(device)
+        batch = next(batches)
+        images = batch.images.to(device)
         with torch.autocast(device.type, dtype if amp else torch.bfloat16, enabled=amp):
-            tokens = model.prepare(samples)["tokens"].to(device)
+            tokens = model.prepare(batch).tokens.to(device)
             embeds = model._embed(tokens, model.project(model.image_tokens(images)))
             logits = model.llama_model(
                 inputs_embeds=embeds, attention_mask=tokens.attention_mask, use_cache=False

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrai
 from minigpt4.models.minigpt4 import MiniGPT4
 from minigpt4.models.qformer import build_qformer, to_original_key
 from minigpt4.models.vision import EVA_CLIP_G_KWARGS, _eva_clip_g
+from minigpt4.prompts.sample import Batch
 
 # Words that both tokenizers know.
 WORDS = ("a", "red", "green", "blue", "small", "large", "star", "circle", "and", "above")
@@ -146,16 +147,16 @@ def fill(model: nn.Module) -> None:
             parameter.fill_(float("norm" in name.lower() and name.endswith("weight")))
 
 
-def random_batches(images: int, *, cached: bool = False) -> Iterator[dict[str, Any]]:
+def random_batches(images: int, *, cached: bool = False) -> Iterator[Batch]:
     """Batches as the loaders give them, a few again and again: noise, with captions of 8 to 18 words."""
     rng, noise = random.Random(0), torch.Generator().manual_seed(0)
     batches = []
     for _ in range(4):
         captions = [" ".join(rng.choices(WORDS, k=rng.randint(8, 18))) for _ in range(images)]
         if cached:
-            seen = {"image_features": torch.randn(images, 32, 768, generator=noise).bfloat16()}
+            seen = torch.randn(images, 32, 768, generator=noise).bfloat16()
         else:
-            pixels = torch.randint(0, 256, (images, 3, 224, 224), generator=noise, dtype=torch.uint8)
-            seen = {"image": pixels}
-        batches.append(seen | {"answer": captions, "bad": {}})
+            seen = torch.randint(0, 256, (images, 3, 224, 224), generator=noise, dtype=torch.uint8)
+        batches.append(Batch.from_mapping({"answer": captions}))
+        batches[-1].images, batches[-1].image_counts = seen, [1] * images
     return cycle(batches)

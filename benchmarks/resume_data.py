@@ -42,8 +42,8 @@ def main() -> None:
     resumed, (item, _) = seconds(stream.read(0, 1, position), 1)
     stream._decode = lambda raw: raw
     reading, (raw, _) = seconds(stream.read(0, 1), args.samples + 1)
-    if item["image_id"] != raw["__key__"]:
-        raise SystemExit(f"{item['image_id']} came after the resume, {raw['__key__']} without it")
+    if item.image_id != raw["__key__"]:
+        raise SystemExit(f"{item.image_id} came after the resume, {raw['__key__']} without it")
 
     print(f"{args.samples} samples of pass {position[0]} and before")
     print(f"decoded:                    {decoding:7.2f} s  {args.samples / decoding:10,.0f} samples/s")

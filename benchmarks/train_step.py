@@ -129,7 +129,7 @@ def build_steps(
         if "baseline" in ways:
             model = build(size, Path(folder) / "original", device, **original_keys(device)).train()
             steps["baseline"] = original_step(model, normalised(random_batches(images)))
-    return steps, model.prepare(next(random_batches(images)))["tokens"]
+    return steps, model.prepare(next(random_batches(images))).tokens
 
 
 def engine_step(engine: Any, batches: Any) -> Step:

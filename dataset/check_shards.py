@@ -25,6 +25,7 @@ from minigpt4.common import cli
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 SHOWN = 20  # shards with something wrong that are named
 BINS, BAR = 10, 40  # lines of a histogram, and the longest of their bars in characters
@@ -133,18 +134,20 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
             findings.bad[item.reason] += 1
             continue
         findings.good += 1
-        findings.words[len(item["answer"].split())] += 1
-        height, width = item["image"]
+        findings.words[len(item.dialogue.answer.split())] += 1
+        height, width = item.image.shape[1:]
         findings.widths[width] += 1
         findings.heights[height] += 1
-        keys.append(hashlib.blake2b(item["image_id"].encode(), digest_size=8).digest())
+        keys.append(hashlib.blake2b(item.image_id.encode(), digest_size=8).digest())
     findings.keys = [np.frombuffer(b"".join(keys), dtype=np.uint64)]
     return findings
 
 
-def _size(pixels: "np.ndarray") -> tuple[int, int]:
-    """All that is wanted of a picture [H, W, 3] once it is decoded: H and W."""
-    return pixels.shape[:2]
+def _size(pixels: "np.ndarray") -> "Tensor":
+    """All that is wanted of a picture [H, W, 3] once it is decoded: its shape, without memory."""
+    import torch
+
+    return torch.empty(3, *pixels.shape[:2], device="meta")
 
 
 def repeated_keys(found: dict[str, Findings]) -> dict[str, int]:

@@ -18,9 +18,10 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from minigpt4.common.errors import DataError
+from minigpt4.conversation.messages import Conversation
 from minigpt4.conversation.streaming import ReplyStream
 from minigpt4.processors.pictures import open_picture
-from minigpt4.prompts.dialogue import Conversation
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.reply_end import read_reply
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
 
@@ -139,8 +140,8 @@ class Chat:
         asked = conv.copy()
         asked.append_message(conv.roles[1], None)
         room = min(self.model.max_context_len, max_length - max_new_tokens)
-        prompt, images = self._shortened(asked, img_list, room)
-        embeds = self.model.get_context_emb(prompt, images)
+        dialogue, images = self._shortened(asked, img_list, room)
+        embeds = self.model.get_context_emb(dialogue, images)
         conv.append_message(conv.roles[1], None)
         sample = temperature >= GREEDY_BELOW
         return {
@@ -160,14 +161,14 @@ class Chat:
 
     def _shortened(
         self, conv: Conversation, images: list[torch.Tensor], room: int
-    ) -> tuple[str, list[torch.Tensor]]:
-        """The prompt of at most `room` tokens and its images: whole turns are left out, oldest first.
+    ) -> tuple[Dialogue, list[torch.Tensor]]:
+        """The dialogue in at most `room` tokens and its images: whole turns are left out, oldest first.
 
         What stays: BOS, the system text, the first turn with an image, and the open turn.
         """
         conv, images = conv.copy(), list(images)
         dropped = 0
-        while not self._fits(conv.get_prompt(), room):
+        while not self._fits(conv.dialogue(), room):
             turn = _oldest_to_drop(conv)
             if turn is None:
                 raise DataError(
@@ -180,11 +181,11 @@ class Chat:
             dropped += 1
         if dropped:
             log.info("the chat is longer than %d tokens: left out %d old turns", room, dropped)
-        return conv.get_prompt(), images
+        return conv.dialogue(), images
 
-    def _fits(self, prompt: str, room: int) -> bool:
+    def _fits(self, dialogue: Dialogue, room: int) -> bool:
         try:
-            return len(self.model.prompts.prompt_ids(prompt)) <= room
+            return len(self.model.prompts.ids(dialogue)[0]) <= room
         except DataError:  # longer than max_context_len
             return False
 

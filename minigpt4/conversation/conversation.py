@@ -1,8 +1,8 @@
 """What the original kept in this module, under its names: dialogues, chat and stopping."""
 
 from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 from minigpt4.prompts import templates
-from minigpt4.prompts.dialogue import Conversation
 from minigpt4.prompts.reply_end import StoppingCriteriaSub
 
 CONV_VISION_Vicuna0 = Conversation(templates.VICUNA_V0)

@@ -12,8 +12,8 @@ import torch
 
 from minigpt4.common.errors import UserError
 from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 from minigpt4.processors.pictures import open_picture
-from minigpt4.prompts.dialogue import Conversation
 
 log = logging.getLogger(__name__)
 

@@ -5,25 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.utils.data import IterableDataset
 
 from minigpt4.common.errors import DataError
 from minigpt4.datasets.datasets.base_dataset import Bad, SampleStream, this_worker
+from minigpt4.prompts.sample import Batch, Sample
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
 # So many with not one good among them, and whatever fraction is allowed, an endless stream is given up.
 HOPELESS = 10_000
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Dicts of one sample each -> one dict: tensors stacked to [B, ...], the rest as lists."""
-    return {
-        key: torch.stack(values) if torch.is_tensor(values[0]) else values
-        for key in samples[0]
-        for values in [[sample[key] for sample in samples]]
-    }
 
 
 @dataclass(frozen=True)
@@ -49,12 +40,12 @@ class ReaderState:
 class BatchStream(IterableDataset):
     """Batches out of a stream of samples and `Bad`s.
 
-    Each batch carries `bad`: reason -> how many were skipped since the batch before, and `reader`: a
-    `ReaderState`. A full batch waits for the next good sample, so that the last one carries what was
-    skipped up to the end. Give it to a DataLoader with `batch_size=None`.
+    Each `Batch` carries what was skipped since the batch before, and a `ReaderState`. A full batch waits for
+    the next good sample, so that the last one carries what was skipped up to the end. Give it to a DataLoader
+    with `batch_size=None`.
 
     Args:
-        stream: yields sample dicts and `Bad`s.
+        stream: yields `Sample`s and `Bad`s.
         batch_size: samples a batch; the last of a finite stream may be smaller.
         max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
         limit: stop after so many samples.
@@ -81,11 +72,11 @@ class BatchStream(IterableDataset):
         self.resume = resume
         self.first_worker = first_worker
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         process, workers = this_worker()
         worker = (process + self.first_worker) % workers
         start = ReaderState(**self.resume[worker]) if self.resume else ReaderState(worker)
-        samples: list[dict[str, Any]] = []
+        samples: list[Sample] = []
         good, bad, unreported, position = start.good, Counter(start.bad), Counter(), start.position
         reader = self.stream.rank * workers + worker
         for item, after in self.stream.read(reader, self.stream.world_size * workers, position):
@@ -97,7 +88,8 @@ class BatchStream(IterableDataset):
                     self._check(good, bad, item.where)
                 continue
             if len(samples) == self.batch_size:
-                yield self._batch(samples, unreported, ReaderState(worker, good, dict(bad), position))
+                reader_state = ReaderState(worker, good, dict(bad), position)
+                yield Batch.of(samples, bad=unreported, reader=reader_state)
                 samples, unreported = [], Counter()
             good += 1
             samples.append(item)
@@ -107,10 +99,8 @@ class BatchStream(IterableDataset):
         if bad:
             self._check(good, bad, item.where if isinstance(item, Bad) else "the last shard")
         if samples:
-            yield self._batch(samples, unreported, ReaderState(worker, good, dict(bad), position))
-
-    def _batch(self, samples: list[dict[str, Any]], bad: Counter, reader: ReaderState) -> dict[str, Any]:
-        return collate(samples) | {"bad": dict(bad), "reader": reader}
+            reader_state = ReaderState(worker, good, dict(bad), position)
+            yield Batch.of(samples, bad=unreported, reader=reader_state)
 
     def _check(self, good: int, bad: Counter, where: str) -> None:
         hopeless = not good and bad.total() >= HOPELESS

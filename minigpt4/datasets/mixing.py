@@ -19,6 +19,7 @@ from minigpt4.common.stop_request import leave_signals_to_parent, signals_held
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.datasets.base_dataset import SampleStream
+from minigpt4.prompts.sample import Batch
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,7 @@ SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_DATA = 300
 
 
-def mix(
-    loaders: Sequence[Iterable], ratios: Sequence[float], seed: int, start: int = 0
-) -> Iterator[dict[str, Any]]:
+def mix(loaders: Sequence[Iterable], ratios: Sequence[float], seed: int, start: int = 0) -> Iterator[Batch]:
     """Draw each batch from one of the loaders, with probabilities in proportion to `ratios`.
 
     The draw depends on the seed and the number of the batch alone, so every rank draws the same dataset
@@ -128,14 +127,14 @@ class TrainLoader:
         if not changes:
             self.given, self.readers = state["given"], list(state["readers"])
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         others = multiprocessing.active_children()
         # A worker that dies of a signal before it can leave it to this process would end the run.
         with signals_held():
             batches = iter(self.loader)
         self.workers = [child for child in multiprocessing.active_children() if child not in others]
         while (batch := self._next(batches)) is not None:
-            reader: ReaderState = batch.pop("reader")
+            reader: ReaderState = batch.reader
             self.given += 1
             self.readers[reader.worker] = reader.to_dict()
             yield batch
@@ -217,10 +216,10 @@ class TrainStream:
                 ratios.append(builder.sample_ratio)
         return cls(loaders, ratios, seed, state["drawn"])
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> Batch:
         batch = next(self._batches)
         self.drawn += 1
         return batch

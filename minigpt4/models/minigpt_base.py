@@ -6,6 +6,7 @@ language model, V its vocabulary.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from minigpt4.models.head_loss import head_losses
 from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import ImageTokens
 from minigpt4.models.llm import load_language_model, ranks_share_layers, warn_if_dead
+from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from minigpt4.prompts.reply_end import StopAtText, read_reply
-from minigpt4.prompts.sample_prompts import SamplePrompts, read_requests
-from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+from minigpt4.prompts.requests import read_requests
+from minigpt4.prompts.sample import Batch
+from minigpt4.prompts.templates import PromptTemplate
 from minigpt4.weights.resolver import resolve_model
 
 log = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ class MiniGPTBase(ImageTokens):
         vision: the arguments of `ImageTokens`, the device too; `compile` is the language model's too.
         llama_model, llm_backbone, llm_precision: see `load_language_model`.
         low_resource: True is the original's way to say `llm_precision: 8bit`.
-        prompt_path: a file of prompts, one a line, of which training draws one a batch.
+        prompt_path: a file of requests for captions, one per line, of which training draws one per batch.
         prompt_template: e.g. `[INST] {} [/INST] `; None takes the language model's own.
         end_sym: what ends an answer; None takes the language model's own.
         max_txt_len: longest answer in tokens.
@@ -77,20 +80,20 @@ class MiniGPTBase(ImageTokens):
         self._shared = ranks_share_layers(device_map)
         if llm_sanity_check:
             warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id, llama_model)
-        self.template = self.backbone.template.with_overrides(prompt_template, end_sym)
-        self.texts = SamplePrompts(self.template, requests)
-        self.prompt_list = self.texts.written
+        template = self.backbone.template.with_overrides(prompt_template, end_sym)
+        self.prompt_list = [template.turn(request) for request in requests]
         self.vit_name = vision["vit_model"]
         self.llm_name = str(llama_model).rstrip("/").rsplit("/", 1)[-1]
-        self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, self.template.end)
+        self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, template.end)
         self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
         self.prompts = PromptEncoder(
             self.llama_tokenizer,
             self.backbone.bos_id,
             self.token_shape.count,
-            self.template.end,
+            template,
             max_txt_len,
             max_context_len,
+            requests,
         )
         width = self.llama_model.config.get_text_config().hidden_size
         self.llama_proj = nn.Linear(self.token_shape.width, width).to(self._target_device)
@@ -98,6 +101,11 @@ class MiniGPTBase(ImageTokens):
             compile_language_model(self.llama_model)
         if llm_grad_checkpoint:
             recompute_layers(self.llama_model)
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How turns are written."""
+        return self.prompts.template
 
     def part_to_shard(self) -> PreTrainedModel | None:
         return self.llama_model if self._shared else None
@@ -135,35 +143,42 @@ class MiniGPTBase(ImageTokens):
             embeds.view(-1, embeds.shape[-1]).index_copy_(0, tokens.image_index, images)
         return embeds
 
-    def get_context_emb(self, prompt: str, img_list: Sequence[torch.Tensor]) -> torch.Tensor:
-        """A prompt with IMAGE_PLACEHOLDERs and its images' embeddings [1, P, D] each -> [1, T, D]."""
-        _check_image_count(prompt, len(img_list))
-        tokens = self.prompts.encode([prompt]).to(self.device)
-        return self._embed(tokens, torch.cat(list(img_list)) if img_list else None)
+    def get_context_emb(self, prompt: str | Dialogue, img_list: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A dialogue to go on with, and its images' embeddings [1, P, D] each -> [1, T, D].
 
-    def evaluation_prompts(self, samples: dict[str, Any]) -> list[str]:
-        """The whole prompt before each sample's `answer`, its earlier turns included, as chat writes it."""
-        return self.texts.for_evaluation(samples)
+        Args:
+            prompt: a text is a whole prompt, with IMAGE_PLACEHOLDER where an image goes.
+            img_list: in the order of their places.
+        """
+        dialogue = _as_dialogue(prompt)
+        _check_image_count(dialogue, len(img_list))
+        tokens = self.prompts.encode([dialogue]).to(self.device)
+        return self._embed(tokens, torch.cat(list(img_list)) if img_list else None)
 
     def caption_prompt(self) -> str:
         """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
-        return self.texts.bare_caption()
+        return self.prompt_list[0] if self.prompt_list else self.prompts.requests[0].text
 
-    def prepare(self, samples: dict[str, Any]) -> dict[str, Any]:
-        """The host's share of a step: draw the prompt, tokenise, check that each image has its place.
+    def prepare(self, samples: Batch | Mapping[str, Any], *, evaluation: bool = False) -> Batch:
+        """The host's share of a step: put the requests of captions, tokenise, check the images' places.
 
         Args:
-            samples: as `forward` takes them.
+            samples: a batch, or the original's dict (see `Batch.from_mapping`).
+            evaluation: put the first request instead of one that is drawn, and ask for the last answer of
+                each dialogue instead of all.
 
         Returns:
-            The same, and `tokens`, on the CPU. Nothing behind this asks the device for a value.
+            The same, with `tokens` on the CPU. Nothing behind this asks the device for a value.
         """
-        prompts, answers = self.texts.for_training(samples)
-        text = "".join(piece for prompt in prompts for piece in prompt)
-        _check_image_count(text, len(flat_images(samples)))
-        return samples | {"tokens": self.prompts.encode(prompts, answers)}
+        batch = samples if isinstance(samples, Batch) else Batch.from_mapping(samples)
+        request = self.prompts.requests[0] if evaluation else self.prompts.draw_request()
+        dialogues = [dialogue.requested(request) for dialogue in batch.dialogues]
+        for dialogue, count in zip(dialogues, batch.image_counts, strict=True):
+            _check_image_count(dialogue, count)
+        tokens = self.prompts.encode(dialogues, learn_all=not evaluation)
+        return replace(batch, dialogues=dialogues, tokens=tokens)
 
-    def token_losses(self, samples: dict[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
+    def token_losses(self, samples: Batch | Mapping[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
         """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
 
         Only target positions go through the head, so no logits are built where there is no label.
@@ -171,10 +186,10 @@ class MiniGPTBase(ImageTokens):
         Args:
             samples: as `prepare` gives them, or as it takes them.
         """
-        if "tokens" not in samples:
-            samples = self.prepare(samples)
-        tokens = samples["tokens"].to(self.device)
-        embeds = self._embed(tokens, self._see(flat_images(samples)))
+        batch = samples if isinstance(samples, Batch) and samples.tokens else self.prepare(samples)
+        assert batch.tokens is not None
+        tokens = batch.tokens.to(self.device)
+        embeds = self._embed(tokens, None if batch.images is None else self._see(batch.images))
         causal = is_causal(self.llama_model.config.get_text_config())
         with self.own_precision(self.llama_model), unmasked(self.llama_model, embeds.shape[1]):
             hidden = self.llama_model.get_decoder()(
@@ -195,15 +210,13 @@ class MiniGPTBase(ImageTokens):
         cap = getattr(self.llama_model.config, "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    def forward(self, samples: dict[str, Any], reduction: str = "mean") -> dict[str, torch.Tensor]:
+    def forward(self, samples: Batch | Mapping[str, Any], reduction: str = "mean") -> dict[str, torch.Tensor]:
         """The loss of a batch.
 
         Args:
-            samples: images as `flat_images` takes them, `answer` (list of str), and optionally
-                `instruction_input` (list of str with `<Img><ImageHere></Img>` where an image goes), or
-                dialogues in `conv_q` and `conv_a`, of which every answer is learned. What `prepare` has
-                prepared is not prepared again.
-            reduction: `mean` or `sum` over target tokens; `none` for one loss a sample, averaged over the
+            samples: a batch, or the original's dict (see `Batch.from_mapping`). What `prepare` has prepared
+                is not prepared again.
+            reduction: `mean` or `sum` over target tokens; `none` for one loss per sample, averaged over the
                 padded length of the batch as the original does.
         """
         losses, tokens = self.token_losses(samples)
@@ -224,7 +237,7 @@ class MiniGPTBase(ImageTokens):
     def generate(
         self,
         images: torch.Tensor | None,
-        texts: Sequence[str],
+        texts: Sequence[str | Dialogue],
         num_beams: int = 1,
         max_new_tokens: int = 20,
         min_length: int = 1,
@@ -239,13 +252,14 @@ class MiniGPTBase(ImageTokens):
         Args:
             images: [N, 3, H, W], or cached features [N, P, width], for all IMAGE_PLACEHOLDERs of `texts`
                 in order; None without any.
-            texts: whole prompts, as `template.turn` writes them.
+            texts: dialogues to go on with, or whole prompts as `template.turn` writes them.
 
         Returns:
             One reply a prompt, without its end symbol and surrounding white space.
         """
-        _check_image_count("".join(texts), 0 if images is None else len(images))
-        tokens = self.prompts.encode(texts, pad_left=True).to(self.device)
+        dialogues = [_as_dialogue(text) for text in texts]
+        _check_image_count(dialogues, 0 if images is None else len(images))
+        tokens = self.prompts.encode(dialogues, pad_left=True).to(self.device)
         embeds = None if images is None else self._see(images)
         sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
         ids = self.llama_model.generate(
@@ -283,21 +297,12 @@ class MiniGPTBase(ImageTokens):
         }
 
 
-def flat_images(samples: Mapping[str, Any]) -> torch.Tensor:
-    """All real images of a batch in order: pixels [N, 3, H, W], or cached features [N, P, width].
-
-    Args:
-        samples: `image` [B, 3, H, W] or [B, images, 3, H, W], or `image_features` [B, P, width] or
-            [B, images, P, width], of which `length` are real, where it is given.
-    """
-    cached = "image_features" in samples
-    image = samples["image_features" if cached else "image"]
-    if "length" in samples:
-        return torch.cat([row[:length] for row, length in zip(image, samples["length"], strict=True)])
-    return image.flatten(0, 1) if image.ndim == (4 if cached else 5) else image
+def _as_dialogue(prompt: str | Dialogue) -> Dialogue:
+    return prompt if isinstance(prompt, Dialogue) else Dialogue((Turn("user", prompt, verbatim=True),))
 
 
-def _check_image_count(text: str, images: int) -> None:
-    wanted = text.count(IMAGE_PLACEHOLDER)
+def _check_image_count(dialogues: Dialogue | Sequence[Dialogue], images: int) -> None:
+    dialogues = [dialogues] if isinstance(dialogues, Dialogue) else dialogues
+    wanted = sum(dialogue.images for dialogue in dialogues)
     if wanted != images:
-        raise ValueError(f"the prompts have {wanted} {IMAGE_PLACEHOLDER}, but {images} images were given")
+        raise ValueError(f"the prompts have {wanted} <ImageHere>, but {images} images were given")

@@ -1,45 +1,93 @@
-"""A dialogue about pictures, and the text a language model is given for it."""
+"""What is said about images, by whom: the one form in which training, evaluation and chat hold a dialogue."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
-from minigpt4.prompts.templates import PromptTemplate
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+
+Role = Literal["system", "user", "assistant"]
 
 
-@dataclass
-class Conversation:
-    """Messages in turn, written out by one template.
+@dataclass(frozen=True)
+class Turn:
+    """What one side says.
 
     Attributes:
-        template: how turns are spelled; the model's own, so that chat asks as training did.
-        messages: [role, text] pairs, users and assistants in turn; an assistant's text of None is the
-            reply that is wanted.
-        system: what stands before the first turn.
+        role: who says it; a template knows how each role is marked.
+        text: with `<Img><ImageHere></Img>` where an image goes.
+        verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
     """
 
-    template: PromptTemplate
-    messages: list[list[str | None]] = field(default_factory=list)
-    system: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.system is None:
-            self.system = self.template.system
+    role: Role
+    text: str
+    verbatim: bool = False
 
     @property
-    def roles(self) -> tuple[str, str]:
-        """How the user's and the assistant's messages are marked."""
-        return self.template.user, self.template.assistant
+    def images(self) -> int:
+        """How many images belong to it."""
+        return self.text.count(IMAGE_PLACEHOLDER)
 
-    def append_message(self, role: str, message: str | None) -> None:
-        self.messages.append([role, message])
 
-    def get_prompt(self) -> str:
-        """The whole dialogue as text, up to where the next reply begins. BOS is not written out."""
-        text = self.system
-        for place, (role, message) in enumerate(self.messages):
-            if role == self.template.user and place:
-                text += self.template.next_turn
-            text += role + (message or "")
-        return text
+@dataclass(frozen=True)
+class Dialogue:
+    """Turns of user and assistant in alternation, perhaps after a system text.
 
-    def copy(self) -> "Conversation":
-        return Conversation(self.template, [list(m) for m in self.messages], self.system)
+    One that begins with the assistant is a caption: the model puts the request in front of it that it was
+    configured with (`model.prompt_path`), or the bare image.
+
+    Raises:
+        ValueError: if the roles do not alternate, or there is no turn.
+    """
+
+    turns: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        roles = [turn.role for turn in self.turns]
+        spoken = roles[1:] if roles[:1] == ["system"] else roles
+        in_turn = "system" not in spoken and all(role != after for role, after in pairwise(spoken))
+        if not spoken or not in_turn or roles[:2] == ["system", "assistant"]:
+            raise ValueError(f"user and assistant must take turns, found {', '.join(roles) or 'no turn'}")
+
+    @classmethod
+    def caption(cls, text: str) -> "Dialogue":
+        """An image's caption, which answers whatever request the model is configured with."""
+        return cls((Turn("assistant", text),))
+
+    @classmethod
+    def prompted(cls, prompt: str, answer: str) -> "Dialogue":
+        """A whole prompt, marks and all, and its answer (the original's `instruction_input`)."""
+        return cls((Turn("user", prompt, verbatim=True), Turn("assistant", answer)))
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str | None, str]]) -> "Dialogue":
+        """Questions and their answers; a first question of None makes the first answer a caption."""
+        turns = []
+        for question, answer in pairs:
+            turns += [] if question is None and not turns else [Turn("user", question or "")]
+            turns.append(Turn("assistant", answer))
+        return cls(tuple(turns))
+
+    @property
+    def is_caption(self) -> bool:
+        """Whether the request is the model's to put."""
+        return self.turns[0].role == "assistant"
+
+    @property
+    def images(self) -> int:
+        """How many images belong to it; the request of a caption has one."""
+        return sum(turn.images for turn in self.turns) + self.is_caption
+
+    @property
+    def answer(self) -> str | None:
+        """The last turn, if it is the assistant's."""
+        return self.turns[-1].text if self.turns[-1].role == "assistant" else None
+
+    def unanswered(self) -> "Dialogue":
+        """All before the last answer, for a model to reply to. Not for a caption without its request."""
+        return Dialogue(self.turns[:-1]) if self.answer is not None else self
+
+    def requested(self, request: Turn) -> "Dialogue":
+        """A caption with `request` in front of it; any other dialogue as it is."""
+        return Dialogue((request, *self.turns)) if self.is_caption else self

@@ -1,17 +1,19 @@
-"""Text with images in it, as ids: what the language model reads, before anything is embedded.
+"""Dialogues as ids: what the language model reads, before anything is embedded.
 
-All of this happens on the CPU, in plain integers. What travels to the device are four small tensors,
-and nothing there has to be searched, compared or waited for.
+All of this happens on the CPU, in plain integers. What travels to the device are small tensors of ids and
+places, and nothing there has to be searched, compared or waited for.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from minigpt4.common.errors import DataError
-from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+from minigpt4.prompts.dialogue import Dialogue, Turn
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, PromptTemplate
 
 # Stands for one image token among text ids; never looked up.
 IMAGE_ID = -1
@@ -50,15 +52,19 @@ class TokenBatch:
 
 
 class PromptEncoder:
-    """Turns prompts and answers into a TokenBatch.
+    """Turns dialogues into a TokenBatch: the only way from a dialogue to ids.
+
+    Each prompt between two answers, each piece of it between images, and each answer with its end symbol is
+    tokenised by itself, in training (as in MiniGPT-4), evaluation and chat alike.
 
     Args:
         tokenizer: the language model's.
         bos_id: the id that begins every sequence, or None for models without one.
         image_tokens: how many tokens stand for one image.
-        end_sym: what ends an answer.
-        max_txt_len: longest answer, end symbol included, in tokens.
+        template: how turns are written.
+        max_txt_len: longest answer that is learned, end symbol included, in tokens.
         max_context_len: longest prompt, images included, in tokens.
+        requests: what captions answer; training draws one per batch. Without any, it is the bare image.
     """
 
     def __init__(
@@ -66,87 +72,88 @@ class PromptEncoder:
         tokenizer: PreTrainedTokenizerBase,
         bos_id: int | None,
         image_tokens: int,
-        end_sym: str,
+        template: PromptTemplate,
         max_txt_len: int,
         max_context_len: int,
+        requests: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.bos = [] if bos_id is None else [bos_id]
         self.image_tokens = image_tokens
-        self.end_sym = end_sym
+        self.template = template
         self.max_txt_len = max_txt_len
         self.max_context_len = max_context_len
-        self.end_length = len(self._ids("a" + end_sym)) - len(self._ids("a"))
+        bare_image = Turn("user", IMAGE_PLACEHOLDER, verbatim=True)
+        self.requests = [Turn("user", request) for request in requests] or [bare_image]
+        self.end_length = len(self._ids("a" + template.end)) - len(self._ids("a"))
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+    def draw_request(self) -> Turn:
+        """The request for the captions of a batch; training draws it from Python's generator."""
+        return random.choice(self.requests)
 
-    def prompt_ids(self, prompt: str, before: Sequence[int] = ()) -> list[int]:
-        """BOS, then the prompt, each piece of text between images tokenised by itself (as MiniGPT-4).
+    def texts(self, dialogue: Dialogue) -> Iterator[tuple[Turn, str]]:
+        """Each turn and how it is written, marks and end symbols included; joined, they are the prompt."""
+        turns, before = list(dialogue.turns), ""
+        if turns[0].role == "system":
+            before = turns.pop(0).text
+        for place, turn in enumerate(turns):
+            if turn.role == "assistant":
+                yield turn, turn.text + self.template.end
+            elif turn.verbatim:
+                yield turn, before + turn.text
+            elif place == 0:
+                yield turn, before + self.template.turn(turn.text)
+            else:
+                yield turn, self.template.later_turn(turn.text)
 
-        BOS written out at the very beginning is not doubled.
+    def ids(self, dialogue: Dialogue, *, learn_all: bool = True) -> tuple[list[int], list[int]]:
+        """BOS and all turns -> (ids, places of the targets among them).
 
         Args:
-            prompt: with IMAGE_PLACEHOLDER where an image goes.
-            before: the ids of the turns before this one, which stand in BOS's stead.
+            dialogue: one that ends with the user's turn has no last answer, and is for generation. A caption
+                needs its request.
+            learn_all: whether all answers are targets, or the last one alone. An answer that is only read is
+                whole; a target is cut to `max_txt_len`, but keeps its end symbol.
 
         Raises:
-            DataError: if all this is longer than the model can be given.
+            DataError: if the prompt before the last answer is longer than `max_context_len`.
         """
-        if not before and self.bos and prompt.startswith(self.tokenizer.bos_token):
-            prompt = prompt[len(self.tokenizer.bos_token) :]
-        ids = list(before or self.bos)
-        for place, piece in enumerate(prompt.split(IMAGE_PLACEHOLDER)):
-            ids += [IMAGE_ID] * self.image_tokens * (place > 0) + self._ids(piece)
-        if len(ids) > self.max_context_len:
-            raise DataError(
-                f"a prompt of {len(ids)} tokens is longer than model.max_context_len={self.max_context_len}"
-            )
-        return ids
-
-    def answer_ids(self, answer: str) -> list[int]:
-        """The answer and the end symbol; a long answer is cut, its end symbol never is."""
-        ids = self._ids(answer + self.end_sym)
-        if len(ids) > self.max_txt_len:
-            ids = ids[: self.max_txt_len - self.end_length] + ids[len(ids) - self.end_length :]
-        return ids
-
-    def dialogue_ids(
-        self, prompts: Sequence[str], answers: Sequence[str] | None
-    ) -> tuple[list[int], list[int]]:
-        """Turn after turn, each piece tokenised by itself -> (ids, places of the targets among them).
-
-        Args:
-            prompts: a turn's prompt each, the later ones as `PromptTemplate.later_turn` writes them.
-            answers: the reply to each; None to let the model go on.
-        """
+        if dialogue.is_caption:
+            raise ValueError("a caption without the request that it answers")
         ids: list[int] = []
         targets: list[int] = []
-        for turn, prompt in enumerate(prompts):
-            ids = self.prompt_ids(prompt, before=ids)
-            answer = [] if answers is None else self.answer_ids(answers[turn])
-            targets += range(len(ids), len(ids) + len(answer))
-            ids += answer
+        prompt_length = 0
+        for turn, text in self.texts(dialogue):
+            if turn.role == "user":
+                ids = self._prompt_ids(text, before=ids)
+                prompt_length = len(ids)
+            elif learn_all or turn is dialogue.turns[-1]:
+                answer = self._cut(self._ids(text))
+                targets += range(len(ids), len(ids) + len(answer))
+                ids += answer
+            else:
+                ids += self._ids(text)
+        if prompt_length > self.max_context_len:
+            raise DataError(
+                f"a prompt of {prompt_length} tokens is longer than "
+                f"model.max_context_len={self.max_context_len}"
+            )
         return ids, targets
 
     def encode(
-        self,
-        prompts: Sequence[str | Sequence[str]],
-        answers: Sequence[str | Sequence[str]] | None = None,
-        *,
-        pad_left: bool = False,
+        self, dialogues: Sequence[Dialogue], *, learn_all: bool = True, pad_left: bool = False
     ) -> TokenBatch:
         """Assemble a batch.
 
         Args:
-            prompts: with IMAGE_PLACEHOLDER where an image goes; for a dialogue one a turn, as in
-                `dialogue_ids`.
-            answers: what should follow each; None to let the model go on.
+            dialogues, learn_all: as for `ids`.
             pad_left: True for generation, which goes on at the right end.
+
+        Raises:
+            DataError: for a prompt that is too long, or answers of which nothing is left to learn.
         """
-        replies = [None] * len(prompts) if answers is None else [_as_turns(answer) for answer in answers]
-        rows = [self.dialogue_ids(_as_turns(p), a) for p, a in zip(prompts, replies, strict=True)]
-        if answers is not None and not any(targets for _, targets in rows):
+        rows = [self.ids(dialogue, learn_all=learn_all) for dialogue in dialogues]
+        if any(one.answer is not None for one in dialogues) and not any(targets for _, targets in rows):
             raise DataError("a batch without one target token: all answers are empty")
         length = max(len(sequence) for sequence, _ in rows)
         ids, mask, target_index, target_ids, target_row = [], [], [], [], []
@@ -169,6 +176,20 @@ class PromptEncoder:
             target_row=torch.tensor(target_row, dtype=torch.long),
         )
 
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-def _as_turns(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else texts
+    def _prompt_ids(self, text: str, before: Sequence[int]) -> list[int]:
+        """`before`, or BOS, and the prompt. BOS written out at the very beginning is not doubled."""
+        if not before and self.bos and text.startswith(self.tokenizer.bos_token):
+            text = text[len(self.tokenizer.bos_token) :]
+        ids = list(before or self.bos)
+        for place, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
+            ids += [IMAGE_ID] * self.image_tokens * (place > 0) + self._ids(piece)
+        return ids
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """A long answer is cut, its end symbol never is."""
+        if len(ids) <= self.max_txt_len:
+            return ids
+        return ids[: self.max_txt_len - self.end_length] + ids[len(ids) - self.end_length :]

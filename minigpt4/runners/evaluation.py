@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -11,6 +10,7 @@ from minigpt4.common.rng import undisturbed
 from minigpt4.common.stop_request import StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.prompts.sample import Batch
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
@@ -91,7 +91,7 @@ class Evaluator:
         """Whether this rank skips the rest. Where ranks have to keep in step, it goes on to the end."""
         return bool(self.stop) and not self.engine.sharded
 
-    def _until_stopped(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             if self._gives_up():
                 return

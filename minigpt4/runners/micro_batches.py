@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-Batch = dict[str, Any]
+from minigpt4.prompts.sample import Batch
 
 
 @dataclass
@@ -61,11 +60,11 @@ def draw_groups(
         group = _group([prepare(next(batches)) for _ in range(size)])
         if side is not None:
             with torch.cuda.stream(side):
-                group.batches = [_to_device(batch, device) for batch in group.batches]
+                group.batches = [batch.pin_memory().to(device) for batch in group.batches]
             compute = torch.cuda.current_stream(device)
             compute.wait_stream(side)
             for batch in group.batches:
-                for tensor in _tensors(batch):
+                for tensor in batch.tensors():
                     tensor.record_stream(compute)  # or its memory could be given away too early
         yield group
 
@@ -73,27 +72,12 @@ def draw_groups(
 def _group(batches: list[Batch]) -> Group:
     bad: Counter[str] = Counter()
     for batch in batches:
-        bad.update(batch.pop("bad"))
+        bad.update(batch.bad)
     return Group(
         batches,
-        images=sum(len(batch["answer"]) for batch in batches),
-        tokens=sum(int(batch["tokens"].attention_mask.sum()) for batch in batches),
-        targets=sum(batch["tokens"].targets for batch in batches),
-        keys=[str(key) for batch in batches for key in batch.get("image_id", ())],
+        images=sum(map(len, batches)),
+        tokens=sum(int(batch.tokens.attention_mask.sum()) for batch in batches),
+        targets=sum(batch.tokens.targets for batch in batches),
+        keys=[key for batch in batches for key in batch.image_ids],
         bad=bad,
     )
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {
-        key: value.pin_memory().to(device, non_blocking=True)
-        for key, value in batch.items()
-        if torch.is_tensor(value)
-    }
-    return batch | moved | {"tokens": batch["tokens"].pin_memory().to(device)}
-
-
-def _tensors(batch: Batch) -> Iterator[torch.Tensor]:
-    for value in (*batch.values(), *vars(batch["tokens"]).values()):
-        if torch.is_tensor(value):
-            yield value

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.sample import Batch
 from minigpt4.tasks.records import Limits, Metrics, Record
 from minigpt4.tasks.shuffle import shuffle_images
 
@@ -82,7 +82,7 @@ class BaseTask:
         torch.manual_seed(cfg.run_cfg.get("seed", 42))
         return model_class.from_config(cfg.model_cfg, device=device, **cached)
 
-    def train_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
+    def train_step(self, model: torch.nn.Module, samples: Batch) -> torch.Tensor:
         """The loss of one batch that the model prepared: the sum over its target tokens, with a gradient.
 
         The engine divides it by the number of targets in all batches of an update, on all ranks.
@@ -91,7 +91,7 @@ class BaseTask:
 
     @torch.no_grad()
     def evaluate(
-        self, model: MiniGPTBase, batches: Iterable[dict[str, Any]], limits: Limits | None = None
+        self, model: MiniGPTBase, batches: Iterable[Batch], limits: Limits | None = None
     ) -> list[Record]:
         """A record per sample, in order; what was skipped on the way is logged.
 
@@ -107,12 +107,11 @@ class BaseTask:
         model.eval()
         hidden = True if launch.rank() else None  # None: where the output is not a terminal
         with tqdm(total=limits.total, desc="evaluating", unit="sample", disable=hidden) as bar:
-            for samples in batches:
-                bad.update(samples.pop("bad", {}))
-                samples.pop("reader", None)  # where the loader stands, which is not about the samples
-                samples = shuffle_images(samples) if limits.shuffled else samples
-                if samples["answer"]:
-                    made = self._records(model, samples, limits, len(records))
+            for batch in batches:
+                bad.update(batch.bad)
+                batch = shuffle_images(batch) if limits.shuffled else batch
+                if len(batch):
+                    made = self._records(model, batch, limits, len(records))
                     records += made
                     bar.update(len(made))
         model.train(was_training)
@@ -120,28 +119,26 @@ class BaseTask:
             log.warning("samples skipped: %s", dict(bad))
         return records
 
-    def _records(
-        self, model: MiniGPTBase, samples: dict[str, Any], limits: Limits, done: int
-    ) -> list[Record]:
+    def _records(self, model: MiniGPTBase, batch: Batch, limits: Limits, done: int) -> list[Record]:
         """`records` of a batch, with their pictures, when there are `done` before it."""
-        count = len(samples["answer"])
+        count = len(batch)
         wanted = count if limits.predictions is None else limits.predictions - done
-        records = self.records(model, samples, min(max(wanted, 0), count))
+        records = self.records(model, batch, min(max(wanted, 0), count))
         if len(records) != count or not all(isinstance(record, Record) for record in records):
             name = f"{type(self).__name__}.records"
             raise TypeError(f"{name} must return a Record for each of the {count} samples of a batch")
         for row, record in enumerate(records[: max(limits.pictures - done, 0)]):
-            if "image" in samples:
-                image = samples["image"][row]
-                record.picture = model.to_pixels(image if image.ndim == 3 else image[0])
+            images = batch.images_of(row)
+            if images is not None and images.ndim == 4:  # not of cached features
+                record.picture = model.to_pixels(images[0])
         return records
 
-    def records(self, model: MiniGPTBase, samples: dict[str, Any], predictions: int) -> list[Record]:
+    def records(self, model: MiniGPTBase, batch: Batch, predictions: int) -> list[Record]:
         """A record for each sample of a batch.
 
         Args:
             model: in evaluation mode, without gradients.
-            samples: of a batch.
+            batch: the samples; `batch.answers` are the true answers.
             predictions: the first so many need a prediction; a task whose best metric is made of
                 predictions makes all of them.
         """

@@ -1,10 +1,10 @@
 """Captions: the loss of the true ones, and what the model says by itself."""
 
 from collections import Counter
-from typing import Any
 
 from minigpt4.common.registry import registry
-from minigpt4.models.minigpt_base import MiniGPTBase, flat_images
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.sample import Batch
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
 
@@ -13,26 +13,26 @@ from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
 class ImageTextPretrainTask(BaseTask):
     """Stage 1, and any other training on pictures with captions or dialogues."""
 
-    def records(self, model: MiniGPTBase, samples: dict[str, Any], predictions: int) -> list[Record]:
+    def records(self, model: MiniGPTBase, batch: Batch, predictions: int) -> list[Record]:
         """The loss of every true answer; the first `predictions` are answered greedily too."""
-        truths = samples["answer"]
-        prompts = model.evaluation_prompts(samples)
-        losses, tokens = model.token_losses(samples | {"instruction_input": prompts})
-        sums = losses.new_zeros(len(truths)).index_add(0, tokens.target_row, losses).tolist()
+        asked = model.prepare(batch, evaluation=True)
+        losses, tokens = model.token_losses(asked)
+        sums = losses.new_zeros(len(batch)).index_add(0, tokens.target_row, losses).tolist()
         counts = Counter(tokens.target_row.tolist())
         records = [
             Record(
-                image_id=samples["image_id"][row],
-                group=samples["group"][row],
+                image_id=batch.image_ids[row],
+                group=batch.groups[row],
                 truth=truth,
                 loss=sums[row] / counts[row],
                 tokens=counts[row],
             )
-            for row, truth in enumerate(truths)
+            for row, truth in enumerate(batch.answers)
         ]
         if predictions:
-            first = {key: values[:predictions] for key, values in samples.items()}
-            said = model.generate(flat_images(first), prompts[:predictions], max_new_tokens=model.max_txt_len)
+            first = asked.rows(range(predictions))
+            dialogues = [dialogue.unanswered() for dialogue in first.dialogues]
+            said = model.generate(first.images, dialogues, max_new_tokens=model.max_txt_len)
             for record, prediction in zip(records, said, strict=False):
                 record.prediction = prediction
                 record.scores["exact_match"] = float(prediction == record.truth)

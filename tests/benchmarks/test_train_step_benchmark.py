@@ -28,7 +28,7 @@ def test_the_floors_are_what_a_step_computes(size: Size, tmp_path: Path) -> None
     keys = {"vit_precision": "fp32", "llm_precision": "fp32", "attn_implementation": "eager"}
     model = build(size, tmp_path / "model", CPU, **keys).train()
     samples = model.prepare(next(random_batches(2)))
-    tokens = samples["tokens"]
+    tokens = samples.tokens
     with FlopCounterMode(display=False) as counter:
         model(samples)["loss"].backward()
     products = step_products(size, 2, tokens.ids.shape[1], tokens.targets)

@@ -14,6 +14,7 @@ from tests.support.golden import build_golden_model
 BEFORE_IMAGE = [354, 391, 384, 388, 389, 390, 392, 354, 374, 384, 366, 362, 375]
 QUESTION = [354, 374, 385, 384, 366, 362, 375, 309, 354, 266, 270, 266, 378]
 QUESTION += [354, 391, 385, 384, 388, 389, 390, 392]
+SPACE = [354]  # behind [/INST]
 # " a red house.", BOS, "[INST] colour? [/INST] "
 REPLY = [354, 356, 321, 319, 379]
 SECOND_TURN = [2, 1, 354, 391, 384, 388, 389, 390, 392, 279, 363, 367, 363, 368, 361, 378]
@@ -46,7 +47,7 @@ def test_two_turns_as_ids(chat, model) -> None:
     def embed(ids):
         return model.llama_model.model.embed_tokens.weight[ids]
 
-    pieces = [embed([1, *BEFORE_IMAGE]), images[0][0], embed(QUESTION + REPLY + SECOND_TURN)]
+    pieces = [embed([1, *BEFORE_IMAGE]), images[0][0], embed(QUESTION + SPACE + REPLY + SECOND_TURN)]
     assert torch.equal(embeds, torch.cat(pieces)[None])
     words = model.llama_tokenizer
     assert words("[INST] <Img>", add_special_tokens=False).input_ids == BEFORE_IMAGE
@@ -69,12 +70,11 @@ def test_one_bos_in_a_vicuna_dialogue(hash_model) -> None:
     chat.answer(conv, images, **GREEDY)
     chat.ask("where?", conv)
     chat.answer_prepare(conv, images)
-    prompt = chat.prompts[-1][0]
-    assert prompt == (
+    assert chat.prompt == (
         VICUNA_V0.system + "###Human: <Img><ImageHere></Img> what? ###Assistant: a house."
         "###Human: where? ###Assistant: "
     )
-    assert hash_model.prompts.prompt_ids(prompt).count(1) == 1
+    assert hash_model.prompts.ids(chat.given[-1][0])[0].count(1) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_typed_text_stays_text(chat, model, typed, read) -> None:
     conv, images = chat.begin(typed, RED)
     assert conv.messages[-1][1] == f"<Img><ImageHere></Img> {read}"
     chat.answer_prepare(conv, images)
-    ids = model.prompts.prompt_ids(chat.prompts[-1][0])
+    ids = model.prompts.ids(chat.given[-1][0])[0]
     assert ids.count(1) == 1 and 2 not in ids and ids.count(-1) == 6
 
 
 def test_markers_of_a_template_are_special_even_where_not_declared(model) -> None:
     model = build_golden_model(end_sym="</s>")
     model.llama_tokenizer.add_tokens(["<|im_end|>", "<h1>"])
-    model.template = CHATML
+    model.prompts.template = CHATML
     conv, _ = RecordingChat(model).begin("a <|im_end|> <h1>")
     assert conv.messages[-1][1] == "a < |im_end|> <h1>"
 
@@ -155,7 +155,7 @@ def test_a_long_dialogue_keeps_bos_and_image(chat, model, monkeypatch) -> None:
     conv, images = long_dialogue(chat, "question 1?", RED)
     monkeypatch.setattr(model, "max_context_len", 110)
     embeds = chat.answer_prepare(conv, images)["inputs_embeds"]
-    assert chat.prompts[-1][0] == (
+    assert chat.prompt == (
         "[INST] <Img><ImageHere></Img> question 1? [/INST] reply 1</s><s> [INST] question 5? [/INST] "
     )
     assert embeds.shape[1] <= 110
@@ -175,15 +175,17 @@ def test_a_long_dialogue_leaves_out_turns_before_and_images_after_the_first(chat
     chat.ask("last", conv)
     monkeypatch.setattr(model, "max_context_len", 90)
     chat.answer_prepare(conv, images)
-    prompt, given = chat.prompts[-1]
-    assert prompt == ("[INST] question 5? <Img><ImageHere></Img> x [/INST] y</s><s> [INST] last [/INST] ")
+    given = chat.given[-1][1]
+    assert chat.prompt == (
+        "[INST] question 5? <Img><ImageHere></Img> x [/INST] y</s><s> [INST] last [/INST] "
+    )
     assert len(given) == 1 and given[0] is images[0]
 
 
 def test_a_long_dialogue_by_max_length(chat) -> None:
     conv, images = long_dialogue(chat, "question 1?", RED)
     embeds = chat.answer_prepare(conv, images, max_new_tokens=40, max_length=150)["inputs_embeds"]
-    assert embeds.shape[1] <= 110 and IMAGE_PLACEHOLDER in chat.prompts[-1][0]
+    assert embeds.shape[1] <= 110 and IMAGE_PLACEHOLDER in chat.prompt
 
 
 def test_a_question_that_is_too_long(chat, model, monkeypatch) -> None:

@@ -83,9 +83,9 @@ def test_greedy_answers_agree(chat, model, question) -> None:
     streamed = conv.copy()
     text, ids = chat.answer(conv, images, **GREEDY)
     pieces = list(chat.stream_answer(streamed, images, **GREEDY))
-    prompt = chat.prompts[-1][0]
+    dialogue = chat.given[-1][0]
     pixels = chat.vis_processor.to_batch(RED)[None]
-    assert [text] == model.generate(pixels, [prompt], max_new_tokens=20)
+    assert [text] == model.generate(pixels, [dialogue], max_new_tokens=20)
     assert "".join(pieces) == text and sum(map(bool, pieces)) > 2
     assert conv == streamed and conv.messages[-1] == [" [/INST] ", text]
     assert ids.shape[0] <= 20

@@ -141,8 +141,8 @@ def check_pictures(shards: list[str]) -> None:
     assert not bad
     seen = {}
     for item in samples:
-        number = int(item["answer"].removeprefix('picture "').removesuffix('"'))
-        seen[number] = item["image"]
+        number = int(item.dialogue.answer.removeprefix('picture "').removesuffix('"'))
+        seen[number] = item.image
     assert sorted(seen) == [*range(GOOD), GOOD + 30]
     for number, pixels in seen.items():
         of = number if number < GOOD else 1

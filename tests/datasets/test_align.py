@@ -52,24 +52,24 @@ def test_what_a_sample_is(tmp_path) -> None:
     dataset = build(str(write_align(tmp_path, entries, 2)))
     assert len(dataset) == 2
     first, second = dataset[0], dataset[1]
-    assert (first["answer"], first["image_id"], first["group"]) == (text, "0", "cars")
-    assert (second["answer"], second["image_id"], second["group"]) == ("B", "1", "")
-    assert first["image"].dtype == torch.uint8 and first["image"].shape == (3, SIZE, SIZE)
-    assert not torch.equal(first["image"], second["image"])
+    assert (first.dialogue.answer, first.image_id, first.group) == (text, "0", "cars")
+    assert (second.dialogue.answer, second.image_id, second.group) == ("B", "1", "")
+    assert first.image.dtype == torch.uint8 and first.image.shape == (3, SIZE, SIZE)
+    assert not torch.equal(first.image, second.image)
 
 
 def test_evaluation_reads_all_once_in_order(tmp_path) -> None:
     dataset = build({"train": str(good_folder(tmp_path, 7)), "test": str(tmp_path)}, "test")
-    assert [s["image_id"] for s in dataset] == [s["image_id"] for s in dataset] == list("0123456")
+    assert [s.image_id for s in dataset] == [s.image_id for s in dataset] == list("0123456")
     shares = []
     for dataset.rank, dataset.world_size in ((0, 2), (1, 2)):
-        shares.append([s["image_id"] for s in dataset])
+        shares.append([s.image_id for s in dataset])
     assert shares == [list("0246"), list("135")]
 
 
 def drawn(dataset: CCSBUAlignDataset, count: int, rank: int = 0, world_size: int = 1) -> list[str]:
     dataset.rank, dataset.world_size = rank, world_size
-    return [sample["image_id"] for sample in islice(dataset, count)]
+    return [sample.image_id for sample in islice(dataset, count)]
 
 
 def test_passes_are_permutations_that_seed_and_number_decide(tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_ranks_and_workers_share_a_pass(tmp_path, entries, workers) -> None:
         loader = DataLoader(BatchStream(dataset, 1), batch_size=None, num_workers=workers)
         for place, batch in enumerate(islice(loader, each * max(workers, 1))):  # the workers take turns
             turn, worker = divmod(place, max(workers, 1))
-            row[turn * readers + rank * max(workers, 1) + worker] = batch["image_id"][0]
+            row[turn * readers + rank * max(workers, 1) + worker] = batch.image_ids[0]
     whole = len(row) - len(row) % entries
     assert set(Counter(row[:whole]).values()) == {whole // entries}
     assert row == drawn(build(folder), len(row))
@@ -113,10 +113,10 @@ def test_what_is_bad_is_counted_and_not_fatal(tmp_path) -> None:
     reasons = {"broken image": 1, "missing image": 1, "empty caption": 1, "caption is no text": 1}
     dataset = build({"test": str(bad_folder(tmp_path))}, "test")
     samples, bad = sorted_out(dataset)
-    assert [s["answer"] for s in samples] == ["Picture 0."]
+    assert [s.dialogue.answer for s in samples] == ["Picture 0."]
     assert bad == reasons
     (batch,) = BatchStream(dataset, 2, max_bad_fraction=0.8)
-    assert batch["bad"] == reasons
+    assert batch.bad == reasons
     assert dataset[2].where == str(tmp_path / "image" / "gone.jpg")
     with pytest.raises(DataError, match="4 of 5 samples are bad"):
         list(BatchStream(dataset, 2))
@@ -124,7 +124,7 @@ def test_what_is_bad_is_counted_and_not_fatal(tmp_path) -> None:
 
 def test_training_goes_on_beside_what_is_bad(tmp_path) -> None:
     batches = islice(BatchStream(build(str(bad_folder(tmp_path))), 2, max_bad_fraction=0.9), 8)
-    seen = [answer for batch in batches for answer in batch["answer"]]
+    seen = [answer for batch in batches for answer in batch.answers]
     assert seen == ["Picture 0."] * 16
 
 
@@ -152,7 +152,7 @@ def test_a_name_must_not_leave_the_folder(tmp_path, name) -> None:
 def test_a_name_may_go_down(tmp_path) -> None:
     (tmp_path / "image" / "a").mkdir(parents=True)
     (tmp_path / "image" / "a" / "1.jpg").write_bytes(encoded(picture()))
-    assert build(str(write_align(tmp_path, [{"image_id": "a/1", "caption": "x"}])))[0]["image_id"] == "a/1"
+    assert build(str(write_align(tmp_path, [{"image_id": "a/1", "caption": "x"}])))[0].image_id == "a/1"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_without_yaml(tmp_path) -> None:
         training=False,
     )
     assert len(dataset) == 4
-    assert dataset[3]["image"].dtype == torch.float32
+    assert dataset[3].image.dtype == torch.float32
 
 
 def test_the_drawn_world_as_stage_2s_folders(tmp_path) -> None:
@@ -220,4 +220,4 @@ def test_the_drawn_world_as_stage_2s_folders(tmp_path) -> None:
         assert len(dataset) == 30
         scenes = [world.parse_caption(entry["caption"]) for entry in dataset.annotation]
         assert {world.split_of(scene) for scene in scenes} == {split}
-        assert {s["group"] for s in islice(dataset, 30)} == {"one_object", "two_objects"}
+        assert {s.group for s in islice(dataset, 30)} == {"one_object", "two_objects"}

@@ -1,6 +1,7 @@
 """Image tokens cached once: what is written, and that training on them is training on pixels."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ from safetensors.torch import save
 from minigpt4.common.config import Config
 from minigpt4.common.device import has_fast_bf16
 from minigpt4.common.registry import registry
-from minigpt4.datasets.collate import collate
 from minigpt4.datasets.datasets.base_dataset import BadSample
 from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest, unpack_features
 from minigpt4.models import image_tokens
 from minigpt4.processors.blip_processors import BlipCaptionProcessor
+from minigpt4.prompts.sample import Batch
 from minigpt4.tasks import setup_task
-from minigpt4.tasks.image_text_pretrain import deal_to_wrong_captions
 from tests.support.caching import cache, config, draw_shards, load
 from tests.support.golden import build_golden_model, golden_model_config
 from tests.support.shards import JPEG, encoded, picture, sample, sorted_out, stream, write_shard
@@ -80,7 +80,7 @@ def test_what_is_written(tmp_path) -> None:
     cached, skipped = sorted_out(
         CachedFeatureStream(read.shards("train"), (6, 48), lambda text: text, training=False)
     )
-    assert [(s["image_id"], s["answer"], s["group"]) for s in cached] == [
+    assert [(s.image_id, s.dialogue.answer, s.group) for s in cached] == [
         ("a", "A Dog!", "animals"),
         ("b", "Ein Kätzchen", ""),
         ("f", "a dog", ""),
@@ -90,23 +90,20 @@ def test_what_is_written(tmp_path) -> None:
     seen, _ = sorted_out(stream([shards[0], shards[2]], size=56))
     for first, last in ((0, 2), (2, 3)):  # batches do not go across shards
         with torch.no_grad():
-            tokens = model.image_tokens(torch.stack([s["image"] for s in seen[first:last]]))
-        kept = torch.stack([s["image_features"] for s in cached[first:last]])
+            tokens = model.image_tokens(torch.stack([s.image for s in seen[first:last]]))
+        kept = torch.stack([s.features for s in cached[first:last]])
         assert torch.equal(kept, tokens.bfloat16())
 
 
 def test_the_loss_of_the_golden_model(golden_model, golden_io) -> None:
     """The recorded loss from tokens, to the bit in float32 and to bfloat16's rounding from the cache."""
-    answers = {"answer": golden_io["captions"]}
+    pixels = Batch.from_mapping({"image": golden_io["image"], "answer": golden_io["captions"]})
     with torch.no_grad():
-        expected = golden_model({"image": golden_io["image"]} | answers)["loss"]
+        expected = golden_model(pixels)["loss"]
         tokens = golden_model.image_tokens(golden_io["image"])
-        assert torch.equal(golden_model({"image_features": tokens} | answers)["loss"], expected)
-        rounded = golden_model({"image_features": tokens.bfloat16()} | answers)["loss"]
-        assert 0 < abs(rounded - expected) < 2**-8 * expected
-        assert torch.equal(
-            golden_model({"image_features": tokens[:, None]} | answers)["loss"], expected
-        )  # one image a sample, as several are given
+        assert torch.equal(golden_model(replace(pixels, images=tokens))["loss"], expected)
+        rounded = golden_model(replace(pixels, images=tokens.bfloat16()))["loss"]
+    assert 0 < abs(rounded - expected) < 2**-8 * expected
 
 
 @pytest.mark.integration
@@ -152,11 +149,11 @@ def test_chat_with_what_was_trained_on_a_cache(on_cache, tiny) -> None:
     (_, splits) = task.build_datasets(load(on_cache))["cached_features"]
     cached, _ = sorted_out(splits["test"])
     # In batches of four, as the cache was made.
-    said = model.generate(torch.stack([s["image"] for s in pictures[:4]]), ["<Img><ImageHere></Img>"] * 4)
-    features = torch.stack([s["image_features"] for s in cached[:4]])
+    said = model.generate(torch.stack([s.image for s in pictures[:4]]), ["<Img><ImageHere></Img>"] * 4)
+    features = torch.stack([s.features for s in cached[:4]])
     assert runner.bare_model.generate(features, ["<Img><ImageHere></Img>"] * 4) == said
     with pytest.raises(ValueError, match="no encoder"):
-        runner.bare_model.encode_img(pictures[0]["image"][None])
+        runner.bare_model.encode_img(pictures[0].image[None])
 
 
 def test_without_qformer(storage, tmp_path) -> None:
@@ -176,8 +173,8 @@ def test_without_qformer(storage, tmp_path) -> None:
     looking = task.build_model(load(pixels), device="cpu")
     reading = task.build_model(cfg, device="cpu", datasets=datasets)
     assert torch.equal(looking.llama_proj.weight, reading.llama_proj.weight)
-    pictures = collate(sorted_out(task.build_datasets(load(pixels))["cc_sbu"][1]["test"])[0])
-    cached = collate(sorted_out(datasets["cached_features"][1]["test"])[0])
+    pictures = Batch.of(sorted_out(task.build_datasets(load(pixels))["cc_sbu"][1]["test"])[0])
+    cached = Batch.of(sorted_out(datasets["cached_features"][1]["test"])[0])
     with torch.no_grad():
         expected = looking(pictures)["loss"]
         torch.testing.assert_close(reading(cached)["loss"], expected, rtol=2**-8, atol=0)
@@ -198,14 +195,6 @@ def test_features_that_are_none() -> None:
             unpack_features(data, (3, 4))
 
 
-def test_features_dealt_to_wrong_captions() -> None:
-    samples = {"image_features": torch.arange(3.0).view(3, 1, 1), "answer": ["a", "a", "b"]}
-    dealt = deal_to_wrong_captions(samples)
-    assert dealt["answer"] == ["a", "a", "b"]
-    assert dealt["image_features"].flatten().tolist() == [2.0, 2.0, 0.0]
-    assert "image" not in dealt
-
-
 def test_captions_go_through_the_processor(tiny) -> None:
     manifest = Manifest.read(tiny[1] / "manifest.json", "storage")
     shape = (manifest.shape.count, manifest.shape.width)
@@ -214,5 +203,5 @@ def test_captions_go_through_the_processor(tiny) -> None:
     )
     samples, bad = sorted_out(items)
     assert len(samples) == 6 and not bad
-    assert all(len(s["answer"].split()) == 2 for s in samples)
-    assert all(s["image_features"].shape == (8, 128) for s in samples)
+    assert all(len(s.dialogue.answer.split()) == 2 for s in samples)
+    assert all(s.features.shape == (8, 128) for s in samples)

@@ -18,6 +18,7 @@ from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets.jsonl_dataset import JsonlDataset, LineIndex
 from minigpt4.datasets.datasets.jsonl_format import check_line
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.tasks import setup_task
 from tests.support.jsonl import CAPTION, QUESTION, TALK, write
 from tests.support.shards import SIZE, sorted_out
@@ -36,67 +37,46 @@ def build(info: Any, split: str = "train", processor: str | None = None) -> Json
     return build_datasets({"jsonl": section}, seed=0)["jsonl"][1][split]
 
 
-def without_image(sample: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sample.items() if key != "image"}
-
-
 def test_what_samples_are(tmp_path: Path) -> None:
     marked = {"image": "b.jpg", "question": "On <image>, what?", "answer": "Cats.", "id": 7, "group": "vqa"}
     path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, marked)
     dataset = build({"ann_path": {"test": str(path)}}, "test")
     caption, question, last = dataset
-    assert without_image(caption) == {
-        "answer": "A dog.",
-        "conv_q": [None],
-        "conv_a": ["A dog."],
-        "image_id": f"{path}:1",
-        "group": "",
-    }
-    assert without_image(question) == {
-        "answer": "A dog.",
-        "conv_q": ["<Img><ImageHere></Img> What?"],
-        "conv_a": ["A dog."],
-        "image_id": f"{path}:2",
-        "group": "",
-    }
-    assert without_image(last) == {
-        "answer": "Cats.",
-        "conv_q": ["On <Img><ImageHere></Img>, what?"],
-        "conv_a": ["Cats."],
-        "image_id": "7",
-        "group": "vqa",
-    }
-    assert caption["image"].shape == (3, SIZE, SIZE) and caption["image"].dtype == torch.uint8
-    assert torch.equal(caption["image"], question["image"])
-    assert not torch.equal(caption["image"], last["image"])
+    for sample, dialogue, image_id, group in [
+        (caption, Dialogue.caption("A dog."), f"{path}:1", ""),
+        (question, Dialogue.of([("<Img><ImageHere></Img> What?", "A dog.")]), f"{path}:2", ""),
+        (last, Dialogue.of([("On <Img><ImageHere></Img>, what?", "Cats.")]), "7", "vqa"),
+    ]:
+        assert (sample.dialogue, sample.image_id, sample.group) == (dialogue, image_id, group)
+    assert caption.image.shape == (1, 3, SIZE, SIZE) and caption.image.dtype == torch.uint8
+    assert torch.equal(caption.image, question.image)
+    assert not torch.equal(caption.image, last.image)
 
 
-def test_several_pictures_are_padded_to_the_most(tmp_path: Path) -> None:
+def test_samples_have_as_many_pictures_as_their_lines_name(tmp_path: Path) -> None:
     talk = {"image": ["a.jpg", "b.jpg"], "conversation": TALK[:2]}
     path = write(tmp_path / "d.jsonl", talk, CAPTION)
     first, second = build({"ann_path": {"val": str(path)}}, "val")
-    assert first["conv_q"] == ["<Img><ImageHere></Img> <Img><ImageHere></Img> What?"]
-    assert (first["length"], second["length"]) == (2, 1)
-    assert first["image"].shape == second["image"].shape == (2, 3, SIZE, SIZE)
-    assert torch.equal(first["image"][0], second["image"][0]) and not second["image"][1].any()
+    assert first.dialogue.turns[0].text == "<Img><ImageHere></Img> <Img><ImageHere></Img> What?"
+    assert first.image.shape == (2, 3, SIZE, SIZE) and torch.equal(first.image[:1], second.image)
     (batch,) = BatchStream(build({"ann_path": {"val": str(path)}}, "val"), 2)
-    assert batch["image"].shape == (2, 2, 3, SIZE, SIZE) and batch["length"] == [2, 1]
-    assert batch["conv_q"][1] == [None]
+    assert batch.images.shape == (3, 3, SIZE, SIZE) and batch.image_counts == [2, 1]
+    assert torch.equal(batch.images_of(1), second.image)
 
 
 def test_marks_in_a_conversation(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", {"image": "b.jpg", "conversation": TALK})
     (sample,) = build({"ann_path": {"val": str(path)}}, "val")
-    assert sample["conv_q"] == ["What?", "And on <Img><ImageHere></Img>?"]
-    assert (sample["conv_a"], sample["answer"]) == (["Dog.", "Cat."], "Cat.")
+    turns = [turn.text for turn in sample.dialogue.turns]
+    assert turns == ["What?", "Dog.", "And on <Img><ImageHere></Img>?", "Cat."]
 
 
 def test_the_text_processor_is_for_captions(tmp_path: Path) -> None:
     only_signs = {"image": "a.jpg", "caption": "..."}
     path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, only_signs)
     samples, bad = sorted_out(build({"ann_path": {"val": str(path)}}, "val", "blip_caption"))
-    assert [s["answer"] for s in samples] == ["a dog", "A dog."]
-    assert samples[0]["conv_a"] == ["a dog"] and bad == {"empty caption": 1}
+    assert [s.dialogue.answer for s in samples] == ["a dog", "A dog."]
+    assert bad == {"empty caption": 1}
 
 
 def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -128,7 +108,7 @@ def test_several_files_and_a_folder_of_pictures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"^{KEY}: the files are in 2 folders: please set `image_path`"):
         build({"ann_path": {"val": names}}, "val")
     samples = list(build({"ann_path": {"val": names}, "image_path": str(tmp_path)}, "val"))
-    assert [s["image_id"] for s in samples] == [f"{names[0]}:1", f"{names[0]}:2", f"{names[1]}:1"]
+    assert [s.image_id for s in samples] == [f"{names[0]}:1", f"{names[0]}:2", f"{names[1]}:1"]
 
 
 def test_what_goes_missing_later_is_counted(tmp_path: Path) -> None:

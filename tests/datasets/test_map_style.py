@@ -17,6 +17,8 @@ from minigpt4.datasets.builders import MapStyleBuilder, build_datasets
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.settings import MapStyleInfo
 from minigpt4.processors import BaseProcessor
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Sample
 from tests.support.shards import SIZE, encoded, picture, sorted_out
 
 
@@ -32,15 +34,13 @@ class MadeUpVQADataset(BaseDataset):
     def picture_name(self, entry: dict[str, Any]) -> str:
         return entry["image"]
 
-    def sample(self, entry: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "image": self.picture(entry),
-            "conv_q": [f"<Img><ImageHere></Img> [vqa] {entry['question']}"],
-            "conv_a": [entry["answer"][0]],
-            "answer": entry["answer"][0],
-            "image_id": entry["image"],
-            "group": "",
-        }
+    def sample(self, entry: dict[str, Any]) -> Sample:
+        question = f"<Img><ImageHere></Img> [vqa] {entry['question']}"
+        return Sample(
+            dialogue=Dialogue.of([(question, entry["answer"][0])]),
+            image=self.picture(entry),
+            image_id=entry["image"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +114,10 @@ def test_the_originals_layout_with_splits(folder: Path) -> None:
         "test": (1, False),
     }
     (sample,) = splits["test"]
-    assert sample.pop("image").shape == (3, SIZE, SIZE)
-    assert sample == {
-        "conv_q": ["<Img><ImageHere></Img> [vqa] What is 3?"],
-        "conv_a": ["3"],
-        "answer": "3",
-        "image_id": "3.jpg",
-        "group": "",
-    }
-    assert [splits["train"][n]["answer"] for n in range(3)] == ["0", "1", "2"]
+    assert sample.image.shape == (3, SIZE, SIZE)
+    assert sample.dialogue == Dialogue.of([("<Img><ImageHere></Img> [vqa] What is 3?", "3")])
+    assert (sample.image_id, sample.group) == ("3.jpg", "")
+    assert [splits["train"][n].dialogue.answer for n in range(3)] == ["0", "1", "2"]
 
 
 @pytest.fixture

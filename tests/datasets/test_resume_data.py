@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from minigpt4.datasets.datasets.base_dataset import SampleStream
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.shard_order import parts_of_epoch
 from minigpt4.datasets.mixing import TrainLoader, TrainStream
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Batch, Sample
 from minigpt4.weights.checkpoint import read_checkpoint, save_checkpoint
 from tests.support.runs import losses, mixed_config, run_config, train
 from tests.support.shards import (
@@ -98,12 +101,12 @@ def test_two_processes_read_disjoint_halves(tmp_path) -> None:
     halves = stream(write_good(tmp_path, shards=4, each=8), training=True)
     first, second = ([] for _ in range(2))
     for number, batch in enumerate(islice(loader(halves, workers=2), 8)):
-        (first, second)[number % 2].extend(numbers({"answer": a} for a in batch["answer"]))
+        (first, second)[number % 2].extend(numbers(batch.answers))
     assert set(first).isdisjoint(second) and sorted(first + second) == list(range(32))
     read = []
     for rank in (0, 1):
         for batch in islice(loader(halves, workers=2, rank=rank, world_size=2), 4):
-            read += numbers({"answer": a} for a in batch["answer"])
+            read += numbers(batch.answers)
     assert sorted(read) == list(range(32))
 
 
@@ -132,9 +135,9 @@ def shards_or_folder(kind: str, folder: Path) -> SampleStream:
     return align(folder) if kind == "folder" else stream(damaged_shards(folder)[0], training=True, seed=3)
 
 
-def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    images = torch.equal(first.pop("image"), second.pop("image"))
-    return images and first == second
+def same(first: Batch, second: Batch) -> bool:
+    images = torch.equal(first.images, second.images)
+    return images and replace(first, images=None) == replace(second, images=None)
 
 
 @pytest.mark.parametrize("kind", ["shards", "folder"])
@@ -149,13 +152,13 @@ def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -
     for batch in islice(whole, steps + after):
         batches.append(batch)
         states.append(json.loads(json.dumps(whole.state())))
-    assert sum((Counter(b["bad"]) for b in batches), Counter()) == whole.bad()
+    assert sum((Counter(b.bad) for b in batches), Counter()) == whole.bad()
     assert len(whole.bad()) == (2 if kind == "folder" else 7)
     for step in range(steps) if not workers else random.Random(workers).sample(range(steps), 5):
         resumed = loader(dataset, workers, state=states[step])
         assert not resumed.reordered
         for expected, batch in zip(batches[step:], islice(resumed, after), strict=False):
-            assert same(dict(expected), dict(batch))
+            assert same(expected, batch)
         assert json.loads(json.dumps(resumed.state())) == states[step + after]
 
 
@@ -174,7 +177,7 @@ def test_a_resume_decodes_nothing_that_was_seen_and_reads_no_shard_that_is_throu
     opened.clear()
     decoded.clear()
     resumed = next(iter(loader(dataset, state=state)))
-    assert resumed["answer"] == following["answer"] != last["answer"]
+    assert resumed.answers == following.answers != last.answers
     assert len(decoded) == 5  # a batch, and the sample that it waited for
     assert len(opened) <= 4  # the one that was begun, and what still lay in the buffer
 
@@ -189,7 +192,7 @@ def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
         write_shard(Path(shard), sample("a", caption="picture 0"))
     bad = Counter()
     for batch in islice(loader(dataset, state=state), 3):
-        bad.update(batch["bad"])
+        bad.update(batch.bad)
     assert bad["shard changed"] > 0
 
 
@@ -205,7 +208,7 @@ def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
 def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, reason) -> None:
     shards = write_good(tmp_path, shards=3, each=20)
     whole = loader(stream(shards, training=True))
-    first = [batch["answer"] for batch in islice(whole, 4)]
+    first = [batch.answers for batch in islice(whole, 4)]
     state = whole.state()
     other = stream(shards[: change.pop("shards", 3)], training=True, seed=change.pop("seed", 0))
     resumed = loader(other, state=state, **change)
@@ -217,12 +220,12 @@ def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, re
         in caplog.text
     )
     assert "laion is no longer trained on since the checkpoint" in caplog.text
-    answers = [batch["answer"] for batch in islice(resumed, 4)]
+    answers = [batch.answers for batch in islice(resumed, 4)]
     assert answers != first
     # What goes on with the new order stays in it.
     again = loader(other, state=resumed.state(), **change)
     assert not again.reordered and again.dataset.seed == resumed.dataset.seed
-    assert next(iter(again))["answer"] not in answers
+    assert next(iter(again)).answers not in answers
 
 
 def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:
@@ -245,13 +248,14 @@ def test_ratios_hold_and_ranks_draw_the_same_dataset(tmp_path) -> None:
     draws = []
     for rank in (0, 1):
         dataset = stream([], training=True)
-        dataset.read = lambda *_: (({"answer": "few"}, None) for _ in count())
+        few, many = (Sample(dialogue=Dialogue.prompted("", text)) for text in ("few", "many"))
+        dataset.read = lambda *_, few=few: ((few, None) for _ in count())
         other = stream([], training=True)
-        other.read = lambda *_: (({"answer": "many"}, None) for _ in count())
+        other.read = lambda *_, many=many: ((many, None) for _ in count())
         options = {"workers": 0, "rank": rank, "world_size": 2}
         loaders = {"a": loader(dataset, **options), "b": loader(other, **options)}
         mixed = TrainStream(loaders, [1, 3], seed=5)
-        draws.append([batch["answer"][0] for batch in islice(mixed, 10_000)])
+        draws.append([batch.answers[0] for batch in islice(mixed, 10_000)])
         assert mixed.drawn == sum(one.given for one in loaders.values()) == 10_000
     assert draws[0] == draws[1] and abs(draws[0].count("few") - 2500) < 217
 

@@ -118,7 +118,7 @@ def test_two_entries_of_one_builder_are_drawn_by_their_ratios(tmp_path) -> None:
     assert all(type(builder) is JsonlBuilder for builder, _ in datasets.values())
     reading = {"max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "workers": 0, "pin_memory": False}
     stream = TrainStream.of(datasets, ["train"], 0, {"drawn": 0, "loaders": {}}, **reading)
-    drawn = Counter(batch["answer"][0] for batch in islice(stream, 2000))
+    drawn = Counter(batch.answers[0] for batch in islice(stream, 2000))
     assert abs(drawn["birds"] - 1500) < 97 and drawn.total() == 2000
     assert stream.state()["loaders"].keys() == {"birds.train", "fish.train"}
 

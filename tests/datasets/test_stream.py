@@ -42,7 +42,7 @@ def test_everything_is_read_once_and_in_order(tmp_path) -> None:
     shards = write_good(tmp_path, shards=3, each=5)
     samples, bad = sorted_out(stream(shards))
     assert list(numbers(samples)) == list(range(15)) and not bad
-    assert [s["image_id"] for s in samples[:2]] == ["000000000", "000000001"]
+    assert [s.image_id for s in samples[:2]] == ["000000000", "000000001"]
     assert list(numbers(stream(shards))) == list(range(15))
 
 
@@ -51,12 +51,12 @@ def test_workers_share_the_shards(tmp_path, workers) -> None:
     shards = write_good(tmp_path, shards=3, each=4)
     loader = DataLoader(BatchStream(stream(shards), 3), batch_size=None, num_workers=workers)
     batches = list(loader)
-    read = [int(caption.split()[1]) for batch in batches for caption in batch["answer"]]
+    read = [int(caption.split()[1]) for batch in batches for caption in batch.answers]
     assert sorted(read) == list(range(12))
     assert len(read) == 12
     if workers == 1:
         assert read == list(range(12))
-    assert all(batch["image"].shape[1:] == (3, 8, 8) for batch in batches)
+    assert all(batch.images.shape[1:] == (3, 8, 8) for batch in batches)
 
 
 def test_ranks_share_the_shards(tmp_path) -> None:
@@ -72,13 +72,13 @@ def test_ranks_share_the_shards(tmp_path) -> None:
 def test_a_loader_survives_the_way_to_a_spawned_worker(tmp_path) -> None:
     batches = BatchStream(stream(write_good(tmp_path, shards=1, each=3)), 3)
     (here,), (there,) = batches, pickle.loads(pickle.dumps(batches))
-    assert here["answer"] == there["answer"] == ["picture 0", "picture 1", "picture 2"]
-    assert torch.equal(here["image"], there["image"])
+    assert here.answers == there.answers == ["picture 0", "picture 1", "picture 2"]
+    assert torch.equal(here.images, there.images)
 
 
 def test_a_limit_ends_the_stream(tmp_path) -> None:
     batches = BatchStream(stream(write_good(tmp_path, shards=2, each=5)), 3, limit=7)
-    assert [len(batch["answer"]) for batch in batches] == [3, 3, 1]
+    assert [len(batch.answers) for batch in batches] == [3, 3, 1]
 
 
 def drawn(shards: list[str], count: int, rank: int = 0, **options) -> list[int]:
@@ -99,7 +99,7 @@ def test_workers_draw_different_orders(tmp_path) -> None:
     shards = write_good(tmp_path, shards=2, each=20)
     batches = BatchStream(stream(shards, training=True), 10)
     first, second = islice(DataLoader(batches, batch_size=None, num_workers=2), 2)
-    assert first["answer"] != second["answer"]
+    assert first.answers != second.answers
 
 
 @pytest.mark.parametrize("buffer", [8, 1000])
@@ -136,7 +136,7 @@ def test_random_is_not_touched_by_a_stream(tmp_path) -> None:
 def test_suffixes(tmp_path, suffix, kind) -> None:
     shard = write_shard(tmp_path / "0.tar", sample("a", encoded(picture(), kind), suffix=suffix))
     (item,) = stream([shard])
-    assert item["image"].shape == (3, 8, 8)
+    assert item.image.shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,16 @@ def test_suffixes(tmp_path, suffix, kind) -> None:
 def test_modes_become_three_channels(tmp_path, mode, kind) -> None:
     data = encoded(picture(mode=mode), kind)
     (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", data))])
-    assert item["image"].dtype == torch.uint8 and item["image"].shape == (3, 8, 8)
+    assert item.image.dtype == torch.uint8 and item.image.shape == (3, 8, 8)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(item.image.permute(1, 2, 0).numpy(), expected)
 
 
 def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
     data = [encoded(picture(seed, size=32), quality=90) for seed in range(5)]
     shard = write_shard(tmp_path / "0.tar", [m for n, d in enumerate(data) for m in sample(f"{n}", d)])
     for item, jpeg in zip(stream([shard], size=32), data, strict=True):
-        assert np.array_equal(
-            item["image"].permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg)))
-        )
+        assert np.array_equal(item.image.permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg))))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +178,7 @@ def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
 )
 def test_caption_from_json_before_text(tmp_path, caption, meta, expected) -> None:
     (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", caption=caption, meta=meta))])
-    assert item["answer"] == expected
+    assert item.dialogue.answer == expected
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_a_named_caption(tmp_path, key, expected) -> None:
     if expected is None:
         assert isinstance(item, Bad) and item.reason == "no caption"
     else:
-        assert item["answer"] == expected
+        assert item.dialogue.answer == expected
 
 
 def test_the_yaml_names_the_caption(tmp_path) -> None:
@@ -215,12 +213,12 @@ def test_the_yaml_names_the_caption(tmp_path) -> None:
     }
     for name in ("cc_sbu", "laion"):
         ((_, splits),) = build_datasets({name: section}, seed=0).values()
-        assert [item["answer"] for item in splits["test"]] == ["named"]
+        assert [item.dialogue.answer for item in splits["test"]] == ["named"]
 
 
 def test_the_group_of_the_json_travels_along(tmp_path) -> None:
     members = sample("a", meta={"group": "birds"}) + sample("b")
-    assert [item["group"] for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
+    assert [item.group for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
 
 
 def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:

@@ -79,7 +79,7 @@ def test_a_damaged_header_is_a_damaged_shard(tmp_path, at, field, sum_up) -> Non
         file.seek(0)
         file.write(with_header(data, start, at, field, sum_up=sum_up))
     samples, bad = sorted_out(stream([shard]))
-    assert [item["image_id"] for item in samples] == ["a"]
+    assert [item.image_id for item in samples] == ["a"]
     assert bad["damaged shard"] == 1
 
 

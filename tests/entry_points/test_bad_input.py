@@ -186,14 +186,14 @@ def test_a_bad_sample_is_skipped_with_its_reason(tmp_path, name) -> None:
     members, reason = BAD_SAMPLES[name]
     shard = write_shard(tmp_path / "0.tar", [*sample("a"), *members, *sample("b")])
     first, bad, second = stream([shard])
-    assert (first["image_id"], second["image_id"]) == ("a", "b")
+    assert (first.image_id, second.image_id) == ("a", "b")
     assert (bad.reason, bad.where) == (reason, f"{shard}:x")
 
 
 def test_a_picture_just_small_enough_is_no_bomb(tmp_path) -> None:
     members = sample("x", encoded(Image.new("1", (200, 100)), "PNG"))
     (item,) = stream([write_shard(tmp_path / "0.tar", members)])
-    assert item["image"].shape == (3, 8, 8)
+    assert item.image.shape == (3, 8, 8)
 
 
 def test_pils_own_limit_counts_as_well(tmp_path, monkeypatch) -> None:
@@ -205,7 +205,7 @@ def test_pils_own_limit_counts_as_well(tmp_path, monkeypatch) -> None:
 def test_a_repeated_file_does_not_end_its_shard(tmp_path) -> None:
     shard = write_shard(tmp_path / "0.tar", [*sample("a"), ("a.jpg", JPEG), *sample("b")])
     samples, bad = sorted_out(stream([shard]))
-    assert [s["image_id"] for s in samples] == ["a", "b"]
+    assert [s.image_id for s in samples] == ["a", "b"]
     assert bad == {"repeated file": 1}
 
 
@@ -231,8 +231,8 @@ def test_counts_travel_with_the_batches_and_add_up(tmp_path, workers) -> None:
     loader = DataLoader(BatchStream(stream(shards), 4), batch_size=None, num_workers=workers)
     counted, answers = Counter(), []
     for batch in loader:
-        counted.update(batch["bad"])
-        answers += batch["answer"]
+        counted.update(batch.bad)
+        answers += batch.answers
     assert sorted(answers) == sorted(f"picture {n}" for n in range(32))
     assert counted == reasons
     assert reasons.total() == len(BAD_SAMPLES) + 1
@@ -247,7 +247,7 @@ def half_bad(folder: Path, good: int, bad: int) -> str:
 def test_a_fraction_is_allowed_and_no_more(tmp_path) -> None:
     shard = half_bad(tmp_path, good=20, bad=20)
     (*_, last) = BatchStream(stream([shard]), 10, max_bad_fraction=0.5)
-    assert last["bad"] == {"no caption": 13, "empty caption": 7}
+    assert last.bad == {"no caption": 13, "empty caption": 7}
     with pytest.raises(
         DataError,
         match=re.escape(
@@ -263,7 +263,7 @@ def test_few_samples_are_judged_at_the_end(tmp_path) -> None:
     shard = write_shard(
         tmp_path / "0.tar", [*sample("x", None), *[m for n in range(4) for m in sample(f"{n}")]]
     )
-    assert [b["bad"] for b in BatchStream(stream([shard]), 4, max_bad_fraction=0.2)] == [{"no image": 1}]
+    assert [b.bad for b in BatchStream(stream([shard]), 4, max_bad_fraction=0.2)] == [{"no image": 1}]
     with pytest.raises(DataError, match=r"1 of 5 samples are bad \(no image: 1; up to the last shard\)"):
         list(BatchStream(stream([shard]), 4, max_bad_fraction=0.1))
 
@@ -302,6 +302,6 @@ def test_training_goes_on_beside_what_is_bad(tmp_path) -> None:
     good = write_good(tmp_path, shards=1, each=8)
     batches = BatchStream(stream([*good, str(tmp_path / "missing.tar")], training=True), 8)
     seen = list(islice(batches, 20))
-    assert all(len(batch["answer"]) == 8 for batch in seen)
+    assert all(len(batch.answers) == 8 for batch in seen)
     # About one shard drawn in two is missing: as often as eight pictures are read.
-    assert 5 <= sum(batch["bad"].get("missing shard", 0) for batch in seen) <= 60
+    assert 5 <= sum(batch.bad.get("missing shard", 0) for batch in seen) <= 60

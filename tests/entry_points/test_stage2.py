@@ -8,11 +8,14 @@ import pytest
 from dataset.shapes import make_align, make_shards
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.prompts.dialogue import Conversation
-from minigpt4.prompts.sample_prompts import SamplePrompts
+from minigpt4.conversation.messages import Conversation
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.templates import IMAGE_TURN
 from minigpt4.tasks import setup_task
 from tests.support import ROOT
+from tests.support.prompts import whole
+from tests.support.prompts import written as written_out
 
 
 def test_the_instructions() -> None:
@@ -35,15 +38,14 @@ def stages(tmp_path_factory) -> tuple[dict[str, Any], Any, list[str]]:
     )
     given: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        # What `drawn` says is what is embedded around the picture.
-        prompts_of = SamplePrompts.drawn
+        ids_of = PromptEncoder.ids
 
-        def remember(texts: SamplePrompts, samples: dict[str, Any]) -> list[str]:
-            prompts = prompts_of(texts, samples)
-            given.extend([] if "instruction_input" in samples else prompts)
-            return prompts
+        def remember(prompts: PromptEncoder, dialogue: Dialogue, *, learn_all: bool = True) -> Any:
+            if learn_all and dialogue.answer is not None:
+                given.append(written_out(prompts, dialogue.unanswered()))
+            return ids_of(prompts, dialogue, learn_all=learn_all)
 
-        patch.setattr(SamplePrompts, "drawn", remember)
+        patch.setattr(PromptEncoder, "ids", remember)
         storage = f"{{train: {folder}/align, test: {folder}/held_out}}"
         report, runner = run(
             *("minigpt4_tiny_gemma_stage2_finetune.yaml", "run.max_epoch=1", "run.iters_per_epoch=30"),
@@ -85,7 +87,7 @@ def test_stage_2s_prompts_are_inside_the_template(stages) -> None:
     chat.append_message(chat.roles[0], requests[0])
     chat.append_message(chat.roles[1], None)
     assert chat.get_prompt() == written[0]
-    tokens = model.prompts.encode([written[1]], ["a star"])
+    tokens = model.prompts.encode([whole(written[1], "a star")])
     # <bos> <start_of_turn> user \n <Img> 8 image tokens </Img> ... <end_of_turn> \n <start_of_turn> model \n,
     # then `a`, `star` and <end_of_turn>, the only ones learned
     ids = tokens.ids[0].tolist()

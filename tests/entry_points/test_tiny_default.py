@@ -13,11 +13,12 @@ from transformers import AutoTokenizer
 from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import load_yaml, plain
 from minigpt4.common.registry import registry
-from minigpt4.prompts.dialogue import Conversation
+from minigpt4.conversation.messages import Conversation
 from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
-from minigpt4.prompts.templates import GEMMA, IMAGE_TURN, LLAMA2
+from minigpt4.prompts.templates import GEMMA, IMAGE_TURN, LLAMA2, PromptTemplate
 from minigpt4.weights.resolver import read_tensors
 from tests.support import ROOT
+from tests.support.prompts import answer_ids, prompt_ids
 
 TINY = ROOT / "minigpt4" / "assets" / "tiny"
 IMAGE = [IMAGE_ID] * 8
@@ -45,43 +46,43 @@ def test_it_is_small_and_laid_out_like_the_published_files() -> None:
         assert "model.embed_tokens.weight" in load_file(TINY / family / "model.safetensors")
 
 
-def encoder_for(family: str, bos: int, end: str) -> PromptEncoder:
-    return PromptEncoder(AutoTokenizer.from_pretrained(TINY / family), bos, 8, end, 32, 200)
+def encoder_for(family: str, bos: int, template: PromptTemplate) -> PromptEncoder:
+    return PromptEncoder(AutoTokenizer.from_pretrained(TINY / family), bos, 8, template, 32, 200)
 
 
 def test_what_gemma_is_given() -> None:
     """`<bos>` 2, `<start_of_turn>` 4, `<end_of_turn>` 5, newline 16, user 307, model 308."""
-    gemma = encoder_for("gemma", 2, GEMMA.end)
-    assert gemma.prompt_ids("<ImageHere>") == [2, *IMAGE]
-    assert gemma.answer_ids("a star") == [547, 333, 5]
+    gemma = encoder_for("gemma", 2, GEMMA)
+    assert prompt_ids(gemma, "<ImageHere>") == [2, *IMAGE]
+    assert answer_ids(gemma, "a star") == [547, 333, 5]
     dialogue = Conversation(GEMMA)
     dialogue.append_message(dialogue.roles[0], f"{IMAGE_TURN}a star")
     dialogue.append_message(dialogue.roles[1], None)
     first = [2, 4, 307, 16, 277, *IMAGE, 309, 269, 333, 5, 16, 4, 308, 16]
-    assert gemma.prompt_ids(dialogue.get_prompt()) == first
-    assert gemma.prompt_ids(GEMMA.turn(f"{IMAGE_TURN}a star")) == first
+    assert prompt_ids(gemma, dialogue.dialogue()) == first
+    assert prompt_ids(gemma, GEMMA.turn(f"{IMAGE_TURN}a star")) == first
     dialogue.messages[-1][1] = "star"
     dialogue.append_message(dialogue.roles[0], "a star")
     dialogue.append_message(dialogue.roles[1], None)
-    star = gemma.answer_ids("star")[:-1]
-    again = [5, 16, 4, 307, 16, *gemma.answer_ids("a star"), 16, 4, 308, 16]
-    assert gemma.prompt_ids(dialogue.get_prompt()) == [*first, *star, *again]
+    star = answer_ids(gemma, "star")[:-1]
+    again = [5, 16, 4, 307, 16, *answer_ids(gemma, "a star"), 16, 4, 308, 16]
+    assert prompt_ids(gemma, dialogue.dialogue()) == [*first, *star, *again]
 
 
 def test_what_llama_is_given() -> None:
     """`<s>` 1, `</s>` 2, "▁[INST]" 312, "▁</Img>" 311, "▁a" 259, "▁star" 333."""
-    llama = encoder_for("llama", 1, LLAMA2.end)
-    assert llama.prompt_ids("<ImageHere>") == [1, *IMAGE]
-    assert llama.answer_ids("a star") == [259, 333, 2]
-    ids = llama.prompt_ids(LLAMA2.turn(f"{IMAGE_TURN}a star"))
+    llama = encoder_for("llama", 1, LLAMA2)
+    assert prompt_ids(llama, "<ImageHere>") == [1, *IMAGE]
+    assert answer_ids(llama, "a star") == [259, 333, 2]
+    ids = prompt_ids(llama, LLAMA2.turn(f"{IMAGE_TURN}a star"))
     assert ids[:2] == [1, 312]
     assert ids[ids.index(IMAGE_ID) :][:11] == [*IMAGE, 311, 259, 333]
     dialogue = Conversation(LLAMA2)
     for message in ("a star", "a star", "a star", None):
         dialogue.append_message(dialogue.roles[len(dialogue.messages) % 2], message)
-    # "▁[/INST]" 313; its last space 545 is one token with the first word of a reply that follows.
-    turn = [1, 312, 259, 333, 313]
-    assert llama.prompt_ids(dialogue.get_prompt()) == [*turn, 259, 333, 2, *turn, 545]
+    # "▁[/INST]" 313 and its last space 545, which stays a token by itself before a reply, as in training.
+    turn = [1, 312, 259, 333, 313, 545]
+    assert prompt_ids(llama, dialogue.dialogue()) == [*turn, 259, 333, 2, *turn]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

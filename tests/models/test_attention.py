@@ -47,7 +47,7 @@ def test_gemma2s_attention_is_capped(tmp_path) -> None:
 
 def with_a_mask(model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
     """The losses of all targets with padding masked, by the library's own forward."""
-    tokens = model.prepare(samples)["tokens"]
+    tokens = model.prepare(samples).tokens
     embeds = model._embed(tokens, model.encode_img(samples["image"])[0])
     logits = model.llama_model(inputs_embeds=embeds, attention_mask=tokens.attention_mask).logits
     return F.cross_entropy(

@@ -22,6 +22,7 @@ from minigpt4.weights.checkpoint import save_checkpoint
 from tests.support import GOLDEN
 from tests.support.families import FAMILIES, TINY, chatml_tokenizer, save_model
 from tests.support.golden import build_golden_model
+from tests.support.prompts import prompt_ids
 
 IMAGES = torch.arange(2 * 3 * 56 * 56, dtype=torch.uint8).view(2, 3, 56, 56)
 SAMPLES = {"image": IMAGES, "answer": ["a dog", "two cars"]}
@@ -117,7 +118,7 @@ def ids_generated(model, prompts: list[str], ends: int | None) -> list[list[int]
 
 @torch.no_grad()
 def test_text_as_ids_and_as_embeddings_gives_the_same_logits(model) -> None:
-    ids = torch.tensor([model.prompts.prompt_ids("a red dog and two cars")])
+    ids = torch.tensor([prompt_ids(model.prompts, "a red dog and two cars")])
     as_ids = model.llama_model(input_ids=ids).logits
     as_embeddings = model.llama_model(inputs_embeds=model.embed_tokens(ids)).logits
     torch.testing.assert_close(as_ids, as_embeddings, rtol=0, atol=1e-6)
@@ -176,7 +177,7 @@ def test_no_bos_is_invented(tmp_path) -> None:
     model = build_golden_model(
         llama_model=str(save_model(tmp_path, "qwen2")), llm_backbone="auto", end_sym=None, ckpt=None
     )
-    assert model.prompts.prompt_ids("<ImageHere>a") == [IMAGE_ID] * 6 + [64]
+    assert prompt_ids(model.prompts, "<ImageHere>a") == [IMAGE_ID] * 6 + [64]
     gemma = AutoTokenizer.from_pretrained(TINY / "gemma")
     assert choose_backbone("auto", "gemma", gemma).bos_id == 2
 

@@ -9,8 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minigpt4.models import minigpt_base
+from minigpt4.prompts.sample import Batch
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model
+from tests.support.prompts import answer_ids, whole
 
 PICTURES = torch.arange(3 * 3 * 56 * 56).remainder(251).to(torch.uint8).view(3, 3, 56, 56)
 SAMPLES = {"image": PICTURES, "answer": ["a dog", "two cars and a house", "a"]}
@@ -27,11 +29,11 @@ class NothingIsRead(TorchDispatchMode):
 
 
 def test_prepare_adds_the_tokens_and_leaves_the_samples_alone(golden_model) -> None:
-    prepared = golden_model.prepare(SAMPLES)
-    assert prepared.keys() - SAMPLES.keys() == {"tokens"} and "tokens" not in SAMPLES
-    tokens = prepared["tokens"]
+    batch = Batch.from_mapping(SAMPLES)
+    tokens = golden_model.prepare(batch).tokens
+    assert batch.tokens is None and batch.dialogues[0].is_caption
     assert {t.device.type for t in vars(tokens).values()} == {"cpu"}
-    ends = [len(golden_model.prompts.answer_ids(answer)) for answer in SAMPLES["answer"]]
+    ends = [len(answer_ids(golden_model.prompts, answer)) for answer in SAMPLES["answer"]]
     assert tokens.targets == sum(ends) == len(tokens.target_index)
 
 
@@ -46,19 +48,20 @@ def test_what_is_prepared_is_not_prepared_again(golden_model, monkeypatch) -> No
 def test_the_prompt_is_drawn_by_prepare() -> None:
     model = build_golden_model(prompt_path="prompts/alignment.txt", prompt_template="{} ")
     random.seed(3)
-    drawn = [model.prepare(SAMPLES)["tokens"].ids[0].tolist() for _ in range(4)]
+    drawn = [model.prepare(SAMPLES).tokens.ids[0].tolist() for _ in range(4)]
     random.seed(3)
     written = [random.choice(model.prompt_list) for _ in range(4)]
     for ids, prompt in zip(drawn, written, strict=True):
-        expected = model.prompts.encode([prompt] * 3, SAMPLES["answer"]).ids[0].tolist()
+        answers = [whole(prompt, answer) for answer in SAMPLES["answer"]]
+        expected = model.prompts.encode(answers).ids[0].tolist()
         assert ids == expected
     assert len(set(written)) > 1
 
 
 def test_images_without_a_place_are_refused_before_the_device_is_asked(golden_model) -> None:
-    one_too_few = SAMPLES | {"image": PICTURES[:2]}
-    with pytest.raises(ValueError, match=r"the prompts have 3 <ImageHere>, but 2 images were given"):
-        golden_model.prepare(one_too_few)
+    two_each = {"image": PICTURES[None].expand(3, -1, -1, -1, -1)[:, :2], "answer": SAMPLES["answer"]}
+    with pytest.raises(ValueError, match=r"the prompts have 1 <ImageHere>, but 2 images were given"):
+        golden_model.prepare(two_each)
 
 
 def test_the_sum_over_targets(golden_model) -> None:

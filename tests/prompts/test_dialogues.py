@@ -7,11 +7,13 @@ import torch
 
 from minigpt4.common.config import CONFIG_DIR, load_yaml, plain
 from minigpt4.common.registry import registry
-from minigpt4.models.minigpt_base import MiniGPTBase, flat_images
-from minigpt4.prompts.dialogue import Conversation
+from minigpt4.conversation.messages import Conversation
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import CHATML, LLAMA2, PLAIN, VICUNA_V0
 from tests.support import GOLDEN
 from tests.support.golden import build_golden_model
+from tests.support.prompts import written
 
 # A caption, and two turns about one picture.
 SAMPLES = {
@@ -20,6 +22,7 @@ SAMPLES = {
     "answer": ["a star", "a circle"],
 }
 IMAGE = [0] * 8
+PIXELS = torch.zeros(2, 3, 56, 56, dtype=torch.uint8)
 
 
 def tiny(name: str) -> MiniGPTBase:
@@ -33,9 +36,16 @@ def gemma() -> MiniGPTBase:
     return tiny("gemma")
 
 
+def with_images(samples: dict[str, Any]) -> Batch:
+    """One picture each; what is in it does not matter."""
+    return Batch.from_mapping(
+        {"answer": [""] * len(samples["conv_q"]), **samples, "image": PIXELS[: len(samples["conv_q"])]}
+    )
+
+
 def encoded(model: MiniGPTBase, samples: dict[str, Any]) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """Ids without padding, and (row, target) pairs."""
-    tokens = model.prompts.encode(*model.texts.turns(samples, model.caption_prompt()))
+    tokens = model.prepare(with_images(samples)).tokens
     lengths = tokens.attention_mask.sum(1).tolist()
     ids = [row[:length] for row, length in zip(tokens.ids.tolist(), lengths, strict=True)]
     return ids, list(zip(tokens.target_row.tolist(), tokens.target_ids.tolist(), strict=True))
@@ -53,8 +63,8 @@ def test_gemma_reads_every_turn_as_chat_writes_it(gemma: MiniGPTBase) -> None:
     chat = Conversation(gemma.template)
     for role, text in zip(chat.roles * 2, [*turns_of(SAMPLES, 1), None], strict=True):
         chat.append_message(role, text)
-    assert gemma.prompts.encode([chat.get_prompt()]).ids[0].tolist() == ids[1][:-3]
-    assert gemma.evaluation_prompts(SAMPLES) == ["<ImageHere>", chat.get_prompt()]
+    assert gemma.prompts.encode([chat.dialogue()]).ids[0].tolist() == ids[1][:-3]
+    assert written(gemma.prompts, chat.dialogue()) == chat.get_prompt()
 
 
 def turns_of(samples: dict[str, Any], row: int) -> list[str]:
@@ -133,11 +143,11 @@ def test_padding_among_pictures_is_not_looked_at(gemma: MiniGPTBase) -> None:
         "conv_a": [["a star"], ["a circle", "a red star"]],
         "answer": ["a star", "a red star"],
     }
-    assert torch.equal(flat_images(both), pictures)
+    batch = Batch.from_mapping(both)
+    assert torch.equal(batch.images, pictures) and batch.image_counts == [1, 2]
     with torch.no_grad():
         together = gemma(both, reduction="none")["loss"]
-        length = gemma.prompts.encode(*gemma.texts.turns(both, "")).ids.shape[1]
-        for row, own in enumerate((pictures[:1], pictures[1:])):
-            alone = {key: values[row : row + 1] for key, values in both.items() if key != "length"}
-            losses, _ = gemma.token_losses(alone | {"image": own[None]})
+        length = gemma.prepare(batch).tokens.ids.shape[1]
+        for row in range(2):
+            losses, _ = gemma.token_losses(batch.rows([row]))
             assert together[row].item() == pytest.approx(losses.sum().item() / (length - 1), rel=1e-4)

@@ -1,5 +1,7 @@
 """What the language model is given, id by id."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -8,6 +10,7 @@ from minigpt4.common.errors import DataError
 from minigpt4.prompts import templates
 from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
 from tests.support import GOLDEN
+from tests.support.prompts import answer_ids, prompt_ids, whole
 
 # The golden LLaMA tokenizer: "▁" 354, "a" 356, "▁d" 282, "og" 351, "</s>" 2, "<s>" 1.
 A_DOG = [354, 356, 282, 351]
@@ -19,11 +22,11 @@ INST = [354, 391, 384, 388, 389, 390, 392]  # ▁ [ I N S T ]
 @pytest.fixture(scope="module")
 def llama() -> PromptEncoder:
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "llm")
-    return PromptEncoder(tokenizer, 1, 3, "</s>", max_txt_len=8, max_context_len=60)
+    return PromptEncoder(tokenizer, 1, 3, templates.LLAMA2, max_txt_len=8, max_context_len=60)
 
 
 def test_llama_turn(llama: PromptEncoder) -> None:
-    ids = llama.prompt_ids(templates.LLAMA2.turn("<Img><ImageHere></Img> a dog"))
+    ids = prompt_ids(llama, templates.LLAMA2.turn("<Img><ImageHere></Img> a dog"))
     close_inst = [354, 391, 385, 384, 388, 389, 390, 392, 354]  # ▁ [ / I N S T ] ▁
     image = [IMAGE_ID] * 3
     assert ids == [1, *INST, *OPEN_IMAGE, *image, *CLOSE_IMAGE, *A_DOG, *close_inst]
@@ -34,31 +37,31 @@ def test_vicuna_turn_keeps_the_spacing_of_training(llama: PromptEncoder) -> None
     assert text == "###Human: <Img><ImageHere></Img> a dog ###Assistant: "
     human = [354, 373, 373, 373, 291, 387]  # ▁ # # # Human :
     assistant = [354, 373, 373, 373, 289, 387, 354]  # ▁ # # # Assistant : ▁
-    assert llama.prompt_ids(text) == [
+    assert prompt_ids(llama, text) == [
         *[1, *human, *OPEN_IMAGE, *[IMAGE_ID] * 3],
         *[*CLOSE_IMAGE, *A_DOG, *assistant],
     ]
 
 
 def test_bos_is_not_doubled(llama: PromptEncoder) -> None:
-    assert llama.prompt_ids("<s>a dog") == llama.prompt_ids("a dog") == [1, *A_DOG]
+    assert prompt_ids(llama, "<s>a dog") == prompt_ids(llama, "a dog") == [1, *A_DOG]
 
 
 def test_no_bos_for_models_without(llama: PromptEncoder) -> None:
-    encoder = PromptEncoder(llama.tokenizer, None, 3, "</s>", 8, 60)
-    assert encoder.prompt_ids("<ImageHere>") == [IMAGE_ID] * 3
+    encoder = PromptEncoder(llama.tokenizer, None, 3, templates.LLAMA2, 8, 60)
+    assert prompt_ids(encoder, "<ImageHere>") == [IMAGE_ID] * 3
 
 
 def test_a_long_answer_keeps_its_end_symbol(llama: PromptEncoder) -> None:
-    assert llama.answer_ids("a dog") == [*A_DOG, 2]
-    long = llama.answer_ids("a dog and a car on the grass")
+    assert answer_ids(llama, "a dog") == [*A_DOG, 2]
+    long = answer_ids(llama, "a dog and a car on the grass")
     assert len(long) == 8
     assert long[:4] == A_DOG and long[-1] == 2
 
 
 def test_labels(llama: PromptEncoder) -> None:
-    batch = llama.encode(["<ImageHere>", "<ImageHere> a"], ["a dog", "dog"])
-    dog = llama.answer_ids("dog")
+    batch = llama.encode([whole("<ImageHere>", "a dog"), whole("<ImageHere> a", "dog")])
+    dog = answer_ids(llama, "dog")
     assert batch.ids.tolist() == [
         [1, 0, 0, 0, *A_DOG, 2],
         [1, 0, 0, 0, 354, 356, *dog] + [0] * (3 - len(dog)),
@@ -73,7 +76,7 @@ def test_labels(llama: PromptEncoder) -> None:
 
 
 def test_padding_on_the_left_for_generation(llama: PromptEncoder) -> None:
-    batch = llama.encode(["<ImageHere>", "<ImageHere> a"], pad_left=True)
+    batch = llama.encode([whole("<ImageHere>"), whole("<ImageHere> a")], pad_left=True)
     assert batch.ids.tolist() == [[0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 354, 356]]
     assert batch.attention_mask.tolist() == [[0, 0, 1, 1, 1, 1], [1] * 6]
     assert batch.image_index.tolist() == [3, 4, 5, 7, 8, 9]
@@ -82,15 +85,15 @@ def test_padding_on_the_left_for_generation(llama: PromptEncoder) -> None:
 
 def test_refusals(llama: PromptEncoder) -> None:
     with pytest.raises(DataError, match=r"longer than model\.max_context_len=60"):
-        llama.prompt_ids("dog " * 60)
-    without_end = PromptEncoder(llama.tokenizer, 1, 3, "", 8, 60)
+        prompt_ids(llama, "dog " * 60)
+    without_end = PromptEncoder(llama.tokenizer, 1, 3, replace(templates.LLAMA2, end=""), 8, 60)
     with pytest.raises(DataError, match="without one target token"):
-        without_end.encode(["<ImageHere>"], [""])
+        without_end.encode([whole("<ImageHere>", "")])
 
 
 def test_pad_positions_do_not_depend_on_ids(llama: PromptEncoder) -> None:
     """The pad id also occurs as a word (`<unk>` is 0): it is attended to and learned like any other."""
-    batch = llama.encode(["<unk>", "a dog"], ["a", "a dog"])
+    batch = llama.encode([whole("<unk>", "a"), whole("a dog", "a dog")])
     row = batch.ids[0].tolist()
     assert 0 in row[:2]
     assert batch.attention_mask[0, row.index(0)] == 1

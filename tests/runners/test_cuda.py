@@ -49,9 +49,9 @@ def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Pa
     for there, here in zip(groups("cuda:0"), groups("cpu"), strict=True):
         assert there.keys == here.keys and there.targets == here.targets
         for moved, stayed in zip(there.batches, here.batches, strict=True):
-            assert moved["image"].is_cuda and moved["tokens"].ids.is_cuda
-            assert torch.equal(moved["image"].cpu(), stayed["image"])
-            assert torch.equal(moved["tokens"].ids.cpu(), stayed["tokens"].ids)
+            assert moved.images.is_cuda and moved.tokens.ids.is_cuda
+            assert torch.equal(moved.images.cpu(), stayed.images)
+            assert torch.equal(moved.tokens.ids.cpu(), stayed.tokens.ids)
 
 
 def test_losses_are_those_of_the_cpu_and_repeat(shards: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt4.datasets.collate import collate
+from minigpt4.prompts.sample import Batch
 from minigpt4.tasks import setup_task
 from tests.support import modes
 from tests.support.golden import build_golden_model, can_compile
@@ -54,8 +54,8 @@ def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
     samples = [sample for sample, _ in zip(dataset, range(TOGETHER), strict=False)]
     model = build_golden_model(llm_sanity_check=False)
     with torch.no_grad():
-        sums = [model(collate([sample]), reduction="sum")["loss"].item() for sample in samples]
-        counts = [len(model.token_losses(collate([sample]))[0]) for sample in samples]
+        sums = [model(Batch.of([sample]), reduction="sum")["loss"].item() for sample in samples]
+        counts = [len(model.token_losses(Batch.of([sample]))[0]) for sample in samples]
     assert sum(sums) / sum(counts) == pytest.approx(LOSSES[0], rel=1e-5)
     for first, second in ((slice(0, None, 2), slice(1, None, 2)), (slice(0, 4), slice(4, 8))):
         means = [sum(sums[half]) / sum(counts[half]) for half in (first, second)]

@@ -154,7 +154,7 @@ def test_evaluation_alone(shapes, tmp_path, monkeypatch) -> None:
     def watched(self, model: Any, batches: Any, limits: Limits) -> list[Record]:
         def noted() -> Iterator[dict[str, Any]]:
             for batch in batches:
-                sizes.append(len(batch["answer"]))
+                sizes.append(len(batch.answers))
                 yield batch
 
         return evaluate(self, model, noted(), limits)

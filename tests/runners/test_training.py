@@ -83,7 +83,7 @@ def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Pa
     prepare, batches = model.prepare, runner._train_batches()
     (group,) = islice(draw_groups(batches, prepare, iter([2]), torch.device("cpu")), 1)
     losses = torch.cat([model.token_losses(samples)[0] for samples in group.batches])
-    assert len({samples["tokens"].targets for samples in group.batches}) == 2  # else both means are one
+    assert len({samples.tokens.targets for samples in group.batches}) == 2  # else both means are one
     assert group.targets == len(losses)
     (expected,) = torch.autograd.grad(losses.mean(), [model.llama_proj.weight])
     seen = []

@@ -8,6 +8,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from minigpt4.conversation.conversation import Chat, Conversation
 from minigpt4.processors import Blip2ImageEvalProcessor
+from minigpt4.prompts.dialogue import Dialogue
+from tests.support.prompts import written
 
 RED = Image.new("RGB", (90, 70), "red")
 BLUE = Image.new("RGB", (56, 56), "blue")
@@ -27,20 +29,25 @@ class Scripted(LogitsProcessor):
 
 
 class RecordingChat(Chat):
-    """Remembers the prompts the model was given, and can be told what to answer."""
+    """Remembers the dialogues the model was given, and can be told what to answer."""
 
     script: list[int] | None = None
 
     def __init__(self, model, **kwargs):
         super().__init__(model, Blip2ImageEvalProcessor(56), **kwargs)
-        self.prompts: list[tuple[str, list[torch.Tensor]]] = []
+        self.given: list[tuple[Dialogue, list[torch.Tensor]]] = []
         given = model.__class__.get_context_emb
 
-        def remember(model, prompt, images):
-            self.prompts.append((prompt, images))
-            return given(model, prompt, images)
+        def remember(model, dialogue, images):
+            self.given.append((dialogue, images))
+            return given(model, dialogue, images)
 
         model.get_context_emb = MethodType(remember, model)
+
+    @property
+    def prompt(self) -> str:
+        """The last dialogue as text."""
+        return written(self.model.prompts, self.given[-1][0])
 
     def say(self, text: str) -> None:
         self.script = self.model.llama_tokenizer(text, add_special_tokens=False).input_ids

@@ -14,6 +14,7 @@ from PIL import Image
 from minigpt4.datasets.datasets.base_dataset import Bad
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
+from minigpt4.prompts.sample import Sample
 
 SIZE = 8
 Member = tuple[str, bytes]
@@ -88,13 +89,14 @@ def stream(shards: list[str], *, size: int = SIZE, **options: Any) -> Webdataset
     )
 
 
-def sorted_out(items: Iterable[dict[str, Any] | Bad]) -> tuple[list[dict[str, Any]], Counter[str]]:
+def sorted_out(items: Iterable[Sample | Bad]) -> tuple[list[Sample], Counter[str]]:
     """The good samples, and how many were bad for each reason."""
     items = list(items)
     bad = Counter(item.reason for item in items if isinstance(item, Bad))
     return [item for item in items if not isinstance(item, Bad)], bad
 
 
-def numbers(samples: Iterable[dict[str, Any]]) -> Iterator[int]:
-    """The n of each `picture n`."""
-    return (int(item["answer"].split()[-1]) for item in samples)
+def numbers(said: Iterable[Sample | str]) -> Iterator[int]:
+    """The n of each `picture n`, in samples or their answers."""
+    answers = (one if isinstance(one, str) else one.dialogue.answer for one in said)
+    return (int(answer.split()[-1]) for answer in answers)

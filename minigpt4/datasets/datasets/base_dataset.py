@@ -18,8 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors.pictures import decode_picture
-
-Sample = dict[str, Any]
+from minigpt4.prompts.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -89,18 +88,15 @@ class BaseDataset(SampleStream, Dataset):
                 return entry["file"]
 
             def sample(self, entry):
-                return {
-                    "image": self.picture(entry),
-                    "conv_q": ["<Img><ImageHere></Img> Which bird is this?"],
-                    "conv_a": [entry["species"]],
-                    "answer": entry["species"],
-                    "image_id": entry["file"],
-                    "group": "",
-                }
+                question = "<Img><ImageHere></Img> Which bird is this?"
+                return Sample(
+                    dialogue=Dialogue.of([(question, entry["species"])]),
+                    image=self.picture(entry),
+                    image_id=entry["file"],
+                )
 
-    `image_id` and `group` are for evaluation. Without `conv_q` and `conv_a` the model asks what it asks for
-    captions; `MiniGPTBase.forward` says what else a sample may hold. Every sample of a dataset has the same
-    keys. `MapStyleBuilder` shows the builder that goes with it.
+    For a caption, `Dialogue.caption(text)`: the model asks what it asks for captions. `MapStyleBuilder` shows
+    the builder that goes with it.
 
     Indexed, it answers a sample or a `Bad`. Iterated, it is a stream: in training without end, each pass
     in a new order that seed and number of the pass decide; else once, in order. All ranks and workers

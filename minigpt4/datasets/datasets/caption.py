@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from minigpt4.datasets.datasets.base_dataset import BaseDataset, Sample, check_caption, check_inside
+from minigpt4.datasets.datasets.base_dataset import BaseDataset, check_caption, check_inside
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Sample
 
 
 class CCSBUAlignDataset(BaseDataset):
@@ -25,9 +27,9 @@ class CCSBUAlignDataset(BaseDataset):
         return f"{entry['image_id']}.jpg"
 
     def sample(self, entry: dict[str, Any]) -> Sample:
-        return {
-            "answer": check_caption(entry["caption"]),
-            "image": self.picture(entry),
-            "image_id": str(entry["image_id"]),
-            "group": str(entry.get("group", "")),
-        }
+        return Sample(
+            dialogue=Dialogue.caption(check_caption(entry["caption"])),
+            image=self.picture(entry),
+            image_id=str(entry["image_id"]),
+            group=str(entry.get("group", "")),
+        )

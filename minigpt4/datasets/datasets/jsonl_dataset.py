@@ -5,14 +5,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.datasets.datasets.base_dataset import BaseDataset, Sample
+from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Sample
 
 SHOWN_PROBLEMS = 5
 
@@ -32,16 +33,12 @@ class Place:
 class LineIndex(Sequence):
     """The lines of some files, of which 8 bytes each are kept in memory.
 
-    Attributes:
-        most_images: how many pictures the line with the most of them names.
-
     Raises:
         DataError: if a line cannot be used, naming the first such.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self.paths = [Path(path) for path in paths]
-        self.most_images = 0
         self._offsets = [self._scan(path) for path in self.paths]
         self._ends: list[int] = []  # how many lines there are up to the end of each file
         for offsets in self._offsets:
@@ -55,8 +52,6 @@ class LineIndex(Sequence):
             if line.entry is None:
                 bad += 1
                 problems += [f"{path}:{line.number}: {line.problems[0]}"] * (bad <= SHOWN_PROBLEMS)
-            else:
-                self.most_images = max(self.most_images, len(line.entry.images))
         for number, problem in ids.repeated():
             bad += 1
             problems += [f"{path}:{number}: {problem}"] * (bad <= SHOWN_PROBLEMS)
@@ -81,11 +76,6 @@ class LineIndex(Sequence):
 
 class JsonlDataset(BaseDataset):
     """The project's own format; dataset/README_YOUR_DATA.md describes it.
-
-    Every sample has `image`, `answer` (the last one), `conv_q` and `conv_a` (lists, a turn each; a caption's
-    question is None, and the model asks what it asks for captions), `image_id` and `group`. Where lines of
-    a file name several pictures, all samples have `image` [N, 3, H, W] with the most that a line names, and
-    `length`, how many of them are real.
 
     Args:
         vis_processor, training, seed: see `BaseDataset`.
@@ -139,16 +129,9 @@ class JsonlDataset(BaseDataset):
             answers = [self.text_processor(answers[0])]
             if not answers[0].strip():
                 raise BadSample("empty caption")
-        sample: dict[str, Any] = {
-            "answer": answers[-1],
-            "conv_q": said.questions,
-            "conv_a": answers,
-            "image_id": said.id or str(entry),
-            "group": said.group,
-        }
-        pictures = [self.open_below_root(name) for name in said.images]
-        if self.annotation.most_images == 1:
-            return sample | {"image": pictures[0]}
-        missing = self.annotation.most_images - len(pictures)
-        padding = [torch.zeros_like(pictures[0])] * missing
-        return sample | {"image": torch.stack(pictures + padding), "length": len(pictures)}
+        return Sample(
+            dialogue=Dialogue.of(zip(said.questions, answers, strict=True)),
+            image=torch.stack([self.open_below_root(name) for name in said.images]),
+            image_id=said.id or str(entry),
+            group=said.group,
+        )

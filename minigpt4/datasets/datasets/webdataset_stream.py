@@ -18,7 +18,6 @@ from webdataset.tariterators import group_by_keys
 from minigpt4.common.errors import BadSample, ConfigError, DataError
 from minigpt4.datasets.datasets.base_dataset import (
     Bad,
-    Sample,
     SampleStream,
     check_caption,
 )
@@ -27,6 +26,8 @@ from minigpt4.datasets.datasets.remote import open_url
 from minigpt4.datasets.datasets.shard_order import ReaderPosition, ShardPart, read_epochs
 from minigpt4.datasets.datasets.tar_header import Header
 from minigpt4.processors.pictures import decode_picture
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Sample
 from minigpt4.weights.resolver import require_value
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -71,7 +72,7 @@ def _is_remote(shard: str) -> bool:
 
 
 class WebdatasetStream(SampleStream, IterableDataset):
-    """Samples `{"image", "answer", "image_id", "group"}` or `Bad`, one after the other.
+    """A `Sample` with a caption, or a `Bad`, one after the other.
 
     Args:
         shards: as `expand_shards` gives them.
@@ -131,13 +132,13 @@ class WebdatasetStream(SampleStream, IterableDataset):
             number += 1
 
     def look(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """What the model sees of a raw sample: its picture. Raises BadSample.
+        """What the model sees of a raw sample: `image` or `features` of a `Sample`. Raises BadSample.
 
         Subclasses whose shards hold something else than pictures override this, and keep all the rest.
         """
         return {"image": self.image_transform(_image(raw))}
 
-    def _decode(self, raw: dict[str, Any]) -> dict[str, Any] | Bad:
+    def _decode(self, raw: dict[str, Any]) -> Sample | Bad:
         try:
             caption, meta = _caption(raw, self.caption_key)
             answer = self.text_processor(caption)
@@ -146,12 +147,12 @@ class WebdatasetStream(SampleStream, IterableDataset):
             seen = self.look(raw)
         except BadSample as bad:
             return Bad(str(bad), f"{raw['__url__']}:{raw['__key__']}")
-        return {
+        return Sample(
+            dialogue=Dialogue.caption(answer),
+            image_id=raw["__key__"],
+            group=str(meta.get("group", "")),
             **seen,
-            "answer": answer,
-            "image_id": raw["__key__"],
-            "group": str(meta.get("group", "")),
-        }
+        )
 
 
 def _read_shard(shard: str) -> Iterator[dict[str, Any] | Bad]:

@@ -66,7 +66,7 @@ class CachedFeatureStream(WebdatasetStream):
         self.shape = shape
 
     def look(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return {NAME: unpack_features(raw.get("safetensors"), self.shape)}
+        return {"features": unpack_features(raw.get("safetensors"), self.shape)}
 
 
 @dataclass(frozen=True)

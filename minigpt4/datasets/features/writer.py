@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.logger import write_json
-from minigpt4.datasets.collate import collate
 from minigpt4.datasets.datasets.base_dataset import Bad, this_worker
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.datasets.features.reader import pack_features
 from minigpt4.models.image_tokens import ImageTokens, TokenShape
 from minigpt4.processors.base_processor import BaseProcessor
+from minigpt4.prompts.sample import Batch
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class ShardBatches(IterableDataset):
     """Triples (number of the shard, batch, bad samples by reason or None), read by several workers.
 
     No batch goes across shards, so that what is written of one depends on no other. The last of each shard
-    carries what was bad in it; its batch may be empty.
+    carries what was bad in it; its batch is None where nothing is left.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
         super().__init__()
         self.shards = shards
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any], dict[str, int] | None]]:
+    def __iter__(self) -> Iterator[tuple[int, Batch | None, dict[str, int] | None]]:
         worker, workers = this_worker()
         for number in range(worker, len(self.shards), workers):
             shard, samples, bad = self.shards[number], [], Counter()
@@ -100,10 +100,10 @@ class ShardBatches(IterableDataset):
                     bad[item.reason] += 1
                     continue
                 if len(samples) == shard.batch_size:
-                    yield number, collate(samples), None
+                    yield number, Batch.of(samples), None
                     samples = []
                 samples.append(item)
-            yield number, collate(samples) if samples else {}, dict(bad)
+            yield number, Batch.of(samples) if samples else None, dict(bad)
 
 
 class ShardWriter:
@@ -117,12 +117,12 @@ class ShardWriter:
         self._file = self._part.open("wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w")  # noqa: SIM115  (open while batches come in)
 
-    def add(self, samples: dict[str, Any], features: torch.Tensor) -> None:
+    def add(self, batch: Batch, features: torch.Tensor) -> None:
         """Write a batch, whose features are [B, P, width]."""
-        for row, key in enumerate(samples["image_id"]):
-            text = {"caption": samples["answer"][row]}
-            if samples["group"][row]:
-                text["group"] = samples["group"][row]
+        for row, key in enumerate(batch.image_ids):
+            text = {"caption": batch.answers[row]}
+            if batch.groups[row]:
+                text["group"] = batch.groups[row]
             self._write(f"{key}.json", json.dumps(text, ensure_ascii=False).encode())
             self._write(f"{key}.safetensors", pack_features(features[row]))
             self.samples += 1
@@ -155,12 +155,12 @@ def write_shards(model: ImageTokens, shards: list[Shard], workers: int, bar: tqd
     writers: dict[int, ShardWriter] = {}
     finished = 0
     loader = DataLoader(ShardBatches(shards), batch_size=None, num_workers=min(workers, len(shards)))
-    for number, samples, bad in loader:
+    for number, batch, bad in loader:
         if number not in writers:
             writers[number] = ShardWriter(shards[number])
-        if samples:
-            writers[number].add(samples, model.image_tokens(samples["image"]).cpu())
-            bar.update(len(samples["answer"]))
+        if batch is not None:
+            writers[number].add(batch, model.image_tokens(batch.images).cpu())
+            bar.update(len(batch))
         if bad is not None:
             writers.pop(number).finish(bad, model.token_shape)
             finished += 1

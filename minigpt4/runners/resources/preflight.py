@@ -13,6 +13,7 @@ from minigpt4.common.formatting import format_bytes
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.runners.resources.advice import memory_advice
 from minigpt4.runners.resources.memory import CountedMemory, available_memory, count_memory
 from minigpt4.runners.settings import RunSettings
@@ -63,8 +64,8 @@ def preflight(
 
 def sample_tokens(model: MiniGPTBase) -> int:
     """T of the longest caption under the longest prompt: BOS, prompt, image, `max_txt_len`."""
-    prompts = model.prompt_list or [model.caption_prompt()]
-    return max(len(model.prompts.prompt_ids(prompt)) for prompt in prompts) + model.max_txt_len
+    prompts = [Dialogue((request,)) for request in model.prompts.requests]
+    return max(len(model.prompts.ids(prompt)[0]) for prompt in prompts) + model.max_txt_len
 
 
 def check_lengths(model: MiniGPTBase) -> None:

@@ -1,0 +1,25 @@
+"""Requests for captions, from a file of instructions."""
+
+from pathlib import Path
+
+from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+from minigpt4.weights.resolver import require_value
+
+
+def read_requests(path: str) -> list[str]:
+    """The requests of a file, one per line; those without an image are left out, as in the original.
+
+    Raises:
+        ConfigError: if there is no such file, or no line of it has an image.
+    """
+    if not path:
+        return []
+    file = Path(require_value(path, "model.prompt_path")).expanduser()
+    if not file.is_file():
+        siblings = [p.name for p in file.parent.glob("*.txt")]
+        raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")
+    requests = [line for line in file.read_text(encoding="utf-8").splitlines() if IMAGE_PLACEHOLDER in line]
+    if not requests:
+        raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")
+    return requests

@@ -1,0 +1,192 @@
+"""One sample of a data set, and a batch of them: what datasets give, and models, tasks and runners take.
+
+Shapes: B samples, n images of a sample, N of the whole batch in order, P tokens per image.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.encoder import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Images and what is said about them.
+
+    Attributes:
+        dialogue: every answer in it is learned; evaluation asks for the last one.
+        image: [3, H, W], or several [n, 3, H, W]; uint8, or normalised floats. None for text alone.
+        features: in the place of `image`: cached tokens [P, width] or [n, P, width].
+        image_id: for records and logs.
+        group: evaluation reports each group by itself.
+        size: (height, width) of the image before it was resized; boxes are given in it.
+
+    Raises:
+        ValueError: for another shape, or another number of images than the dialogue has places for.
+    """
+
+    dialogue: Dialogue
+    image: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    image_id: str = ""
+    group: str = ""
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, dimensions in (("image", 3), ("features", 2)):
+            given = getattr(self, name)
+            if given is not None and given.ndim not in (dimensions, dimensions + 1):
+                raise ValueError(f"{name} has the shape {list(given.shape)}")
+        count = 0 if self.images is None else len(self.images)
+        if count != self.dialogue.images:
+            raise ValueError(f"the dialogue has places for {self.dialogue.images} images, {count} were given")
+
+    @property
+    def images(self) -> torch.Tensor | None:
+        """[n, 3, H, W], or features [n, P, width]."""
+        one, dimensions = (self.image, 3) if self.features is None else (self.features, 2)
+        return one[None] if one is not None and one.ndim == dimensions else one
+
+
+@dataclass
+class Batch:
+    """Samples side by side; images are not padded.
+
+    Attributes:
+        dialogues: B.
+        images: of all samples in order, [N, 3, H, W] or features [N, P, width]; None without any.
+        image_counts: n of each sample.
+        image_ids, groups, sizes: of each sample, as in `Sample`.
+        bad: reason -> how many samples were skipped since the batch before.
+        reader: where the reader of the data set stands after this batch; only the loader looks at it.
+        tokens: what the model's `prepare` makes of the dialogues.
+    """
+
+    dialogues: list[Dialogue]
+    images: torch.Tensor | None
+    image_counts: list[int]
+    image_ids: list[str]
+    groups: list[str]
+    sizes: list[tuple[int, int] | None]
+    bad: dict[str, int] = field(default_factory=dict)
+    reader: Any = None
+    tokens: TokenBatch | None = None
+
+    @classmethod
+    def of(
+        cls, samples: Sequence[Sample], *, bad: Mapping[str, int] | None = None, reader: Any = None
+    ) -> "Batch":
+        """Collate samples, whose images are all of one shape."""
+        seen = [sample.images for sample in samples if sample.images is not None]
+        return cls(
+            dialogues=[sample.dialogue for sample in samples],
+            images=torch.cat(seen) if seen else None,
+            image_counts=[0 if sample.images is None else len(sample.images) for sample in samples],
+            image_ids=[sample.image_id for sample in samples],
+            groups=[sample.group for sample in samples],
+            sizes=[sample.size for sample in samples],
+            bad=dict(bad or {}),
+            reader=reader,
+        )
+
+    @classmethod
+    def from_mapping(cls, samples: Mapping[str, Any]) -> "Batch":
+        """A batch in the original's form.
+
+        Args:
+            samples: `answer`, a list of str, and `image` [B, 3, H, W] or [B, n, 3, H, W], of which `length`
+                are real where it is given. Optionally `instruction_input` (whole prompts, with
+                `<Img><ImageHere></Img>` where an image goes), or dialogues in `conv_q` and `conv_a`: lists of
+                turns, or texts joined by `connect_sym`. Also `image_id` and `group`.
+        """
+        answers = samples["answer"]
+        images, counts = _real_images(samples.get("image"), samples.get("length"), len(answers))
+        return cls(
+            dialogues=_dialogues(samples),
+            images=images,
+            image_counts=counts,
+            image_ids=[str(one) for one in samples.get("image_id", [""] * len(answers))],
+            groups=list(samples.get("group", [""] * len(answers))),
+            sizes=[None] * len(answers),
+        )
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    @property
+    def answers(self) -> list[str]:
+        """The last answer of each dialogue."""
+        return [dialogue.answer or "" for dialogue in self.dialogues]
+
+    def images_of(self, row: int) -> torch.Tensor | None:
+        """The images of one sample, [n, ...]; None without any."""
+        if self.images is None:
+            return None
+        first, last = list(pairwise(accumulate(self.image_counts, initial=0)))[row]
+        return self.images[first:last]
+
+    def rows(self, rows: Sequence[int], images_from: Sequence[int] | None = None) -> "Batch":
+        """Some of its samples, in this order, without their tokens.
+
+        Args:
+            rows: numbers of samples.
+            images_from: the samples that their images are taken from; None: their own.
+        """
+        sources = rows if images_from is None else images_from
+        seen = [images for row in sources if (images := self.images_of(row)) is not None]
+        picked = {
+            name: [getattr(self, name)[row] for row in rows]
+            for name in ("dialogues", "image_ids", "groups", "sizes")
+        }
+        return replace(
+            self,
+            **picked,
+            images=torch.cat(seen) if seen else None,
+            image_counts=[self.image_counts[row] for row in sources],
+            tokens=None,
+        )
+
+    def pin_memory(self) -> "Batch":
+        images = None if self.images is None else self.images.pin_memory()
+        return replace(self, images=images, tokens=self.tokens and self.tokens.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        """Tensors on the device, without waiting for the copy."""
+        images = None if self.images is None else self.images.to(device, non_blocking=True)
+        return replace(self, images=images, tokens=self.tokens and self.tokens.to(device))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors in it."""
+        tokens = [getattr(self.tokens, one.name) for one in fields(self.tokens)] if self.tokens else []
+        return tokens if self.images is None else [self.images, *tokens]
+
+
+def _real_images(
+    image: torch.Tensor | None, length: Sequence[int] | None, count: int
+) -> tuple[torch.Tensor | None, list[int]]:
+    """The original's padded images -> [N, 3, H, W], and how many each sample has."""
+    if image is None:
+        return None, [0] * count
+    if image.ndim == 4:
+        return image, [1] * len(image)
+    counts = [image.shape[1]] * len(image) if length is None else [int(one) for one in length]
+    return torch.cat([row[:real] for row, real in zip(image, counts, strict=True)]), counts
+
+
+def _dialogues(samples: Mapping[str, Any]) -> list[Dialogue]:
+    answers = samples["answer"]
+    if "instruction_input" in samples:
+        return [Dialogue.prompted(*pair) for pair in zip(samples["instruction_input"], answers, strict=True)]
+    if "conv_q" not in samples:
+        return [Dialogue.caption(answer) for answer in answers]
+    questions, replies = samples["conv_q"], samples["conv_a"]
+    if "connect_sym" in samples:
+        marks = samples["connect_sym"]
+        questions = [text.split(mark) for text, mark in zip(questions, marks, strict=True)]
+        replies = [text.split(mark) for text, mark in zip(replies, marks, strict=True)]
+    return [Dialogue.of(zip(q, a, strict=True)) for q, a in zip(questions, replies, strict=True)]
