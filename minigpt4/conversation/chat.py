@@ -35,7 +35,7 @@ GREEDY_BELOW = 0.05
 
 
 class Chat:
-    """Keeps a dialogue going. One `Chat` serves many conversations; what belongs to one is passed in.
+    """Keeps a dialogue going. One `Chat` serves many conversations; whatever belongs to one is passed in.
 
     A dialogue is a `Conversation(model.template)` and a list of its images, in order.
 
@@ -107,7 +107,7 @@ class Chat:
             conv.append_message(user, text)
 
     def _harmless(self, text: str) -> str:
-        """ "<s>" becomes "< s>": readable, but no special token and no place for an image."""
+        """ "<s>" becomes "< s>": readable, but neither a special token nor a place for an image."""
         return self._special.sub(r"\1 ", text)
 
     @torch.no_grad()
@@ -204,7 +204,7 @@ class Chat:
     def stream_answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> Iterator[str]:
         """The reply piece by piece, as it is generated; `conv` holds what was read of it.
 
-        Some pieces are empty: one comes each step, and closing the iterator between two of them stops
+        Some pieces are empty: one comes per step, and closing the iterator between two of them stops
         the generation. With several beams the whole reply is in one piece, because which beam wins is
         not known before. For `settings` see `answer_prepare`.
         """
@@ -269,7 +269,7 @@ def _oldest_to_drop(conv: Conversation) -> range | None:
 
 
 def _special_text(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> re.Pattern:
-    """Finds the first sign of each text that the model would read as more than text.
+    """Finds the first character of each text that the model would read as more than text.
 
     These are the image's placeholder, the tokenizer's special tokens, and what the template is written
     with and the tokenizer reads as one (in some files `<start_of_turn>` is not declared special).
@@ -278,6 +278,6 @@ def _special_text(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) 
     marks = "\0".join(vars(template).values())
     known = {IMAGE_PLACEHOLDER, *tokenizer.all_special_tokens}
     known |= {token.content for token in added if token.special or token.content in marks}
-    # A space after its only sign would leave a token of one sign (a line's end) what it is.
+    # A space after it would leave a token of one character (a line's end) what it is.
     words = sorted(re.escape(word) for word in known if len(word) > 1)
     return re.compile(f"(?=(?:{'|'.join(words)}))(.)", re.DOTALL)

@@ -1,6 +1,7 @@
 """A chat's messages as the original keeps them, which grow by appending."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.templates import PromptTemplate
@@ -18,8 +19,8 @@ class Conversation:
     """
 
     template: PromptTemplate
-    messages: list[list[str | None]] = field(default_factory=list)
-    system: str | None = None
+    messages: list[list[Any]] = field(default_factory=list)
+    system: str = None  # type: ignore[assignment]  # the template's
 
     def __post_init__(self) -> None:
         if self.system is None:

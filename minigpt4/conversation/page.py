@@ -127,7 +127,7 @@ def _reply(
     temperature: float,
     beams: float,
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any] | None]]:
-    """What the page shows, again and again while the reply grows: the dialogue and the emptied box.
+    """What the page shows while the reply grows: the dialogue, and the emptied box.
 
     The session is changed in place and given back when something fails, so that after a mistake the
     visitor goes on from where they were.
@@ -160,5 +160,5 @@ def _reply(
 
 
 def _as_html(text: str) -> str:
-    """Signs for signs: even without Markdown the page takes `<p>` (MiniGPT-v2 writes it) for HTML."""
+    """Character for character: even without Markdown the page takes `<p>` (MiniGPT-v2 writes it) for HTML."""
     return html.escape(text, quote=False)

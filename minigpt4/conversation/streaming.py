@@ -13,9 +13,9 @@ from transformers.generation.streamers import BaseStreamer
 class ReplyStream(BaseStreamer, StoppingCriteria):
     """Written by `generate` in one thread, token by token; read in another, piece by piece.
 
-    `generate` is given it twice: as its streamer, and as a stopping criterion, through which it hears
-    each step that the reader has gone. The reader gets an empty piece each step, so that it never waits
-    for longer than a step and may go at any time.
+    `generate` is given it twice: as its streamer, and as a stopping criterion, through which it learns
+    at each step that the reader is gone. The reader gets an empty piece per step, so that it never waits
+    for longer than a step and may leave at any time.
 
     Args:
         read: all ids of a reply so far -> its text.
@@ -43,7 +43,7 @@ class ReplyStream(BaseStreamer, StoppingCriteria):
         self._pieces.put(error)
 
     def _show(self, text: str) -> None:
-        # By length: bytes that turn out to be no character spoil valid ones before them (LLaMA's
+        # By length: bytes that turn out not to be a character spoil valid ones before them (LLaMA's
         # tokenizer judges a run of bytes as a whole), but those have been shown already.
         if len(text) > self._shown:
             self._pieces.put(text[self._shown :])
@@ -66,8 +66,8 @@ class ReplyStream(BaseStreamer, StoppingCriteria):
 def settled_part(text: str, end: str) -> str:
     """As much of an unfinished reply as can be shown: what later tokens cannot change any more.
 
-    Held back are the begin of what may become the end symbol, the sign for half a character, and
-    white space, which is dropped where it turns out to be the last.
+    Held back are the beginning of what may become the end symbol, the replacement character that stands for
+    half a character, and white space, which is dropped where it turns out to be the last.
     """
     text = text.rstrip("\N{REPLACEMENT CHARACTER}")
     for length in range(min(len(end) - 1, len(text)), 0, -1):

@@ -181,8 +181,8 @@ class PromptEncoder:
 
     def _prompt_ids(self, text: str, before: Sequence[int]) -> list[int]:
         """`before`, or BOS, and the prompt. BOS written out at the very beginning is not doubled."""
-        if not before and self.bos and text.startswith(self.tokenizer.bos_token):
-            text = text[len(self.tokenizer.bos_token) :]
+        if not before and self.bos:
+            text = text.removeprefix(str(self.tokenizer.bos_token))
         ids = list(before or self.bos)
         for place, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
             ids += [IMAGE_ID] * self.image_tokens * (place > 0) + self._ids(piece)

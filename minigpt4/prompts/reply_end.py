@@ -1,4 +1,4 @@
-"""Where a reply ends, each row of a batch for itself, and what of it is shown.
+"""Where a reply ends, each row of a batch by itself, and what of it is shown.
 
 Shapes: B rows, T tokens generated so far.
 """
@@ -55,12 +55,13 @@ class StopAtText(StoppingCriteria):
 def read_reply(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Collection[int], end: str
 ) -> str:
-    """Generated ids as text, up to the first stop id or end symbol, without white space around it."""
+    """Generated ids as text, up to the first stop id or end symbol, without surrounding white space."""
     text = _text(tokenizer, list(takewhile(lambda token: token not in stop_ids, ids)))
     return (text.split(end)[0] if end else text).rstrip()
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """White space in front is dropped: with the end symbol "\\n" it would mean an empty reply."""
-    # The clean-up joins words to signs that follow, which would change what was streamed already.
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()
+    """Leading white space is dropped: with the end symbol "\\n" it would mean an empty reply."""
+    # The clean-up joins words to punctuation that follows, which would change what was streamed already.
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).lstrip()

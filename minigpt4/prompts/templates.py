@@ -1,7 +1,7 @@
-"""How a turn is written for each family of language models: the one place where prompts are made.
+"""How each family of language models writes a turn.
 
-Training, evaluation and chat all take their text from a `PromptTemplate`, so that what a model is asked
-is spelled, space for space, as what it was trained on.
+Training, evaluation and chat all take their text from a `PromptTemplate`, so that what a model is asked is
+spelled, space for space, like what it was trained on.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class PromptTemplate:
     system: str = ""
 
     @property
-    def signs(self) -> tuple[str, str]:
+    def marks(self) -> tuple[str, str]:
         """What marks the user's and the assistant's words, whatever the spacing around it."""
         return self.user.strip(), self.assistant.strip()
 
@@ -74,10 +74,10 @@ _GIVE_IMAGE = (
     "it to you. Please answer my questions."
 )
 
-# Vicuna v0's reply ends where the next "###Human" begins, so a dialogue writes the sign once.
+# Vicuna v0's reply ends where the next "###Human" begins, so a dialogue writes the mark once.
 VICUNA_V0 = PromptTemplate("###Human: ", " ###Assistant: ", end="###", system=_GIVE_IMAGE)
-# Later turns begin with BOS again, as LLaMA-2 was trained. The space behind it is what makes today's
-# tokenizers write the same ids as the one it was trained with, "<s>" "▁[" ...
+# Later turns begin with BOS again, as LLaMA-2 was trained. With the space after it, today's tokenizers write
+# the ids that it was trained with: "<s>" "▁[" ...
 LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="</s><s> ")
 MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="</s><s> ")
 GEMMA = PromptTemplate(

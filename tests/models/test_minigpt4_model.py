@@ -229,4 +229,4 @@ def test_a_users_own_model_section_is_enough() -> None:
     model = registry.get_model_class("minigpt4").from_config(section, device="cpu")
     assert model.image_size == 56
     assert model.llama_model.dtype == torch.float32
-    assert model.template.signs == ("[INST]", "[/INST]")
+    assert model.template.marks == ("[INST]", "[/INST]")

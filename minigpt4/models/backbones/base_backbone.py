@@ -54,7 +54,7 @@ def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBa
 
     For `auto` it is the one that claims the model's own type. Its turns are written as the tokenizer's
     chat template writes them, if that marks them in another way (SmolLM2 is a LLaMA, but was taught
-    ChatML); where the signs are the family's own, so is the spacing, which is that of the published
+    ChatML); where the marks are the family's own, so is the spacing, which is that of the published
     projections. What no family claims must have a chat template.
 
     Raises:
@@ -71,6 +71,6 @@ def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBa
     backbone = family(tokenizer)
     if family is not taught and tokenizer.chat_template:
         written = taught(tokenizer).template
-        if written.signs != backbone.template.signs:
+        if written.marks != backbone.template.marks:
             backbone.template = written
     return backbone
