@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from dataset.shapes import world
-from tools.tiny_backbones.descent import Descent
+from tools.tiny_backbones.optimizer import MuonWithAdamW
 
 PATCH = 7
 GRID = world.SIDE // PATCH
@@ -77,7 +77,7 @@ _SURE = 10.0  # the logit of a word that is there; of any other, 0
 _NOWHERE = -100  # cross_entropy leaves these targets out
 
 
-class Seer(nn.Module):
+class VisionWithHeads(nn.Module):
     """Encoder, `ln_vision` and Q-Former, and the two classifiers that teach them."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ def batches(arrays: tuple[np.ndarray, ...], size: int, seed: int) -> Iterator[li
             yield [torch.from_numpy(array[chosen]) for array in arrays]
 
 
-def loss_of(model: Seer, pixels: Tensor, words: Tensor, patches: Tensor) -> Tensor:
+def loss_of(model: VisionWithHeads, pixels: Tensor, words: Tensor, patches: Tensor) -> Tensor:
     """Mean over slots and patches; see the head of this file."""
     with torch.autocast("cpu", torch.bfloat16):
         word_logits, patch_logits = model(pixels)
@@ -207,7 +207,7 @@ def loss_of(model: Seer, pixels: Tensor, words: Tensor, patches: Tensor) -> Tens
 
 
 @torch.no_grad()
-def accuracy(model: Seer, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
+def accuracy(model: VisionWithHeads, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
     """Share of pictures whose whole scene is right, and of right words in each slot."""
     model.eval()
     right = []
@@ -222,14 +222,14 @@ def accuracy(model: Seer, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
     return found | dict(zip(world.SLOTS, hits.float().mean(0).tolist(), strict=True))
 
 
-def train(model: Seer, pictures: int, steps: int, batch_size: int, rate: float, seed: int) -> None:
+def train(model: VisionWithHeads, pictures: int, steps: int, batch_size: int, rate: float, seed: int) -> None:
     """Trains on pictures of train scenes."""
     jobs = [("train", pictures // 4, 0.25, seed + part, _NAMELESS) for part in range(4)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         parts = pool.starmap(render, jobs)
     shown = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     unseen = render("val", 1000, 0.5, seed)
-    descent = Descent(model, rate, steps)
+    descent = MuonWithAdamW(model, rate, steps)
     start, mean_loss = time.time(), 0.0
     for step, batch in zip(range(1, steps + 1), batches(shown, batch_size, seed), strict=False):
         loss = loss_of(model, *batch)
@@ -243,7 +243,7 @@ def train(model: Seer, pictures: int, steps: int, batch_size: int, rate: float, 
             )
 
 
-def save(model: Seer, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def save(model: VisionWithHeads, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Writes both files under the key names of the published ones."""
     encoder = {
         key: value.to(dtype)
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    model = Seer()
+    model = VisionWithHeads()
     train(
         model,
         args.pictures,

@@ -28,8 +28,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from dataset.shapes import world
 from tools.tiny_backbones import language
-from tools.tiny_backbones.descent import Descent
 from tools.tiny_backbones.families import FAMILIES, Family
+from tools.tiny_backbones.optimizer import MuonWithAdamW
 
 _UNLABELLED = -100
 _BARE, _WITHOUT_IMAGE = 0.3, 0.03  # shares of all samples; the rest are conversations of
@@ -255,7 +255,7 @@ def measure(model: PreTrainedModel, writer: Writer, count: int, seed: int) -> di
 
 def train(model: PreTrainedModel, writer: Writer, args: argparse.Namespace) -> None:
     """Trains, and measures now and then."""
-    descent = Descent(model, args.learning_rate, args.steps)
+    descent = MuonWithAdamW(model, args.learning_rate, args.steps)
     generator = torch.Generator().manual_seed(args.seed)
     vocabulary_ids = torch.tensor(list(writer.word_ids.values()))
     start, mean_loss = time.time(), 0.0

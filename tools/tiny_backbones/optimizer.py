@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 _WARM_UP = 0.08  # of all steps
 
 
-class Descent:
+class MuonWithAdamW:
     """Optimisers and their one cycle of learning rates as one thing.
 
     With updates of the same root mean square as AdamW's, Muon takes AdamW's learning rates, and
