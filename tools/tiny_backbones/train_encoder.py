@@ -229,11 +229,11 @@ def train(model: VisionWithHeads, pictures: int, steps: int, batch_size: int, ra
         parts = pool.starmap(render, jobs)
     shown = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     unseen = render("val", 1000, 0.5, seed)
-    descent = MuonWithAdamW(model, rate, steps)
+    optimizer = MuonWithAdamW(model, rate, steps)
     start, mean_loss = time.time(), 0.0
     for step, batch in zip(range(1, steps + 1), batches(shown, batch_size, seed), strict=False):
         loss = loss_of(model, *batch)
-        descent.step(loss)
+        optimizer.step(loss)
         mean_loss += (loss.item() - mean_loss) * 0.05
         if step % 250 == 0 or step == steps:
             found = " ".join(f"{k} {v:.3f}" for k, v in accuracy(model, unseen).items())

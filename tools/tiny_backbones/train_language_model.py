@@ -255,7 +255,7 @@ def measure(model: PreTrainedModel, writer: Writer, count: int, seed: int) -> di
 
 def train(model: PreTrainedModel, writer: Writer, args: argparse.Namespace) -> None:
     """Trains, and measures now and then."""
-    descent = MuonWithAdamW(model, args.learning_rate, args.steps)
+    optimizer = MuonWithAdamW(model, args.learning_rate, args.steps)
     generator = torch.Generator().manual_seed(args.seed)
     vocabulary_ids = torch.tensor(list(writer.word_ids.values()))
     start, mean_loss = time.time(), 0.0
@@ -263,7 +263,7 @@ def train(model: PreTrainedModel, writer: Writer, args: argparse.Namespace) -> N
     for step, batch in zip(range(1, args.steps + 1), stream, strict=False):
         strength = min(1.0, step / (_CALM * args.steps))
         loss = loss_of(model, batch, vocabulary_ids, strength, generator)
-        descent.step(loss)
+        optimizer.step(loss)
         mean_loss += (loss.item() - mean_loss) * 0.05
         if step % 500 == 0:
             found = measure(model, writer, 200, seed=1)
