@@ -125,10 +125,8 @@ class Batch:
 
     def images_of(self, row: int) -> torch.Tensor | None:
         """The images of one sample, [n, ...]; None without any."""
-        if self.images is None:
-            return None
         first, last = list(pairwise(accumulate(self.image_counts, initial=0)))[row]
-        return self.images[first:last]
+        return None if self.images is None or first == last else self.images[first:last]
 
     def rows(self, rows: Sequence[int], images_from: Sequence[int] | None = None) -> "Batch":
         """Some of its samples, in this order, without their tokens.

@@ -2,7 +2,10 @@
 
 from minigpt4.common.registry import lazily, registry
 
-TASKS = {"image_text_pretrain": "minigpt4.tasks.image_text_pretrain:ImageTextPretrainTask"}
+TASKS = {
+    "image_text_pretrain": "minigpt4.tasks.image_text_pretrain:ImageTextPretrainTask",
+    "short_answer": "minigpt4.tasks.short_answer:ShortAnswerTask",
+}
 
 registry.declare("task", TASKS)
 

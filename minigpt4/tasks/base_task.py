@@ -1,6 +1,7 @@
 """What every task is: how the parts are built, one step of training, and one evaluation."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -14,7 +15,9 @@ from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
+from minigpt4.prompts.templates import IMAGE_TURN
 from minigpt4.tasks.records import Limits, Metrics, Record
 from minigpt4.tasks.shuffle import shuffle_images
 
@@ -40,8 +43,8 @@ class BaseTask:
     A task that trains as this one does says what a batch comes to, and what all batches come to together:
 
         class LengthTask(BaseTask):
-            def records(self, model, samples, predictions): ...  # a `Record` for each sample
-            def summarize(self, records): ...  # `Metrics`
+            def score(self, model, batch, records, predictions): ...  # fills in each record
+            def summarize(self, records): ...  # returns `Metrics`
 
     `minigpt4/tasks/short_answer.py` is one to copy. `run.task` finds a task outside the package by its import
     path, `my_module:LengthTask`.
@@ -111,34 +114,23 @@ class BaseTask:
                 bad.update(batch.bad)
                 batch = shuffle_images(batch) if limits.shuffled else batch
                 if len(batch):
-                    made = self._records(model, batch, limits, len(records))
-                    records += made
-                    bar.update(len(made))
+                    new = new_records(model, batch, limits.pictures - len(records))
+                    wanted = len(new) if limits.predictions is None else limits.predictions - len(records)
+                    self.score(model, batch, new, min(max(wanted, 0), len(new)))
+                    records += new
+                    bar.update(len(new))
         model.train(was_training)
         if bad:
             log.warning("samples skipped: %s", dict(bad))
         return records
 
-    def _records(self, model: MiniGPTBase, batch: Batch, limits: Limits, done: int) -> list[Record]:
-        """`records` of a batch, with their pictures, when there are `done` before it."""
-        count = len(batch)
-        wanted = count if limits.predictions is None else limits.predictions - done
-        records = self.records(model, batch, min(max(wanted, 0), count))
-        if len(records) != count or not all(isinstance(record, Record) for record in records):
-            name = f"{type(self).__name__}.records"
-            raise TypeError(f"{name} must return a Record for each of the {count} samples of a batch")
-        for row, record in enumerate(records[: max(limits.pictures - done, 0)]):
-            images = batch.images_of(row)
-            if images is not None and images.ndim == 4:  # not of cached features
-                record.picture = model.to_pixels(images[0])
-        return records
-
-    def records(self, model: MiniGPTBase, batch: Batch, predictions: int) -> list[Record]:
-        """A record for each sample of a batch.
+    def score(self, model: MiniGPTBase, batch: Batch, records: list[Record], predictions: int) -> None:
+        """Fill in the records of a batch: `prediction`, `loss`, `tokens`, `scores`.
 
         Args:
             model: in evaluation mode, without gradients.
-            batch: the samples; `batch.answers` are the true answers.
+            batch: the samples.
+            records: one per sample, with what the data says.
             predictions: the first so many need a prediction; a task whose best metric is made of
                 predictions makes all of them.
         """
@@ -147,3 +139,37 @@ class BaseTask:
     def summarize(self, records: list[Record]) -> Metrics:
         """What the records come to, and which value decides the best checkpoint."""
         raise NotImplementedError
+
+    @staticmethod
+    def predict(model: MiniGPTBase, batch: Batch, count: int) -> list[str]:
+        """What the model answers to the first `count` samples of a batch, greedily."""
+        if not count:
+            return []
+        first, request = batch.rows(range(count)), model.prompts.requests[0]
+        dialogues = [dialogue.requested(request).unanswered() for dialogue in first.dialogues]
+        return model.generate(first.images, dialogues, max_new_tokens=model.max_txt_len)
+
+
+def new_records(model: MiniGPTBase, batch: Batch, pictures: int) -> list[Record]:
+    """A record for each sample with what the data says, the first `pictures` with their picture."""
+    records = []
+    for row, dialogue in enumerate(batch.dialogues):
+        record = Record(
+            image_id=batch.image_ids[row],
+            group=batch.groups[row],
+            prompt=_question(dialogue),
+            truth=dialogue.answer or "",
+        )
+        images = batch.images_of(row)
+        if row < pictures and images is not None and images.ndim == 4:  # cached features show nothing
+            record.picture = model.to_pixels(images[0])
+        records.append(record)
+    return records
+
+
+def _question(dialogue: Dialogue) -> str | None:
+    """What the last answer answers, without the images before it; None for a caption."""
+    asked = [turn.text for turn in dialogue.turns if turn.role == "user"]
+    if not asked:
+        return None
+    return re.sub(r"^(<image>\s*)+", "", asked[-1].replace(IMAGE_TURN.strip(), "<image>"))

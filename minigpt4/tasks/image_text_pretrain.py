@@ -13,30 +13,16 @@ from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
 class ImageTextPretrainTask(BaseTask):
     """Stage 1, and any other training on pictures with captions or dialogues."""
 
-    def records(self, model: MiniGPTBase, batch: Batch, predictions: int) -> list[Record]:
-        """The loss of every true answer; the first `predictions` are answered greedily too."""
-        asked = model.prepare(batch, evaluation=True)
-        losses, tokens = model.token_losses(asked)
+    def score(self, model: MiniGPTBase, batch: Batch, records: list[Record], predictions: int) -> None:
+        """The loss of every true answer; the first `predictions` are also answered by the model."""
+        losses, tokens = model.token_losses(model.prepare(batch, evaluation=True))
         sums = losses.new_zeros(len(batch)).index_add(0, tokens.target_row, losses).tolist()
         counts = Counter(tokens.target_row.tolist())
-        records = [
-            Record(
-                image_id=batch.image_ids[row],
-                group=batch.groups[row],
-                truth=truth,
-                loss=sums[row] / counts[row],
-                tokens=counts[row],
-            )
-            for row, truth in enumerate(batch.answers)
-        ]
-        if predictions:
-            first = asked.rows(range(predictions))
-            dialogues = [dialogue.unanswered() for dialogue in first.dialogues]
-            said = model.generate(first.images, dialogues, max_new_tokens=model.max_txt_len)
-            for record, prediction in zip(records, said, strict=False):
-                record.prediction = prediction
-                record.scores["exact_match"] = float(prediction == record.truth)
-        return records
+        for row, count in counts.items():
+            records[row].loss, records[row].tokens = sums[row] / count, count
+        for record, answer in zip(records, self.predict(model, batch, predictions), strict=False):
+            record.prediction = answer
+            record.scores["exact_match"] = float(answer == record.truth)
 
     def summarize(self, records: list[Record]) -> Metrics:
         """Mean loss per token; exact match of the predictions, and of each group that the data names."""

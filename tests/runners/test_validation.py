@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.state import RunState
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from minigpt4.tasks.records import Limits, Metrics, Record
 from minigpt4.weights.checkpoint import read_checkpoint
@@ -81,6 +82,32 @@ def test_the_best_is_the_one_with_the_lowest_loss(shapes, tmp_path, losses) -> N
     best = read_checkpoint(job / BEST)
     assert (best["step"], best["epoch"], read_checkpoint(job / LATEST)["step"]) == (20, 3, 35)
     assert {path.name for path in job.glob("*.pth")} == {"checkpoint_6.pth", BEST, LATEST}
+
+
+def test_the_best_is_the_one_with_the_highest_accuracy(shapes, tmp_path, monkeypatch, undrawn) -> None:
+    """Where the task says so; after an interruption too. What another metric came to does not count."""
+    job, to_come = tmp_path / "job", [0.25, 0.75, 0.5, 0.7, 0.8]
+
+    def summarize(*_: Any) -> Metrics:
+        return Metrics({"accuracy": to_come.pop(0), "loss": 9.0}, best="accuracy", higher_is_better=True)
+
+    monkeypatch.setattr(ImageTextPretrainTask, "summarize", summarize)
+    for epochs, best, step in ((3, 0.75, 10), (4, 0.75, 10), (5, 0.8, 25)):
+        result, _ = train(eventful(shapes, job, max_epoch=epochs, save_every=0))
+        assert result["best_metric"] == "accuracy"
+        assert (result["best_valid_accuracy"], result["best_step"]) == (best, step)
+        assert read_checkpoint(job / BEST)["step"] == step
+    lines = [line for line in left_behind(job)["log.jsonl"] if "valid_accuracy" in line]
+    assert [line["valid_accuracy"] for line in lines] == [0.25, 0.75, 0.5, 0.7, 0.8]
+    monkeypatch.setattr(ImageTextPretrainTask, "summarize", lambda *_: Metrics({"loss": 9.0}, best="loss"))
+    result, _ = train(eventful(shapes, job, max_epoch=6, save_every=0))
+    assert (result["best_metric"], result["best_valid_loss"], result["best_step"]) == ("loss", 9.0, 30)
+
+
+def test_the_best_loss_of_an_earlier_version_still_counts() -> None:
+    state = RunState.from_dict({"step": 7, "best_loss": 0.5, "best_step": 5})
+    assert (state.best_of("loss"), state.best_of("accuracy"), state.best_step) == (0.5, None, 5)
+    assert RunState.from_dict(state.to_dict()) == state
 
 
 def test_a_validation_between_is_saved_at_once(shapes, tmp_path, losses) -> None:

@@ -29,3 +29,8 @@ def test_shuffle_deals_cached_features_and_as_many_pictures_as_there_were():
     dealt = shuffle_images(Batch.of(samples))
     assert dealt.answers == ["a", "b"]
     assert dealt.images.flatten().tolist() == [2.0, 0.0]
+
+
+def test_shuffle_leaves_out_text_alone():
+    texts = [Sample(dialogue=Dialogue.of([("why", answer)])) for answer in "ab"]
+    assert shuffle_images(Batch.of(texts)).answers == []
