@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument(
         "--shuffled", action="store_true", help="give answers the pictures of other samples of their batch"
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="samples per batch (32)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="B", help="samples per batch; by default run.batch_size_eval (32)"
+    )
     parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps or cpu; the best one by default")
     run(evaluate, parser.parse_args())
 
@@ -59,10 +61,12 @@ def evaluate(args: argparse.Namespace) -> None:
     from minigpt4.tasks.base_task import setup_task
     from minigpt4.tasks.records import Limits, format_metric
 
-    check_arguments(args)
     cfg = Config(args)
+    if args.batch_size is None:
+        args.batch_size = cfg.run_cfg.get("batch_size_eval", 32)
+    check_arguments(args)
     if args.shards:
-        use_shards(cfg, args.shards, args.batch_size)
+        use_shards(cfg, args.shards)
     task = setup_task(cfg, default="image_text_pretrain")
 
     log.info("finding the data")
@@ -107,27 +111,30 @@ def check_arguments(args: argparse.Namespace) -> None:
         require_writable(args.out, "--out")
 
 
-def use_shards(cfg: "Config", pattern: str, batch_size: int) -> None:
-    """Put shards in place of the config's data sets, with the keys of its first data set of shards.
+def use_shards(cfg: "Config", pattern: str) -> None:
+    """Put shards in place of the config's data sets, read as its first data set of shards is.
 
-    A config that has none gives the processors of its first data set.
+    Where it has none, the processors of its first data set are taken.
     """
     from minigpt4.common.config import plain
     from minigpt4.common.errors import ConfigError
-    from minigpt4.common.registry import registry
     from minigpt4.datasets.builders.image_text_pair_builder import WebdatasetBuilder
     from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+    from minigpt4.datasets.settings import builder_class
 
     sections = plain(cfg.datasets_cfg)
     if not sections:
         raise ConfigError("the section `datasets` is missing or empty: its image processor is needed")
-    fitting = [name for name in sections if issubclass(registry.get_builder_class(name), WebdatasetBuilder)]
-    name, template = (*fitting, "cc_sbu")[0], sections[(*fitting, *sections)[0]]
-    info = {
-        **(template["build_info"] if fitting else {}),
-        "storage": {SHARDS: expand_shards(pattern, "--shards")},
-    }
-    cfg.config.datasets = {name: {"batch_size": batch_size, **template, "build_info": info}}
+    for name, section in sections.items():
+        if issubclass(builder_class(name, section), WebdatasetBuilder):
+            break
+    else:
+        first = next(iter(sections.values()))
+        kept = ("vis_processor", "text_processor")
+        name, section = "cc_sbu", {key: first[key] for key in kept if key in first}
+    storage = {SHARDS: expand_shards(pattern, "--shards")}
+    info = {**section.get("build_info", {}), "storage": storage}
+    cfg.config.datasets = {name: {**section, "build_info": info}}
 
 
 def splits_to_evaluate(datasets: "Datasets", cfg: "Config", wanted: str | None) -> list[str]:

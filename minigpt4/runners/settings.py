@@ -48,7 +48,7 @@ class RunSettings:
     train_splits: list[str] = key(["train"], "splits to train on")
     valid_splits: list[str] = key(
         [],
-        "splits whose loss is taken every `valid_every` steps; it decides which checkpoint is the best",
+        "splits to evaluate on every `valid_every` steps; the task's metric decides which checkpoint is best",
         effect=False,
     )
     valid_every: int = key(0, "steps between validations; 0: at the end of each epoch", low=0, effect=False)

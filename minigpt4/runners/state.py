@@ -57,7 +57,7 @@ class RunState:
     best_value: float | None = None
     best_step: int = 0
     owes_validation: bool = False
-    before: dict[str, float] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
     window: Window = field(default_factory=Window)
 
     def count(self, result: Result, seconds: float) -> None:

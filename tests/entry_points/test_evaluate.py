@@ -156,6 +156,7 @@ def test_the_printed_command_comes_to_what_the_run_reported(on_shards, tmp_path,
         (["--shuffled", "--batch-size", "1"], "--batch-size must be at least 2"),
         (["--split", "tset"], "no data set has a split 'tset'; did you mean 'test'? (there: train, test)"),
         (["--options", "run.test_splits=[val]"], "run.test_splits: no data set has a split 'val'"),
+        (["--shuffled", "--options", "run.batch_size_eval=1"], "--batch-size must be at least 2"),
         (["--shards", "none.tar"], "--shards: no shard matches 'none.tar'"),
     ],
 )
