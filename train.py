@@ -1,65 +1,7 @@
 #!/usr/bin/env python
-"""Train what a YAML describes: stage 1 aligns an image encoder with a language model.
+"""`minigpt4 train`, from a checkout."""
 
-example:
-  python train.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml
-  python train.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml \\
-      --options run.max_epoch=1 model.model_type=tiny_llama
-  python train.py --cfg-path ... --resume auto           # go on with the newest checkpoint, if there is one
-  torchrun --nproc-per-node 4 train.py --cfg-path ...    # on four cards
-"""
-
-import argparse
-import logging
-
-from minigpt4.common.cli import config_parser, run
-
-log = logging.getLogger("train")
-
-
-def main() -> None:
-    """The command line; `--help` answers before anything heavy is imported."""
-    parser = config_parser(__doc__)
-    parser.add_argument(
-        "--resume",
-        metavar="C",
-        help="a checkpoint to go on from, or auto: the newest of run.output_dir (run.resume_ckpt_path)",
-    )
-    run(train, parser.parse_args())
-
-
-def train(args: argparse.Namespace) -> None:
-    """Config, datasets, model, training, report: one paragraph a step."""
-    from minigpt4.common.config import Config
-    from minigpt4.common.registry import registry
-    from minigpt4.runners.reporting.reporter import report_table
-    from minigpt4.runners.reporting.summary import end_summary
-    from minigpt4.tasks.base_task import setup_task
-
-    # Settings are checked before anything is loaded.
-    cfg = Config(args)
-    if args.resume:
-        cfg.run_cfg.resume_ckpt_path = args.resume
-    settings = cfg.run_settings()
-    task = setup_task(cfg)
-
-    log.info("finding the datasets")
-    datasets = task.build_datasets(cfg)
-
-    log.info("building the model")
-    model = task.build_model(cfg, device=settings.device, datasets=datasets)
-
-    log.info("training")
-    runner_class = registry.get_runner_class(settings.runner)
-    runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, settings=settings)
-    report = runner.train()
-
-    if runner.accelerator.is_main_process and not settings.evaluate:
-        if settings.test_splits:
-            print(f"\n{report_table(report)}")
-        print(f"\n{end_summary(report, cfg, datasets, settings)}")
-    runner.accelerator.end_training()  # ranks say goodbye to each other
-
+from minigpt4.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Stage 1 from pictures and from cached features: images a second in one run, and estimates for real sizes.
 
-Makes shards of random pictures, caches their features with `dataset/cache_features.py`, and trains from
+Makes shards of random pictures, caches their features with `minigpt4 cache-features`, and trains from
 either, in turns, through the same runner. Two sizes: the embedded tiny model, and `small`, with random
 weights (encoder 704 wide, 12 blocks, 224 pixels; Q-Former 768 wide, 12 layers, 32 queries; LLaMA 1024 wide,
 8 layers, 32,000 words). Then says on paper what the ratio is for EVA-ViT-g with Gemma-2B, and what disk
 CC3M + CC12M + SBU take. What it prints under `estimate` was not measured.
 
 example:
-  python benchmarks/cached_features.py --json output/cached_features.json
-  python benchmarks/cached_features.py --sizes tiny --steps 8      # to try it
+  python -m benchmarks.cached_features --json output/cached_features.json
+  python -m benchmarks.cached_features --sizes tiny --steps 8      # to try it
 """
 
 import argparse
@@ -17,13 +17,11 @@ import json
 import logging
 import random
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 PICTURES, SHARDS = 256, 4
 SIZES = {"tiny": {"side": 56, "batch_size": 64}, "small": {"side": 224, "batch_size": 8}}
@@ -60,7 +58,7 @@ def main() -> None:
 
 def measure(size: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Images a second from either: the median over all turns' log lines."""
-    from dataset.cache_features import cache_features
+    from minigpt4.commands.cache_features import cache_features
 
     logging.disable(logging.INFO)
     write_pictures(folder, SIZES[size]["side"])

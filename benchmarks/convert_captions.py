@@ -19,7 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("a", "the", "dog", "cat", "man", "street", "photo", "of", "sitting", "with", "red", "large", "front")
 WAYS = {"streamed to TSV": "out.tsv", "streamed to parquet": "out.parquet", "json.load to TSV": "plain.tsv"}
 
@@ -74,10 +73,9 @@ def write_list(path: Path, size: int) -> None:
 
 def measure(way: str, source: str, target: str) -> dict[str, float]:
     """Seconds, rows a second, and the process's peak of memory in MB."""
-    sys.path.insert(0, str(ROOT))
     started = time.perf_counter()
     if way.startswith("streamed"):
-        from dataset.convert import convert
+        from minigpt4.commands.convert_captions import convert
 
         rows = convert(Path(source), Path(target)).rows
     else:

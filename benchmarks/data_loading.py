@@ -18,15 +18,12 @@ import collections
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -48,7 +45,6 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also say which part takes how long")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     # Imported late, so that --help answers at once.
     from minigpt4.common import cli
 

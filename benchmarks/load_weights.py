@@ -38,7 +38,6 @@ def main() -> None:
     parser.add_argument("--measure", choices=("ours", "baseline"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if args.measure:
         measured = {"ours": load_ours, "baseline": load_baseline}[args.measure]
         print(json.dumps(measure(measured, args.folder, args.depth, args.device)))

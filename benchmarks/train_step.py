@@ -7,8 +7,8 @@ GPU, with eager attention, logits at all positions and a float32 copy of them, f
 its loss. Peak memory is taken of each in a process of its own.
 
 example:
-  python benchmarks/train_step.py --size small --json output/train_step.json
-  python benchmarks/train_step.py --size real --profile output/profile.txt
+  python -m benchmarks.train_step --size small --json output/train_step.json
+  python -m benchmarks.train_step --size real --profile output/profile.txt
 """
 
 import argparse
@@ -23,9 +23,6 @@ from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
     import torch
@@ -197,7 +194,7 @@ def floors(
 
 def peak_in_new_process(way: str) -> float:
     """Run this command again for nothing but the peak of one way, in GB."""
-    again = [sys.executable, *sys.argv, "--peak-of", way]
+    again = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--peak-of", way]
     done = subprocess.run(again, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

@@ -1,16 +1,6 @@
-"""Convert BLIP's filtered captions of CC3M, CC12M and SBU to a table that img2dataset reads.
+"""The original's way to convert the captions of CC3M, CC12M and SBU: `minigpt4 convert-captions`."""
 
-example:
-  python dataset/convert_cc_sbu.py ccs_synthetic_filtered_large.json ccs_synthetic_filtered_large.tsv
-
-Takes less than 200 MB of memory. Stopped, it leaves OUT as it was; run it again to start over.
-"""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dataset.convert import main
+from minigpt4.commands.convert_captions import main
 
 if __name__ == "__main__":
-    main(__doc__)
+    main()

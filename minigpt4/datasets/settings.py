@@ -32,7 +32,7 @@ class DatasetSettings:
 class CacheInfo:
     """`build_info` of cached features."""
 
-    storage: str = key(doc="the folder that dataset/cache_features.py wrote, or the manifest in it")
+    storage: str = key(doc="the folder that minigpt4 cache-features wrote, or the manifest in it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,7 +180,7 @@ class ImageTokens(BaseModel):
         """[N, 3, H, W] (uint8, or normalised floats) -> tokens [N, P, width], in the parts' own dtype.
 
         Frozen, this is a function of the picture alone, which is why its values can be kept
-        (`dataset/cache_features.py`).
+        (`minigpt4 cache-features`).
         """
         image = self._normalized(image)
         # Nothing of it is trained: no graph is kept.

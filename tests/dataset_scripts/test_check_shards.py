@@ -1,4 +1,4 @@
-"""dataset/check_shards.py: what it counts, how it ends, and the manifest that builders read."""
+"""minigpt4 check-shards: what it counts, how it ends, and the manifest that builders read."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dataset.check_shards import Findings, histogram, read_shard, repeated_keys, report
+from minigpt4.commands.check_shards import Findings, histogram, read_shard, repeated_keys, report
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.datasets.datasets.manifest import write_manifest
 from minigpt4.datasets.datasets.webdataset_stream import expand_shards
@@ -20,7 +20,7 @@ from tests.support.shards import encoded, picture, sample, write_good, write_sha
 
 
 def command(*words: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "dataset/check_shards.py", *map(str, words)]
+    line = [sys.executable, "-m", "minigpt4", "check-shards", *map(str, words)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -126,7 +126,7 @@ def test_mistakes_are_told_before_a_shard_is_read(tmp_path) -> None:
     ("content", "message"),
     [
         (None, "there is no manifest"),
-        ("{", "is not a manifest as dataset/check_shards.py writes it: JSONDecodeError"),
+        ("{", "is not a manifest as minigpt4 check-shards writes it: JSONDecodeError"),
         ("[]", "is not a manifest"),
         ('{"shards": ["a.tar"]}', "is not a manifest"),
         ('{"shards": {"a.tar": "many"}}', "is not a manifest"),

@@ -2,7 +2,7 @@
 
 import re
 
-from dataset.minigptv2_items import ITEMS
+from minigpt4.datasets.download.items import ITEMS
 from tests.support import ROOT
 
 

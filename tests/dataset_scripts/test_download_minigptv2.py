@@ -1,4 +1,4 @@
-"""dataset/download_minigptv2.py against a local server."""
+"""minigpt4 download-minigptv2 against a local server."""
 
 import argparse
 import io
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset import download_minigptv2
-from dataset.minigptv2_fetch import Store
-from dataset.minigptv2_items import ITEMS, Item
+from minigpt4.commands import download_minigptv2
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.datasets.download.items import ITEMS, Item
+from minigpt4.datasets.download.store import Store
 from minigpt4.weights import download
 from tests.support import ROOT
 from tests.support.hub_server import FileServer
@@ -240,7 +240,7 @@ def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monk
 
 
 def test_the_real_table(tmp_path) -> None:
-    command = [sys.executable, "dataset/download_minigptv2.py", "--out", str(tmp_path / "d"), "--list"]
+    command = [sys.executable, "-m", "minigpt4", "download-minigptv2", "--out", str(tmp_path / "d"), "--list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

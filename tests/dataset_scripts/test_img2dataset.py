@@ -123,7 +123,7 @@ def test_from_the_published_list_to_training(tmp_path: Path) -> None:
 
     manifest = tmp_path / "good.json"
     pattern = f"{tmp_path}/shards/{{00000..00003}}.tar"
-    out = command(sys.executable, "dataset/check_shards.py", pattern, "--write-manifest", manifest)
+    out = command(sys.executable, "-m", "minigpt4", "check-shards", pattern, "--write-manifest", manifest)
     assert out.startswith("4 shards, 241 good samples, 0 times something bad")
     assert expand_shards(str(manifest), "k") == list(map(str, shards))
 

@@ -59,7 +59,7 @@ def words_of(command: str) -> list[str]:
         words = ["python", *words[script:]]
     if words and words[0] == ".venv/bin/python":
         words[0] = "python"
-    return words
+    return ["python", "-m", *words] if words and words[0] == "minigpt4" else words
 
 
 @cache
@@ -107,7 +107,7 @@ def check_python(words: list[str]) -> None:
         if module.split(".")[0] not in FOLDERS:
             return
         assert importlib.util.find_spec(module), module
-        script = ("-m", module)
+        script = ("-m", *words[1:3]) if module == "minigpt4" else ("-m", module)
     else:
         assert (ROOT / words[0]).is_file()
         script = (words[0],)

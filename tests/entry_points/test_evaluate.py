@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-import evaluate
 from dataset.shapes import make_align
+from minigpt4.commands import evaluate
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.runners.reporting.summary import next_commands
 from minigpt4.tasks.base_task import BaseTask
@@ -141,7 +141,7 @@ def test_the_printed_command_comes_to_what_the_run_reported(on_shards, tmp_path,
     checkpoint = tmp_path / "job" / "checkpoint_latest.pth"
     command = next_commands(runner.cfg, runner.datasets, runner.settings, checkpoint)[1].split("\n  ")[1]
     _, script, *words = shlex.split(command)
-    assert script == "evaluate.py" and words[words.index("--split") + 1] == "test"
+    assert script == "evaluate" and words[words.index("--split") + 1] == "test"
     again = evaluated(monkeypatch, tmp_path / "a.json", *words)
     for name in METRICS:
         assert again[name] == pytest.approx(report[name], rel=1e-6)

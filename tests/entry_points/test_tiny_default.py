@@ -121,7 +121,7 @@ def test_stage1_reads_held_out_scenes(family: str, shapes: Path, tmp_path: Path)
         f"datasets.cc_sbu.build_info.storage={storage}",
     )
     assert "exact match two objects" in out
-    assert f"python demo.py --cfg-path {train_config}" in out
+    assert f"minigpt4 chat --cfg-path {train_config}" in out
     report = json.loads((tmp_path / "job" / "report.json").read_text())
     assert report["before"]["exact_match"] <= 0.02
     assert report["exact_match_one_object"] >= 0.95

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import train as train_script
+from minigpt4.commands import train as train_command
 from minigpt4.common import cli
 from minigpt4.common.config import Config
 from minigpt4.common.errors import TrainingError
@@ -206,7 +206,7 @@ def test_train_py_says_it_in_one_line_and_with_its_exit_code(shapes, tmp_path, m
     spoil(monkeypatch, ALL)
     with pytest.raises(SystemExit) as end:
         cli.run(
-            train_script.train, argparse.Namespace(cfg_path=tmp_path / "job.yaml", options=[], resume=None)
+            train_command.train, argparse.Namespace(cfg_path=tmp_path / "job.yaml", options=[], resume=None)
         )
     # A text is printed, and the code is 1.
     assert end.value.code.startswith("error: 2 updates in a row had no finite loss or gradient")

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from dataset.cache_features import cache_features
 from dataset.shapes.make_shards import write_split
+from minigpt4.commands.cache_features import cache_features
 from minigpt4.common.config import Config
 
 

@@ -62,7 +62,7 @@ def read_manifest(path: str, key: str) -> list[str]:
             check_inside(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{key}: {path} is not a manifest as dataset/check_shards.py writes it: "
+            f"{key}: {path} is not a manifest as minigpt4 check-shards writes it: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not good:

@@ -37,7 +37,7 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
     """Brace patterns, lists, URLs, `pipe:` commands and manifests -> a list of shards, in order.
 
     Args:
-        storage: e.g. `data/{00000..01255}.tar`, or the .json file that dataset/check_shards.py writes.
+        storage: e.g. `data/{00000..01255}.tar`, or the .json file that minigpt4 check-shards writes.
         key: the YAML key, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Image tokens that an encoder and a Q-Former made once (`dataset/cache_features.py`), as a stream.
+"""Image tokens that an encoder and a Q-Former made once (`minigpt4 cache-features`), as a stream.
 
 A cache is a folder: `manifest.json`, and shards in which each sample is `KEY.json` (caption, group) and
 `KEY.safetensors` with one tensor `image_features` [P, width] in bfloat16. P is tokens an image.
@@ -114,7 +114,7 @@ class Manifest:
             return cls(path.parent, content["vision"], shape, content["parts"])
         except FileNotFoundError as error:
             raise DataError(
-                f"{key}: there is no cache {str(place)!r} (no {path}); dataset/cache_features.py makes one"
+                f"{key}: there is no cache {str(place)!r} (no {path}); minigpt4 cache-features makes one"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{key}: {path} is no manifest of a cache ({error})") from error

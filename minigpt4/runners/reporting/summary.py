@@ -180,10 +180,10 @@ def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkp
     if settings.device:
         ending = ["--device", settings.device, *ending]
     start = ["--cfg-path", str(cfg.args.cfg_path)]
-    chat = shlex.join(["python", "demo.py", *start, *ending])
+    chat = shlex.join(["minigpt4", "chat", *start, *ending])
     split = _split_to_evaluate(datasets, settings)
     limit = ["--limit", str(TRAINING_SAMPLES)] if split in settings.train_splits else []
-    evaluation = shlex.join(["python", "evaluate.py", *start, "--split", split, *limit, *ending])
+    evaluation = shlex.join(["minigpt4", "evaluate", *start, "--split", split, *limit, *ending])
     return [f"Chat with it:\n  {chat}", f"Evaluate it on the split {split}:\n  {evaluation}"]
 
 

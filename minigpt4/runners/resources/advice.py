@@ -132,4 +132,4 @@ def _cached_features(model: MiniGPTBase) -> Iterator[str]:
     parameters = [p for name, p in model.named_parameters() if name.startswith(VISION_PARTS)]
     if parameters and not any(p.requires_grad for p in parameters):
         saved = format_bytes(sum(map(weight_bytes, parameters)))
-        yield f"cached features (dataset/cache_features.py), which save {saved} of weights"
+        yield f"cached features (minigpt4 cache-features), which save {saved} of weights"

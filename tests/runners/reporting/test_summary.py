@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-import demo
-import evaluate
 from dataset.shapes.make_shards import write_split
+from minigpt4.commands import COMMANDS, evaluate
+from minigpt4.commands import chat as chat_command
 from minigpt4.common.config import Config
 from minigpt4.common.formatting import format_bytes
 from minigpt4.runners.reporting.summary import end_summary, mean_batch, next_commands, start_summary
@@ -196,9 +196,9 @@ def test_a_run_that_had_no_step_left_to_make(shards):
 
 
 def parsed(script: Any, work: str, command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """What the script's own parser makes of a printed command."""
-    python, name, *arguments = shlex.split(command)
-    assert (python, name) == ("python", Path(script.__file__).name)
+    """What the command's own parser makes of a printed command."""
+    program, name, *arguments = shlex.split(command)
+    assert (program, COMMANDS[name]) == ("minigpt4", script.__name__)
     seen = []
     monkeypatch.setattr(script, work, seen.append)
     monkeypatch.setattr("sys.argv", [name, *arguments])
@@ -213,7 +213,7 @@ def commands(cfg: Config, checkpoint: str = "out put/checkpoint_latest.pth") -> 
 def test_the_commands_build_the_model_that_was_trained_with_its_checkpoint(shards, monkeypatch):
     cfg = config(shards, "model.max_txt_len=24", "run.max_epoch=1", "model.ckpt=an earlier one", device="cpu")
     chat, evaluation = commands(cfg)
-    for script, work, command in ((demo, "serve", chat), (evaluate, "evaluate", evaluation)):
+    for script, work, command in ((chat_command, "chat", chat), (evaluate, "evaluate", evaluation)):
         args = parsed(script, work, command, monkeypatch)
         assert args.cfg_path == str(shards / "a run.yaml")
         assert args.device == "cpu"
@@ -226,7 +226,7 @@ def test_the_commands_build_the_model_that_was_trained_with_its_checkpoint(shard
 def test_options_in_the_original_s_form_are_repeated_too(shards, monkeypatch):
     cfg = config(shards, "model.max_txt_len", "24", "run.seed", "7")
     chat, _ = commands(cfg)
-    assert Config(parsed(demo, "serve", chat, monkeypatch)).model_cfg.max_txt_len == 24
+    assert Config(parsed(chat_command, "chat", chat, monkeypatch)).model_cfg.max_txt_len == 24
     assert "--device" not in chat and "seed" not in chat
 
 

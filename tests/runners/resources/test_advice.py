@@ -15,7 +15,7 @@ from minigpt4.runners.resources.memory import count_memory
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model
 
-RECOMPUTE, CACHE = "model.llm_grad_checkpoint: True", "cached features (dataset/cache_features.py)"
+RECOMPUTE, CACHE = "model.llm_grad_checkpoint: True", "cached features (minigpt4 cache-features)"
 
 
 def tiny(**keys: Any) -> MiniGPTBase:

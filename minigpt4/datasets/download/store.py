@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from dataset.minigptv2_items import Item
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.logger import write_json
+from minigpt4.datasets.download.items import Item
 from minigpt4.weights.download import Download, beside, require_space
 
 TIMEOUT = 30.0

@@ -1,7 +1,11 @@
-"""From the published caption lists to what img2dataset reads: a stream, whatever the size.
+"""Convert BLIP's published lists of captions to a table that img2dataset reads.
 
-The lists of BLIP's CapFilt are one JSON array of `{"url": ..., "caption": ..., ...}`; what comes out is a
-table of the columns `url` and `caption`, as TSV or parquet.
+The lists are one JSON array of `{"url": ..., "caption": ..., ...}`; the table has the columns `url` and
+`caption`. Takes less than 200 MB of memory, whatever the size. Stopped, it leaves OUT as it was.
+
+example:
+  minigpt4 convert-captions ccs_synthetic_filtered_large.json ccs_synthetic_filtered_large.tsv
+  minigpt4 convert-captions laion_synthetic_filtered_large.json laion_synthetic_filtered_large.parquet
 """
 
 import argparse
@@ -60,10 +64,10 @@ class Counts:
         return "; ".join(parts)
 
 
-def main(description: str) -> None:
-    """The command line of `convert_cc_sbu.py` and `convert_laion.py`."""
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, metavar="IN.json", help="the published list")
     parser.add_argument("target", type=Path, metavar="OUT", help="a .tsv or .parquet file")

@@ -6,7 +6,7 @@ captions, written whole or not at all; run it again, and it goes on with what is
 with the builder `cached_features`, whose `build_info.storage` is DIR.
 
 example:
-  python dataset/cache_features.py --cfg-path train_configs/minigpt4_gemma_stage1_pretrain.yaml --out DIR
+  minigpt4 cache-features --cfg-path train_configs/minigpt4_gemma_stage1_pretrain.yaml --out DIR
 """
 
 import argparse
@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:

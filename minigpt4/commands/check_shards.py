@@ -1,7 +1,7 @@
 """Read every shard as training would, in parallel, and say what is in them and what is wrong.
 
 example:
-  python dataset/check_shards.py 'cc_sbu/cc_sbu_dataset/{00000..01255}.tar' --write-manifest cc_sbu/good.json
+  minigpt4 check-shards 'cc_sbu/cc_sbu_dataset/{00000..01255}.tar' --write-manifest cc_sbu/good.json
 
 Exits with 0 if every sample of every shard is good and no key occurs twice, else with 1. A manifest lists
 the shards that have good samples; `build_info.storage` may name it instead of the pattern.
@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from minigpt4.common import cli
 
 if TYPE_CHECKING:

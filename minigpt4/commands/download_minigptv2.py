@@ -1,9 +1,9 @@
 """Fetch all that MiniGPT-v2's finetuning needs, item by item: some 70 GB, and as much again unpacked.
 
 example:
-  python dataset/download_minigptv2.py --out data/minigptv2 --list
-  python dataset/download_minigptv2.py --out data/minigptv2 --only coco_images coco_captions
-  python dataset/download_minigptv2.py --out data/minigptv2
+  minigpt4 download-minigptv2 --out data/minigptv2 --list
+  minigpt4 download-minigptv2 --out data/minigptv2 --only coco_images coco_captions
+  minigpt4 download-minigptv2 --out data/minigptv2
 
 Run it again after an interruption: what is done is left alone, what broke off is taken up where it ended. An
 archive that you have already may be put into OUT/.downloads/NAME.zip. Exits with 1 unless all is there.
@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dataset.minigptv2_items import ITEMS, Item
 from minigpt4.common import cli
+from minigpt4.datasets.download.items import ITEMS, Item
 
 if TYPE_CHECKING:
-    from dataset.minigptv2_fetch import Store
+    from minigpt4.datasets.download.store import Store
 
 
 def main() -> None:
@@ -38,8 +37,8 @@ def download(args: argparse.Namespace) -> None:
     """Choose the items, fetch what is missing, show the table; exit with 1 unless everything is there."""
     from filelock import FileLock
 
-    from dataset.minigptv2_fetch import Store
     from minigpt4.common.errors import UserError
+    from minigpt4.datasets.download.store import Store
 
     items, store, problems = choose(args.only), Store(args.out), []
     if not args.list:

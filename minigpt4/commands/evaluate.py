@@ -1,0 +1,178 @@
+"""Evaluate a model on held-out data, as the config's task says.
+
+Prints the task's metrics, for captions the mean loss per token and the share that matches exactly; `--out`
+keeps a record of each sample. With `--shuffled`, answers get the pictures of other samples: a model that
+looks then has a clearly higher loss, one that only guesses does not.
+
+example:
+  python evaluate.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml --split test \\
+      --options model.ckpt=output/minigpt4_tiny_gemma_stage1/checkpoint_latest.pth
+  python evaluate.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml \\
+      --shards 'output/shapes/test/{00000..00000}.tar' --out output/report.json
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt4.common.cli import config_parser, run
+
+if TYPE_CHECKING:
+    from minigpt4.common.config import Config
+    from minigpt4.datasets.builders.base_dataset_builder import Datasets
+
+log = logging.getLogger("evaluate")
+
+SHARDS = "eval"  # what the split of `--shards` is called
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument(
+        "--split",
+        metavar="S",
+        help="a split of the config's data sets; by default those of run.test_splits, else the first one "
+        "that is not trained on",
+    )
+    data.add_argument(
+        "--shards", metavar="PATTERN", help="webdataset shards instead, e.g. 'DIR/{00000..00004}.tar'"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each split")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="the report, with a record of each sample")
+    parser.add_argument(
+        "--shuffled", action="store_true", help="give answers the pictures of other samples of their batch"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="B", help="samples per batch; by default run.batch_size_eval (32)"
+    )
+    parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps or cpu; the best one by default")
+    run(evaluate, parser.parse_args())
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Arguments, data, model, evaluation, report: one paragraph per step."""
+    from minigpt4.common.config import Config
+    from minigpt4.common.errors import DataError
+    from minigpt4.common.logger import write_json
+    from minigpt4.tasks.base_task import setup_task
+    from minigpt4.tasks.records import Limits, format_metric
+
+    cfg = Config(args)
+    if args.batch_size is None:
+        args.batch_size = cfg.run_cfg.get("batch_size_eval", 32)
+    check_arguments(args)
+    if args.shards:
+        use_shards(cfg, args.shards)
+    task = setup_task(cfg, default="image_text_pretrain")
+
+    log.info("finding the data")
+    datasets = task.build_datasets(cfg)
+    splits = [SHARDS] if args.shards else splits_to_evaluate(datasets, cfg, args.split)
+
+    log.info("building the model")
+    model = task.build_model(cfg, device=args.device, datasets=datasets)
+
+    records = []
+    for name, (_, by_split) in datasets.items():
+        for split in filter(by_split.__contains__, splits):
+            log.info("evaluating %s.%s", name, split)
+            limits = Limits(shuffled=args.shuffled, total=args.limit)
+            records += task.evaluate(model, load(by_split[split], args, cfg), limits)
+    if not records:
+        unmixed = ": no batch has two different answers to exchange the pictures of" if args.shuffled else ""
+        raise DataError(f"there is no sample to evaluate{unmixed}")
+    metrics = task.summarize(records)
+
+    for name, value in {"samples": len(records), **metrics.values}.items():
+        print(f"{name.replace('_', ' '):32} {format_metric(value, name in metrics.percentages):>10}")
+    if args.out:
+        asked = {"shards": args.shards} if args.shards else {"splits": splits}
+        report = {"config": str(args.cfg_path), **asked, "shuffled": args.shuffled, "samples": len(records)}
+        report |= metrics.to_json() | {"percentages": sorted(metrics.percentages)}
+        write_json(args.out, report | {"records": [record.to_json() for record in records]})
+        log.info("wrote %s", args.out)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ConfigError for what would only fail after the work, or come to nothing."""
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.files import require_writable
+
+    for name, value in (("--limit", args.limit), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}, it must be at least 1")
+    if args.shuffled and args.batch_size == 1:
+        raise ConfigError("--shuffled exchanges the pictures of a batch: --batch-size must be at least 2")
+    if args.out:
+        require_writable(args.out, "--out")
+
+
+def use_shards(cfg: "Config", pattern: str) -> None:
+    """Put shards in place of the config's data sets, read as its first data set of shards is.
+
+    Where it has none, the processors of its first data set are taken.
+    """
+    from minigpt4.common.config import plain
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.datasets.builders.image_text_pair_builder import WebdatasetBuilder
+    from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+    from minigpt4.datasets.settings import builder_class
+
+    sections = plain(cfg.datasets_cfg)
+    if not sections:
+        raise ConfigError("the section `datasets` is missing or empty: its image processor is needed")
+    for name, section in sections.items():
+        if issubclass(builder_class(name, section), WebdatasetBuilder):
+            break
+    else:
+        first = next(iter(sections.values()))
+        kept = ("vis_processor", "text_processor")
+        name, section = "cc_sbu", {key: first[key] for key in kept if key in first}
+    storage = {SHARDS: expand_shards(pattern, "--shards")}
+    info = {**section.get("build_info", {}), "storage": storage}
+    cfg.config.datasets = {name: {**section, "build_info": info}}
+
+
+def splits_to_evaluate(datasets: "Datasets", cfg: "Config", wanted: str | None) -> list[str]:
+    """The split that `--split` names, else those of `run.test_splits`, else the first held-out one.
+
+    Raises:
+        ConfigError: if there is none, or no data set has it.
+    """
+    from minigpt4.common.errors import ConfigError, nearest
+
+    there = list(dict.fromkeys(split for _, by_split in datasets.values() for split in by_split))
+    trained = cfg.run_cfg.get("train_splits", ["train"])
+    splits = [wanted] if wanted else list(cfg.run_cfg.get("test_splits", []))
+    splits = splits or [split for split in there if split not in trained][:1]
+    if not splits:
+        raise ConfigError(f"no split is held out: please name one with --split (there: {', '.join(there)})")
+    for split in splits:
+        if split not in there:
+            key = "--split" if wanted else "run.test_splits"
+            raise ConfigError(
+                f"{key}: no data set has a split {split!r}{nearest(split, there)} (there: {', '.join(there)})"
+            )
+    return splits
+
+
+def load(dataset: Any, args: argparse.Namespace, cfg: "Config") -> Any:
+    """The batches of a split, once and in order."""
+    import copy
+
+    from torch.utils.data import DataLoader
+
+    from minigpt4.datasets.collate import BatchStream
+
+    stream = copy.copy(dataset)
+    stream.training = False
+    batches = BatchStream(stream, args.batch_size, cfg.run_cfg.get("max_bad_fraction", 0.5), args.limit)
+    # One worker: the order is kept, and pictures are decoded while the model works.
+    return DataLoader(batches, batch_size=None, num_workers=1)
+
+
+if __name__ == "__main__":
+    main()
