@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import evaluate
+from minigpt4.commands import evaluate
 from minigpt4.runners.checkpoints import BEST
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.tasks.short_answer import normalized
