@@ -1,4 +1,4 @@
-"""One file from a URL: whole or not at all, and taken up again where a connection broke."""
+"""One file from a URL: complete or not at all, and resumed where a connection broke."""
 
 import errno
 import hashlib
@@ -17,26 +17,26 @@ from minigpt4.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Seconds before another try; as many tries in a row may bring nothing new.
+# Seconds before another attempt; that many attempts in a row may bring nothing new.
 WAITS = (1.0, 2.0, 4.0)
 TIMEOUT = 30.0
 CHUNK = 1 << 20
-# `x.pth.sha256` holds the hash of `x.pth` once it was compared.
+# `x.pth.sha256` holds the hash of `x.pth` after it was compared.
 STAMP = ".sha256"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class BrokenOffError(Exception):
-    """A request brought nothing, or not all; another one may go on from there."""
+    """A request brought nothing, or not everything; another one may continue from there."""
 
 
 class Download:
-    """A file on its way to `place`: `place.part` is what came so far, `place.part.json` tells of the whole.
+    """A file on its way to `place`: `place.part` is what has arrived, `place.part.json` describes the whole.
 
     Args:
         url: the address.
-        place: where the file goes once it is whole; its folder exists.
-        sha256: what the file's SHA-256 must begin with, in hex; None where nobody knows.
+        place: where the file goes once it is complete; its folder exists.
+        sha256: what the file's SHA-256 must begin with, in hex; None if it is not known.
         key: the YAML key, for messages.
     """
 
@@ -55,11 +55,11 @@ class Download:
 
     @property
     def size(self) -> int:
-        """Bytes that are there."""
+        """Bytes that have arrived."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def drop(self) -> None:
-        """Forget what is there."""
+        """Delete what has arrived."""
         self.part.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
         self.validator = self.total = None
@@ -68,8 +68,8 @@ class Download:
         """Fetch what is missing, check it, and put it in its place.
 
         Raises:
-            ConfigError: if it cannot be had, is not what the hash says, or there is no space for it.
-            OSError: if the disk refuses for another reason.
+            ConfigError: if it cannot be downloaded, has another hash, or there is no space for it.
+            OSError: if the disk fails for another reason.
         """
         log.info("downloading %s to %s", self.shown, self.place)
         furthest, waits = self.size, iter(WAITS)
@@ -94,16 +94,16 @@ class Download:
             return f"{self.key}: could not download {self.shown} ({reason}); a local path works too"
         of = "" if self.total is None else f" of {self.total:,}"
         return (
-            f"{self.key}: {self.shown} broke off after {self.size:,}{of} bytes ({reason}); they are kept in "
-            f"{self.part}, and the next run goes on from there; a local path works too"
+            f"{self.key}: {self.shown} stopped after {self.size:,}{of} bytes ({reason}); they are kept in "
+            f"{self.part}, and the next run continues from there; a local path works too"
         )
 
     def _request(self) -> None:
-        """Ask once, for what is missing; return when all is there, raise BrokenOffError if not."""
-        # Without a validator nobody can tell whether the rest still belongs to what is there.
+        """Request what is missing, once; raise BrokenOffError unless everything arrives."""
+        # Without a validator it is unknown whether the rest still belongs to what has arrived.
         start = self.size if self.validator else 0
         headers = {"User-Agent": "minigpt4", "Accept-Encoding": "identity"}
-        if start:
+        if start and self.validator:
             headers |= {"Range": f"bytes={start}-", "If-Range": self.validator}
         with self._open(headers) as answer:
             if start and answer.status == 206:
@@ -118,14 +118,14 @@ class Download:
             raise BrokenOffError("the connection was cut")
 
     def _open(self, headers: dict[str, str]) -> HTTPResponse:
-        # Spaces and letters beyond ASCII are written as browsers write them.
+        # Spaces and non-ASCII letters are quoted as browsers do.
         request = urllib.request.Request(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers=headers)
         try:
             return urllib.request.urlopen(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
             reason = f"the server answers {error.code} {error.reason}"
-            if error.code == 416:  # it is shorter than what is there: another file by now
+            if error.code == 416:  # shorter than what has arrived: the file has changed
                 self.drop()
             elif error.code < 500 and error.code not in (408, 429):
                 raise ConfigError(
@@ -136,7 +136,7 @@ class Download:
             raise BrokenOffError(str(getattr(error, "reason", error))) from error
 
     def _require_continuation(self, answer: HTTPResponse, start: int) -> None:
-        """Drop what is there unless the answer begins where it ends, and is of the same file."""
+        """Delete what has arrived unless the answer continues it and belongs to the same file."""
         rest = f"bytes {start}-" if self.total is None else f"bytes {start}-{self.total - 1}/{self.total}"
         same = _validator(answer) in (None, self.validator)
         if not same or not answer.headers.get("Content-Range", "").startswith(rest):
@@ -144,14 +144,14 @@ class Download:
             raise BrokenOffError("the file has changed")
 
     def _begin(self, answer: HTTPResponse) -> None:
-        """Start from nothing, with notes on what is about to come."""
+        """Start from nothing, with notes on what is about to arrive."""
         if answer.headers.get_content_type() == "text/html":
             raise ConfigError(
                 f"{self.key}: {self.shown} is a web page, not a file: give the address of the download "
                 "itself, or a local path"
             )
         length = answer.headers.get("Content-Length")
-        # First the old bytes go, then the old notes: never notes beside bytes of another file.
+        # First the old bytes are deleted, then the old notes: notes never describe another file's bytes.
         self.part.write_bytes(b"")
         self.validator, self.total = _validator(answer), int(length) if length else None
         self.notes.write_text(json.dumps({"validator": self.validator, "total": self.total}))
@@ -182,14 +182,14 @@ class Download:
         if not found.startswith(self.sha256):
             self.drop()
             raise ConfigError(
-                f"{self.key}: the SHA-256 of {self.shown} is {found}, not {self.sha256}: what was downloaded "
-                "is deleted"
+                f"{self.key}: the SHA-256 of {self.shown} is {found}, not {self.sha256}: the download was "
+                "deleted"
             )
         beside(self.place, STAMP).write_text(found)
 
 
 def _validator(answer: HTTPResponse) -> str | None:
-    """What tells this version of a file from others, byte by byte (a weak ETag does not)."""
+    """What identifies this version of a file, byte by byte (a weak ETag does not)."""
     etag = answer.headers.get("ETag", "")
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified")
 
@@ -202,7 +202,7 @@ def _read(answer: HTTPResponse) -> bytes:
 
 
 def without_query(url: str) -> str:
-    """An address for messages, without what others must not read: a password, the query."""
+    """An address for messages, without what must stay secret: a password, the query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + ("?…" if parts.query else "")
 
@@ -228,7 +228,7 @@ def require_space(folder: Path, needed: int, what: str, key: str) -> None:
 
 
 def no_space(folder: Path, needed: int | None, what: str, key: str) -> ConfigError:
-    """The error that says how much space is wanted, and how much there is."""
+    """The error that says how much space is needed, and how much there is."""
     amount = "more bytes" if needed is None else f"{needed:,} bytes"
     return ConfigError(f"{key}: no space for {what}: {amount} needed in {folder}, {_free(folder):,} are free")
 

@@ -1,6 +1,6 @@
-"""Weights on the Hugging Face hub: from its cache on this disk where they are whole, else fetched.
+"""Weights on the Hugging Face hub: from its cache on this disk where they are complete, else downloaded.
 
-Importing this takes half a second; only what is on the hub needs it.
+Importing this takes half a second; only weights on the hub need it.
 """
 
 import codecs
@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # httpx's, or its successor's
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -51,16 +51,15 @@ class HubFile:
 
     def locate(self) -> Location:
         folder = _cached_folder(self.repo)
-        for name in self.names if folder else ():
-            if (folder / name).is_file():
-                return Location(folder / name, present=True)
-        return Location(None, present=False)
+        paths = [folder / name for name in self.names] if folder else []
+        found = next((path for path in paths if path.is_file()), None)
+        return Location(found, present=found is not None)
 
     def fetch(self, key: str) -> Path:
         """Return the file's place in the hub's cache, after a download if it is not there.
 
         Raises:
-            ConfigError: if it cannot be had, or there is no space for it.
+            ConfigError: if it cannot be downloaded, or there is no space for it.
         """
         cached = self.locate().path
         if cached:
@@ -69,7 +68,7 @@ class HubFile:
             sizes = _list_files(self.repo)
             name = next((name for name in self.names if name in sizes), None)
             if name is None:
-                raise ConfigError(f"{key}: {self.repo} holds no {self.names[0]}{self._hint(sizes)}")
+                raise ConfigError(f"{key}: {self.repo} has no {self.names[0]}{self._hint(sizes)}")
             _require_space(sizes, [name], self.repo, key)
             return Path(hf_hub_download(self.repo, name, token=_token()))
 
@@ -97,26 +96,26 @@ class HubModel:
         """Return the folder in the hub's cache, after a download of what it lacks.
 
         Raises:
-            ConfigError: if it cannot be had, is no language model, or there is no space for it.
+            ConfigError: if it cannot be downloaded, is not a language model, or there is no space for it.
         """
         location = self.locate()
-        if location.present:
+        if location.present and location.path:
             return location.path
         with _explained(self.repo, key):
             sizes = _list_files(self.repo)
-            # The weights come last: where they are, the small files are as well, whenever it broke off.
+            # The weights come last: where they are, the small files are too, wherever a download stopped.
             small = [name for name in sizes if "/" not in name and name.endswith(SMALL_FILES)]
             folder = self._download(small)
             weights = model_weights(folder, sizes)
             if not weights:
                 offer = _offer(self.repo, sorted(name for name in sizes if name.endswith(".gguf")))
-                raise ConfigError(f"{key}: {self.repo} holds no weights that transformers loads{offer}")
+                raise ConfigError(f"{key}: {self.repo} has no weights that transformers can load{offer}")
             _require_space(sizes, [name for name in weights if not (folder / name).is_file()], self.repo, key)
             self._download(weights)
         lacks = self.locate().lacks
         if lacks:
             raise ConfigError(
-                f"{key}: {self.repo} is no whole language model: {folder} lacks {', '.join(lacks)}"
+                f"{key}: {self.repo} is not a complete language model: {folder} lacks {', '.join(lacks)}"
             )
         return folder
 
@@ -125,14 +124,14 @@ class HubModel:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE=1) forbids all asking."""
+    """Whether HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE=1) forbids all requests."""
     return constants.HF_HUB_OFFLINE
 
 
 def _cached_folder(repo: str) -> Path | None:
-    """The snapshot in the hub's cache that its branch `main` points to, whole or not."""
+    """The snapshot in the hub's cache that its branch `main` points to, complete or not."""
     try:
-        # No pattern: whether it is whole we look ourselves, for not every file is wanted.
+        # No pattern: we check completeness ourselves, because not every file is needed.
         return Path(snapshot_download(repo, local_files_only=True, allow_patterns=[]))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
@@ -145,7 +144,7 @@ def _list_files(repo: str) -> dict[str, int]:
 
 
 def _token() -> str | None:
-    """The first line of hf_token.txt that is one; None leaves it to HF_TOKEN and the hub's own login."""
+    """The first line of hf_token.txt that is a token; None leaves it to HF_TOKEN and the hub's own login."""
     if not TOKEN_FILE.is_file():
         return None
     content = TOKEN_FILE.read_bytes()
@@ -163,8 +162,8 @@ def _token_source() -> str:
 
 
 def _offer(repo: str, files: list[str]) -> str:
-    """How to name a file of the repository that may be meant."""
-    return f"; it holds {', '.join(files[:5])}: write {repo}/{files[0]}" if files else ""
+    """How to name a file of the repository that may have been meant."""
+    return f"; it has {', '.join(files[:5])}: write {repo}/{files[0]}" if files else ""
 
 
 def _require_space(sizes: dict[str, int], names: Iterable[str], repo: str, key: str) -> None:
@@ -179,12 +178,12 @@ def _explained(repo: str, key: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise ConfigError(
             f"{key}: {repo} is gated: ask for access at https://huggingface.co/{repo} and put your token in "
-            f"{TOKEN_FILE} (asked with the token of {_token_source()}, if there is one)"
+            f"{TOKEN_FILE} (tried with the token of {_token_source()}, if there is one)"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ConfigError(
-            f"{key}: no file or folder {repo!r} is here, and the hub shows no repository of that name: it is "
-            "mistyped, or private and your token may not see it"
+            f"{key}: there is no local file or folder {repo!r}, and no such repository on the hub: it is "
+            "misspelt, or private and not visible to your token"
         ) from error
     except LocalEntryNotFoundError as error:
         raise ConfigError(_unreachable(repo, key, error.__cause__ or error)) from error

@@ -1,4 +1,4 @@
-"""Where weights can lie: on the disk, or at a URL with a place in torch hub's cache."""
+"""Where weights can be: on the disk, or at a URL with a place in torch hub's cache."""
 
 import contextlib
 import hashlib
@@ -21,8 +21,8 @@ BLIP2_URL = _BLIP2 + "blip2_pretrained_flant5xxl.pth"
 # The original MiniGPT-4 keeps these directly in torch hub's folder: found there, and put there.
 PUBLISHED = (EVA_CLIP_G_URL, BLIP2_URL)
 
-# As torch hub names its files, `resnet18-f37072fd.pth`: the beginning of the SHA-256. Digits alone would
-# rather be a date or a number of steps.
+# As torch hub names its files, `resnet18-f37072fd.pth`: the beginning of the SHA-256. Decimal digits alone
+# are rather a date or a number of steps.
 _HASH_IN_NAME = re.compile(r"-(?!\d+\.)([0-9a-f]{8,64})\.")
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".gguf", ".ckpt")
@@ -37,12 +37,12 @@ TENSOR_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Location:
-    """Where weights lie, as far as that can be said without network.
+    """Where weights are, as far as that is known without network access.
 
     Attributes:
-        path: file or folder; None where that is only known once they are there.
-        present: whether all of it is there.
-        lacks: what is missing of a folder that is there in part.
+        path: file or folder; None where that is only known after the download.
+        present: whether it is complete.
+        lacks: what is missing from an incomplete folder.
     """
 
     path: Path | None
@@ -77,7 +77,7 @@ class RemoteFile:
 
     Attributes:
         url: the address, without fragment.
-        sha256: what the SHA-256 of the file must begin with, if that is known.
+        sha256: what the file's SHA-256 must begin with; None if it is not known.
     """
 
     url: str
@@ -93,12 +93,12 @@ class RemoteFile:
         url, fragment = urldefrag(value)
         parts = urlsplit(url)
         if not parts.hostname or "@" in parts.netloc:
-            raise ConfigError(f"{key}: a URL wants a host, and no user name or password before it")
+            raise ConfigError(f"{key}: a URL needs a host, without a user name or password")
         given = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
         if fragment and not given:
-            raise ConfigError(f"{key}: behind # stands {fragment!r}, which must be sha256=<64 hex digits>")
-        in_name = _HASH_IN_NAME.search(parts.path.rsplit("/", 1)[-1])
-        return cls(url, given[1] if given else in_name and in_name[1])
+            raise ConfigError(f"{key}: the part after # is {fragment!r}, it must be sha256=<64 hex digits>")
+        known = given or _HASH_IN_NAME.search(parts.path.rsplit("/", 1)[-1])
+        return cls(url, known[1] if known else None)
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ class RemoteFile:
 
     @property
     def place(self) -> Path:
-        """Where it lies once it is whole: below torch hub's folder, apart from other URLs' files."""
+        """Where it is once it is complete: below torch hub's folder, apart from other URLs' files."""
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         if self.url in PUBLISHED:
             return folder / self.name
@@ -124,7 +124,7 @@ class RemoteFile:
         Of several processes that ask at once, one downloads and the others wait for it.
 
         Raises:
-            ConfigError: if it cannot be had, has another hash, or there is no space for it.
+            ConfigError: if it cannot be downloaded, has another hash, or there is no space for it.
         """
         place = self.place
         try:
@@ -134,22 +134,22 @@ class RemoteFile:
                     if not place.is_file():
                         Download(self.url, place, self.sha256, key).run()
             if self.sha256:
-                self._check_cached(key)
+                self._check_cached(self.sha256, key)
         except OSError as error:
             raise ConfigError(
                 f"{key}: could not keep {without_query(self.url)} in {place} ({error})"
             ) from error
         return place
 
-    def _check_cached(self, key: str) -> None:
-        """Compare the hash of a file that was there already; once, since large files take seconds."""
+    def _check_cached(self, sha256: str, key: str) -> None:
+        """Compare the hash of a file that was already there; once, since large files take seconds."""
         stamp = beside(self.place, STAMP)
-        if stamp.is_file() and stamp.read_text().startswith(self.sha256):
+        if stamp.is_file() and stamp.read_text().startswith(sha256):
             return
         found = sha256_of(self.place)
-        if not found.startswith(self.sha256):
+        if not found.startswith(sha256):
             raise ConfigError(
-                f"{key}: the SHA-256 of {self.place} is {found}, not {self.sha256}: delete that file to "
+                f"{key}: the SHA-256 of {self.place} is {found}, not {sha256}: delete that file to "
                 f"download it again from {without_query(self.url)}, or correct the hash"
             )
         with contextlib.suppress(OSError):  # others' cache may be read-only
@@ -161,11 +161,11 @@ def model_weights(folder: Path, names: Collection[str]) -> list[str]:
 
     Args:
         folder: holds the index, if there is one.
-        names: the files that exist, here or on the hub.
+        names: the files that exist, locally or on the hub.
 
     Returns:
-        One file, or all shards, or nothing if there is neither. For an index that cannot be read, words that
-        say so, which are no file's name.
+        One file, or all shards, or nothing if there is neither. For an index that cannot be read, a
+        description of it, which is not the name of a file.
     """
     name = next((name for name in MODEL_WEIGHTS if name in names), None)
     if name is None or not name.endswith(".json"):

@@ -1,8 +1,8 @@
 """Where weights come from: one resolver for every key of the YAML that names a file or a model.
 
 A value is a local path, `pkg://module/file` (inside an installed Python package), a URL, or on the
-Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a cache is never asked
-for again.
+Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a cache is not requested
+again.
 """
 
 import importlib.util
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from minigpt4.weights.hub import HubFile, HubModel
 
 PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
-# `google/gemma-2b-it`, and behind it perhaps a path inside the repository.
+# `google/gemma-2b-it`, optionally followed by a path inside the repository.
 _HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """What a config wants weights from.
+    """Where a config takes weights from.
 
     Attributes:
         key: the YAML key, for messages, e.g. `model.llama_model`.
-        value: what stands there.
+        value: its value.
         kind: one file of tensors, or a language model (with its config and tokenizer).
     """
 
@@ -67,7 +67,7 @@ def resolve_file(value: str | None, key: str) -> Path:
         key: the YAML key, for messages.
 
     Raises:
-        ConfigError: for a placeholder, what does not exist, or what cannot be had.
+        ConfigError: for a placeholder, or for what does not exist or cannot be downloaded.
     """
     return resolve_source(WeightSource(key, value, "file"))
 
@@ -80,13 +80,13 @@ def resolve_model(value: str | None, key: str) -> Path:
         key: the YAML key, for messages.
 
     Raises:
-        ConfigError: for a placeholder, what does not exist or is no model, or what cannot be had.
+        ConfigError: for a placeholder, or for what does not exist, is not a model or cannot be downloaded.
     """
     return resolve_source(WeightSource(key, value, "model"))
 
 
 def resolve_source(source: WeightSource) -> Path:
-    """As `resolve_file` or `resolve_model`, whichever the source wants."""
+    """Like `resolve_file` or `resolve_model`, depending on the source's kind."""
     place = _find_place(source)
     location = place.locate()
     if not location.present:
@@ -95,16 +95,16 @@ def resolve_source(source: WeightSource) -> Path:
         if is_offline():
             raise ConfigError(
                 f"{source.key}: {source.shown} is not on this disk{_lacks(location.lacks)}, and "
-                "HF_HUB_OFFLINE=1 forbids to download it; a local path works too"
+                "HF_HUB_OFFLINE=1 forbids downloading it; a local path works too"
             )
     return place.fetch(source.key)
 
 
 def locate(source: WeightSource) -> Location:
-    """Say without network where weights lie, and whether they are there.
+    """Where weights are, and whether they are complete; nothing is downloaded.
 
     Raises:
-        ConfigError: for what no download can mend: a placeholder, a local path that does not exist.
+        ConfigError: for what a download cannot fix: a placeholder, a local path that does not exist.
     """
     return _find_place(source).locate()
 
@@ -121,10 +121,10 @@ def require_value(value: str | None, key: str) -> str:
 
 
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
-    """Tell from how a value looks, and from what is on this disk, where its weights are.
+    """Where a value's weights are, judged by its form and by what is on this disk.
 
-    What looks like a local path is never taken for a repository: it would be asked for in vain, and the
-    message would lead astray.
+    What looks like a local path is never taken for a repository: the request would fail, with a misleading
+    message.
     """
     value = require_value(source.value, source.key)
     if value.startswith("pkg://"):
@@ -149,14 +149,16 @@ def _is_url(value: str) -> bool:
 
 
 def _local(path: Path, source: WeightSource) -> LocalPath:
-    """Check that a path which exists is what the source wants."""
+    """Check that an existing path is of the source's kind."""
     if not path.is_dir():
         _require_gguf(path.name, source)
         return LocalPath(path)
     if source.kind == "model":
         lacks = missing_from_model(path)
         if lacks:
-            raise ConfigError(f"{source.key}: the folder {path} is no whole language model{_lacks(lacks)}")
+            raise ConfigError(
+                f"{source.key}: the folder {path} is not a complete language model{_lacks(lacks)}"
+            )
         return LocalPath(path)
     for name in TENSOR_FILES:
         if (path / name).is_file():
@@ -191,13 +193,13 @@ def _inside_package(value: str, key: str) -> Path:
     module, _, inner = value.removeprefix("pkg://").partition("/")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"{key}: {value!r} wants the Python package {module!r}, which is not installed")
+        raise ConfigError(f"{key}: {value!r} needs the Python package {module!r}, which is not installed")
     root = Path(spec.submodule_search_locations[0]).resolve()
     path = (root / inner).resolve()
     if not path.is_relative_to(root):
         raise ConfigError(f"{key}: {value!r} leaves the package {module!r}")
     if not path.exists():
-        raise ConfigError(f"{key}: the installed package {module!r} holds no {inner!r}")
+        raise ConfigError(f"{key}: the installed package {module!r} has no {inner!r}")
     return path
 
 
@@ -221,14 +223,17 @@ def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:
         mmap = mapped and zipfile.is_zipfile(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        # torch's own words advise to run the code.
+        # torch's own message suggests running the code.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {foreign[1]}, code or an object" if foreign else "it is damaged or is"
-        raise CheckpointError(f"{path} is refused: {reason}, no file of tensors") from error
+        if foreign:
+            raise CheckpointError(
+                f"{path} is refused: it contains {foreign[1]}, which is code or an object, not a tensor"
+            ) from error
+        raise CheckpointError(f"{path} is damaged or is not a file of tensors") from error
     except Exception as error:
-        # A pickle that is none makes the reader stumble in many ways.
+        # What is not a pickle makes the reader fail in many ways.
         raise CheckpointError(
-            f"{path} is damaged or is no file of tensors ({type(error).__name__}: {error})"
+            f"{path} is damaged or is not a file of tensors ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")

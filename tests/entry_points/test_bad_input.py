@@ -83,10 +83,10 @@ def test_files_inside_packages(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert resolve_file("pkg://weighty/a.bin", "k") == tmp_path / "weighty" / "a.bin"
     for value, message in {
-        "pkg://weightless/a.bin": "wants the Python package 'weightless', which is not installed",
-        "pkg://alone/a.bin": "wants the Python package 'alone', which is not installed",
-        "pkg:///etc/passwd": "wants the Python package '', which is not installed",
-        "pkg://weighty/b.bin": "the installed package 'weighty' holds no 'b.bin'",
+        "pkg://weightless/a.bin": "needs the Python package 'weightless', which is not installed",
+        "pkg://alone/a.bin": "needs the Python package 'alone', which is not installed",
+        "pkg:///etc/passwd": "needs the Python package '', which is not installed",
+        "pkg://weighty/b.bin": "the installed package 'weighty' has no 'b.bin'",
         "pkg://weighty/../secret.bin": "leaves the package 'weighty'",
         "pkg://weighty//etc/passwd": "leaves the package 'weighty'",
     }.items():

@@ -96,12 +96,13 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path, form) -> None:
         torch.save(state, path, _use_new_zipfile_serialization=form == "torch")
     else:
         path.write_bytes(pickle.dumps(state["config"], protocol=int(form[-1])))
-    with pytest.raises(CheckpointError, match=re.escape(f"{path} is refused: it ")) as error:
+    refused = rf"^{re.escape(str(path))} is (refused: it contains|damaged)"
+    with pytest.raises(CheckpointError, match=refused) as error:
         read_checkpoint(path)
     assert not trace.exists()
     assert "weights_only" not in str(error.value)  # torch's own message advises to run it
     if form != "pickle 4":
-        assert re.search(r"it holds (posix|nt)\.system, code or an object", str(error.value))
+        assert re.search(r"it contains (posix|nt)\.system, which is code or an object", str(error.value))
     os.system(f'echo > "{trace}"')
     assert trace.exists(), "the command itself must work, or this test shows nothing"
 
@@ -121,7 +122,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path, form) -> None:
 def test_what_is_no_checkpoint(tmp_path, content, suffix) -> None:
     path = (tmp_path / "c").with_suffix(suffix)
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is .*no file of tensors"):
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is .*not a file of tensors"):
         read_checkpoint(path)
 
 
@@ -132,7 +133,7 @@ def test_a_truncated_checkpoint(tmp_path, share, suffix) -> None:
     save_file(projection(), path) if suffix == ".safetensors" else torch.save(projection(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is .*no file of tensors"):
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))} is .*not a file of tensors"):
         read_checkpoint(path)
 
 

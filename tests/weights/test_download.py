@@ -77,9 +77,9 @@ def test_a_connection_that_is_cut_twice(server, checkpoints) -> None:
 def test_a_connection_that_is_cut_for_ever_and_the_next_run(server, checkpoints) -> None:
     url, file = server.serve("/a.pth", DATA, cuts=chain([1_000_000], repeat(0)))
     message = refused(url)
-    assert f"{url} broke off after 1,000,000 of 3,000,000 bytes (the connection was cut)" in message
+    assert f"{url} stopped after 1,000,000 of 3,000,000 bytes (the connection was cut)" in message
     part = next(checkpoints.rglob("a.pth.part"))
-    assert f"they are kept in {part}, and the next run goes on from there" in message
+    assert f"they are kept in {part}, and the next run continues from there" in message
     assert part.read_bytes() == DATA[:1_000_000]
     assert ranges(server) == [(None, 1_000_000), *[("bytes=1000000-", 0)] * 3]
     assert not locate(WeightSource("k", url, "file")).present
@@ -98,7 +98,7 @@ def test_a_connection_that_always_goes_a_bit_further(server) -> None:
 
 def test_a_server_that_starts_over_and_is_always_cut_at_the_same_place(server) -> None:
     url, _ = server.serve("/a.pth", DATA, cuts=repeat(1_000_000), ranges=False)
-    assert "broke off after 1,000,000 of 3,000,000 bytes" in refused(url)
+    assert "stopped after 1,000,000 of 3,000,000 bytes" in refused(url)
     assert len(server.seen) == 4
 
 
@@ -201,7 +201,7 @@ def test_a_hash_that_is_wrong(server, checkpoints, name, fragment, wanted, cuts)
     url, _ = server.serve(f"/{name}", DATA, cuts=iter(cuts))
     for _ in range(2):
         message = refused(url + fragment)
-        assert f"the SHA-256 of {url} is {SHA256}, not {wanted}: what was downloaded is deleted" in message
+        assert f"the SHA-256 of {url} is {SHA256}, not {wanted}: the download was deleted" in message
         assert leftovers(checkpoints) == []
     assert len(server.seen) == len(cuts) + 2
 
@@ -316,10 +316,13 @@ def test_a_web_page_is_no_file(server, checkpoints) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("https://me:secret@host/a.pth", "a URL wants a host, and no user name or password before it"),
-        ("https:///a.pth", "a URL wants a host"),
-        ("https://host/a.pth#sha=1", "behind # stands 'sha=1', which must be sha256=<64 hex digits>"),
-        ("https://host/a.pth#sha256=12", "behind # stands 'sha256=12', which must be sha256=<64 hex digits>"),
+        ("https://me:secret@host/a.pth", "a URL needs a host, without a user name or password"),
+        ("https:///a.pth", "a URL needs a host"),
+        ("https://host/a.pth#sha=1", "the part after # is 'sha=1', it must be sha256=<64 hex digits>"),
+        (
+            "https://host/a.pth#sha256=12",
+            "the part after # is 'sha256=12', it must be sha256=<64 hex digits>",
+        ),
     ],
 )
 def test_an_address_that_is_none(value, message) -> None:

@@ -165,10 +165,10 @@ def test_without_network_and_cache(server, monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refused()
     assert message.startswith(
-        f"{KEY}: {REPO} is not on this disk, and HF_HUB_OFFLINE=1 forbids to download it"
+        f"{KEY}: {REPO} is not on this disk, and HF_HUB_OFFLINE=1 forbids downloading it"
     )
     message = refused("https://127.0.0.1:1/a.gguf")
-    assert "a.gguf is not on this disk, and HF_HUB_OFFLINE=1 forbids to download it" in message
+    assert "a.gguf is not on this disk, and HF_HUB_OFFLINE=1 forbids downloading it" in message
 
 
 def test_offline_with_an_incomplete_cache(server, monkeypatch) -> None:
@@ -255,7 +255,7 @@ def test_a_gated_model(server, tmp_path, monkeypatch, caplog, places) -> None:
         message = refused()
     assert message.startswith(
         f"{KEY}: {REPO} is gated: ask for access at https://huggingface.co/{REPO} and put your token in "
-        "hf_token.txt (asked with the token of "
+        "hf_token.txt (tried with the token of "
         f"{ {'file': 'hf_token.txt', 'environment': 'HF_TOKEN'}.get(''.join(places), 'the hub') }"
     )
     assert not any(token in message + caplog.text for token in TOKENS.values())
@@ -284,20 +284,20 @@ def test_a_repository_that_is_missing_or_private(server, tmp_path, monkeypatch, 
         log_in(tmp_path, monkeypatch, "file")
     for name in ("org/tiny-lama", REPO, "org/a--b"):
         assert refused(name, resolve) == (
-            f"{KEY}: no file or folder '{name}' is here, and the hub shows no repository of that name: it is "
-            "mistyped, or private and your token may not see it"
+            f"{KEY}: there is no local file or folder '{name}', and no such repository on the hub: it is "
+            "misspelt, or private and not visible to your token"
         )
 
 
 def test_a_repository_without_weights_for_transformers(server) -> None:
     server.repos[REPO] = {"config.json": b"{}", "x-Q8_0.gguf": b"", "x-Q4_0.gguf": b""}
     assert refused().endswith(
-        f"{REPO} holds no weights that transformers loads; it holds x-Q4_0.gguf, x-Q8_0.gguf: "
+        f"{REPO} has no weights that transformers can load; it has x-Q4_0.gguf, x-Q8_0.gguf: "
         f"write {REPO}/x-Q4_0.gguf"
     )
     put_up(server)
     del server.repos[REPO]["tokenizer.model"]
-    assert re.search(f"{REPO} is no whole language model: .* lacks tokenizer.json$", refused())
+    assert re.search(f"{REPO} is not a complete language model: .* lacks tokenizer.json$", refused())
     put_up(server, **{"model.safetensors.index.json": b"["})
     del server.repos[REPO]["model.safetensors"]
     assert refused().endswith("lacks a readable model.safetensors.index.json")
@@ -309,7 +309,7 @@ def test_files_in_a_repository(server) -> None:
     path = resolve_file(f"{REPO}/sub/dir/x.pth", KEY)
     assert path.read_bytes() == b"x" and path.parts[-3:] == ("sub", "dir", "x.pth")
     assert resolve_file(f"{REPO}/pytorch_model.bin", KEY).read_bytes() == b"bin"
-    assert "holds no sub/dir/y.pth; did you mean 'sub/dir/x.pth'?" in refused(
+    assert "has no sub/dir/y.pth; did you mean 'sub/dir/x.pth'?" in refused(
         f"{REPO}/sub/dir/y.pth", resolve_file
     )
     server.__exit__()
@@ -325,7 +325,7 @@ def test_a_repository_with_one_old_file(server) -> None:
 def test_a_repository_whose_file_must_be_named(server) -> None:
     server.repos[REPO] = {"b.pth": b"", "a.pth": b"", "README.md": b""}
     message = refused(REPO, resolve_file)
-    assert message == f"{KEY}: {REPO} holds no model.safetensors; it holds a.pth, b.pth: write {REPO}/a.pth"
+    assert message == f"{KEY}: {REPO} has no model.safetensors; it has a.pth, b.pth: write {REPO}/a.pth"
 
 
 def test_a_gguf_file_in_a_repository(server) -> None:

@@ -116,7 +116,7 @@ def test_what_a_local_language_model_lacks(names, index, lacks) -> None:
     if lacks is None:
         assert resolve_model("m", KEY) == Path("m")
     else:
-        message = f"{KEY}: the folder m is no whole language model (it lacks {lacks})"
+        message = f"{KEY}: the folder m is not a complete language model (it lacks {lacks})"
         assert refused(resolve_model, "m") == message
 
 
@@ -132,7 +132,8 @@ def test_a_damaged_index(content) -> None:
     model_folder("m")
     make("m/model.safetensors.index.json", content)
     assert refused(resolve_model, "m") == (
-        f"{KEY}: the folder m is no whole language model (it lacks a readable model.safetensors.index.json)"
+        f"{KEY}: the folder m is not a complete language model "
+        "(it lacks a readable model.safetensors.index.json)"
     )
 
 
@@ -193,8 +194,8 @@ def test_weights_in_packages(here, monkeypatch) -> None:
     for value, message in {
         "pkg://weighty/../x.pth": "leaves the package 'weighty'",
         "pkg://weighty//etc/passwd": "leaves the package 'weighty'",
-        "pkg://weighty/y.gguf": "the installed package 'weighty' holds no 'y.gguf'",
-        "pkg://weightless/x.gguf": "wants the Python package 'weightless', which is not installed",
+        "pkg://weighty/y.gguf": "the installed package 'weighty' has no 'y.gguf'",
+        "pkg://weightless/x.gguf": "needs the Python package 'weightless', which is not installed",
     }.items():
         assert message in refused(resolve_file, value)
 
