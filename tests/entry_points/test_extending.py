@@ -18,7 +18,7 @@ from tests.support.golden import golden_model_config
 TEXT = (ROOT / "docs/extending.md").read_text()
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL))
 YAML = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]
-LONGEST = {"inverse_root": 25, "alpaca": 40}
+LONGEST = {"word_overlap": 45, "inverse_root": 25, "alpaca": 40}
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,11 @@ def test_files_are_short() -> None:
     assert FILES.keys() == LONGEST.keys()
     for name, text in FILES.items():
         assert len(text.splitlines()) <= LONGEST[name], name
+
+
+@pytest.mark.parametrize("name", ["word_overlap"])
+def test_file_is_the_one_that_its_own_tests_use(name) -> None:
+    assert FILES[name] == (ROOT / "tests/support" / f"{name}.py").read_text()
 
 
 def test_schedule_sets_the_rate() -> None:
