@@ -185,6 +185,7 @@ def test_a_language_model_is_no_single_file(here, monkeypatch, value) -> None:
 def test_weights_in_packages(here, monkeypatch) -> None:
     make("weighty/__init__.py", "raise RuntimeError('nobody imports me')")
     make("weighty/x.gguf", "12")
+    make("alone.py")
     model_folder("weighty/llm", "model.safetensors")
     monkeypatch.syspath_prepend(here)
     assert resolve_model("pkg://weighty/x.gguf", KEY) == here / "weighty" / "x.gguf"
@@ -196,6 +197,8 @@ def test_weights_in_packages(here, monkeypatch) -> None:
         "pkg://weighty//etc/passwd": "leaves the package 'weighty'",
         "pkg://weighty/y.gguf": "the installed package 'weighty' has no 'y.gguf'",
         "pkg://weightless/x.gguf": "needs the Python package 'weightless', which is not installed",
+        "pkg://alone/x.gguf": "needs the Python package 'alone', which is not installed",
+        "pkg:///etc/passwd": "needs the Python package '', which is not installed",
     }.items():
         assert message in refused(resolve_file, value)
 
