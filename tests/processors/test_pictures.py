@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from minigpt4.common.errors import BadSample
+from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors import pictures
-from minigpt4.processors.pictures import decode_picture
+from minigpt4.processors.pictures import decode_picture, open_picture
 from tests.support.shards import encoded
 
 HEIGHT, WIDTH = 10, 14
@@ -290,3 +290,12 @@ def test_what_is_no_picture_is_bad_and_starts_no_program(data, reason, monkeypat
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(BadSample, match=reason):
         decode_picture(data)
+
+
+def test_open_picture_names_the_file_that_is_broken(tmp_path) -> None:
+    path = tmp_path / "dog.png"
+    path.write_bytes(encoded(Image.new("RGB", (4, 2), "red"), "PNG"))
+    assert (open_picture(path).mode, open_picture(str(path)).size) == ("RGB", (4, 2))
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"dog\.png cannot be read: broken image"):
+        open_picture(path)
