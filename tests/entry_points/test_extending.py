@@ -14,6 +14,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from tests.support import ROOT
 from tests.support.golden import golden_model_config
+from tests.support.questions import check_task
 
 TEXT = (ROOT / "docs/extending.md").read_text()
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL))
@@ -42,9 +43,10 @@ def test_files_are_short() -> None:
         assert len(text.splitlines()) <= LONGEST[name], name
 
 
-@pytest.mark.parametrize("name", ["word_overlap"])
-def test_file_is_the_one_that_its_own_tests_use(name) -> None:
-    assert FILES[name] == (ROOT / "tests/support" / f"{name}.py").read_text()
+def test_task_trains_validates_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "word_overlap:WordOverlapTask"
+    assert the_yaml("run", "task", name)
+    check_task(tmp_path, name, "overlap", monkeypatch)
 
 
 def test_schedule_sets_the_rate() -> None:
