@@ -41,13 +41,16 @@ def main() -> None:
 
 
 def cache_features(args: argparse.Namespace) -> None:
-    """Config, shards, what is left to do, doing it, manifest: one paragraph a step."""
+    """Config, shards, what is left to do, doing it, manifest: one paragraph per step."""
     from minigpt4.common.config import Config, plain
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+
     from minigpt4.datasets.features.reader import FORMAT, MANIFEST
     from minigpt4.models.identity import vision_identity
     from minigpt4.tasks.base_task import BaseTask
 
-    cfg = Config(args)
     model_class, model_cfg = BaseTask.model_class(cfg), plain(cfg.model_cfg)
     refuse_other_weights(model_cfg)
 

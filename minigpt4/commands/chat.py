@@ -29,12 +29,15 @@ def main() -> None:
 def chat(args: argparse.Namespace) -> None:
     """Config, model, page: one paragraph per step."""
     from minigpt4.common.config import Config, plain
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+
     from minigpt4.common.device import pick_device
+    from minigpt4.common.errors import UserError
     from minigpt4.common.registry import registry
     from minigpt4.processors.base_processor import processors_of
 
-    # Settings are checked before anything is loaded.
-    cfg = Config(args)
     device = pick_device(args.device if args.gpu_id is None else f"cuda:{args.gpu_id}")
     vis_processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
 
@@ -45,7 +48,6 @@ def chat(args: argparse.Namespace) -> None:
         log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
 
     log.info("opening the page")
-    from minigpt4.common.errors import UserError
     from minigpt4.conversation.conversation import Chat
     from minigpt4.conversation.page import MAX_UPLOAD, build_page
 

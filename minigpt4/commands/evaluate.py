@@ -55,15 +55,18 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Arguments, data, model, evaluation, report: one paragraph per step."""
     from minigpt4.common.config import Config
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+    if args.batch_size is None:
+        args.batch_size = cfg.run_cfg.get("batch_size_eval", 32)
+    check_arguments(args)
+
     from minigpt4.common.errors import DataError
     from minigpt4.common.logger import write_json
     from minigpt4.tasks.base_task import setup_task
     from minigpt4.tasks.records import Limits, format_metric
 
-    cfg = Config(args)
-    if args.batch_size is None:
-        args.batch_size = cfg.run_cfg.get("batch_size_eval", 32)
-    check_arguments(args)
     if args.shards:
         use_shards(cfg, args.shards)
     task = setup_task(cfg, default="image_text_pretrain")

@@ -28,21 +28,22 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Config, datasets, model, training, report: one paragraph a step."""
+    """Config, data, model, training, report: one paragraph per step."""
     from minigpt4.common.config import Config
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+    if args.resume:
+        cfg.run_cfg.resume_ckpt_path = args.resume
+    settings = cfg.run_settings()
+
     from minigpt4.common.registry import registry
     from minigpt4.runners.reporting.reporter import report_table
     from minigpt4.runners.reporting.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
 
-    # Settings are checked before anything is loaded.
-    cfg = Config(args)
-    if args.resume:
-        cfg.run_cfg.resume_ckpt_path = args.resume
-    settings = cfg.run_settings()
-    task = setup_task(cfg)
-
     log.info("finding the datasets")
+    task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
 
     log.info("building the model")
@@ -57,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
         if settings.test_splits:
             print(f"\n{report_table(report)}")
         print(f"\n{end_summary(report, cfg, datasets, settings)}")
-    runner.accelerator.end_training()  # ranks say goodbye to each other
+    runner.accelerator.end_training()  # ranks wait for each other
 
 
 if __name__ == "__main__":

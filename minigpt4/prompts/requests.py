@@ -1,21 +1,22 @@
 """Requests for captions, from a file of instructions."""
 
-from pathlib import Path
-
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
-from minigpt4.weights.resolver import require_value
+from minigpt4.weights.resolver import resolve_path
 
 
 def read_requests(path: str) -> list[str]:
     """The requests of a file, one per line; those without an image are left out, as in the original.
+
+    Args:
+        path: a path, or `pkg://module/file` inside an installed package; empty means no requests.
 
     Raises:
         ConfigError: if there is no such file, or no line of it has an image.
     """
     if not path:
         return []
-    file = Path(require_value(path, "model.prompt_path")).expanduser()
+    file = resolve_path(path, "model.prompt_path")
     if not file.is_file():
         siblings = [p.name for p in file.parent.glob("*.txt")]
         raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")

@@ -120,6 +120,16 @@ def require_value(value: str | None, key: str) -> str:
     return str(value)
 
 
+def resolve_path(value: str | None, key: str) -> Path:
+    """A path of this machine, `~` being the home folder, or of a file in a package (`pkg://module/file`).
+
+    Raises:
+        ConfigError: for a placeholder, or a package or file in it that does not exist.
+    """
+    value = require_value(value, key)
+    return _inside_package(value, key) if value.startswith("pkg://") else Path(value).expanduser()
+
+
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
     """Where a value's weights are, judged by its form and by what is on this disk.
 

@@ -1,6 +1,8 @@
 """Config files and `--options`: what is merged over what, and what a typo is answered with."""
 
 import re
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -11,6 +13,7 @@ from minigpt4.common.schema import parse
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.processors.base_processor import processors_of
 from minigpt4.runners.settings import RunSettings
+from tests.support import ROOT
 from tests.support.golden import build_golden_model
 from tests.support.shards import write_good
 
@@ -282,3 +285,29 @@ def test_empty_sections_are_as_good_as_none(tmp_path) -> None:
     )
     with pytest.raises(ConfigError, match="the section `datasets` is missing or empty"):
         build_datasets(empty.datasets_cfg, 0)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("option", "facts"),
+    [
+        ("run.max_epochs=1", ("run.max_epochs", "'max_epoch'")),
+        ("run.task=image_text_pretrian", ("run.task", "'image_text_pretrain'")),
+        ("run.lr_sched=linear_warmup_cosine", ("run.lr_sched", "'linear_warmup_cosine_lr'")),
+        ("model.max_text_len=8", ("model.max_text_len", "'max_txt_len'")),
+        ("model.model_type=tiny_gema", ("model.model_type", "'tiny_gemma'")),
+        ("datasets.cc_sbu.batchsize=8", ("datasets.cc_sbu.batchsize", "'batch_size'")),
+        ("datasets.cc_sbu.batch_size=1.5", ("datasets.cc_sbu.batch_size", "1.5", "whole number")),
+        ("datasets.cc_sbuu.batch_size=8", ("'cc_sbuu'", "'cc_sbu'")),
+        ("datasets.cc_sbu.vis_processor.train.image_sise=8", ("train.image_sise", "'image_size'")),
+        ("datasets.cc_sbu.vis_processor.train.name=blip2", ("'blip2'", "blip2_image_train")),
+    ],
+)
+def test_train_ends_for_a_bad_config_before_anything_heavy_is_imported(option, facts) -> None:
+    yaml = "train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml"
+    command = [sys.executable, "-X", "importtime", "train.py", "--cfg-path", yaml, "--options", option]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (message,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode == 1
+    assert all(fact in message for fact in facts), message
+    assert not re.search(r"\| +(torch|transformers|timm|matplotlib|accelerate)$", done.stderr, re.MULTILINE)

@@ -63,7 +63,7 @@ def test_family_writes_and_trains_its_turns(tmp_path: Path) -> None:
     """On a tiny LLaMA."""
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(the_yaml("model", "llm_backbone", "alpaca:AlpacaBackbone")))
-    here = golden_model_config(prompt_path="prompts/caption.txt")
+    here = golden_model_config(prompt_path="pkg://minigpt4/prompts/caption.txt")
     tiny = {key: here[key] for key in ("image_size", "vit_weights", "num_query_token", "q_former_model")}
     tiny |= {key: here[key] for key in ("llama_model", "prompt_path")}
     tiny |= {f"vit_kwargs.{key}": value for key, value in here["vit_kwargs"].items()}

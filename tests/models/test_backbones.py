@@ -1,7 +1,6 @@
 """Families of language models: how each is found, asked, trained beside, and stopped."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +18,12 @@ from minigpt4.models.llm import sanity_loss
 from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.prompts.templates import CHATML, GEMMA, LLAMA2, PLAIN, PromptTemplate
 from minigpt4.weights.checkpoint import save_checkpoint
-from tests.support import GOLDEN
+from tests.support import GOLDEN, ROOT
 from tests.support.families import FAMILIES, TINY, chatml_tokenizer, save_model
 from tests.support.golden import build_golden_model
 from tests.support.prompts import prompt_ids
+
+CAPTION = "pkg://minigpt4/prompts/caption.txt"
 
 IMAGES = torch.arange(2 * 3 * 56 * 56, dtype=torch.uint8).view(2, 3, 56, 56)
 SAMPLES = {"image": IMAGES, "answer": ["a dog", "two cars"]}
@@ -45,15 +46,14 @@ def folder(family, tmp_path_factory):
 def model(folder):
     """The family is not named: its own config and chat template say which it is."""
     torch.manual_seed(1)
-    return build_golden_model(
-        llama_model=str(folder), prompt_path="prompts/caption.txt", end_sym=None, ckpt=None
-    )
+    return build_golden_model(llama_model=str(folder), prompt_path=CAPTION, end_sym=None, ckpt=None)
 
 
 def test_the_family_is_found_and_writes_its_turns(family, model) -> None:
     assert model.template == TEMPLATES[family]
     assert model.stop_ids == END_IDS[family]
-    assert model.prompt_list == [TEMPLATES[family].turn(Path("prompts/caption.txt").read_text().strip())]
+    request = (ROOT / "minigpt4/prompts/caption.txt").read_text().strip()
+    assert model.prompt_list == [TEMPLATES[family].turn(request)]
 
 
 def test_stage1_checkpoint_reload_generate_stop(family, folder, model, tmp_path) -> None:
@@ -74,7 +74,10 @@ def test_stage1_checkpoint_reload_generate_stop(family, folder, model, tmp_path)
     path = tmp_path / "c.pth"
     save_checkpoint({"model": model.trainable_state_dict(), "meta": model.checkpoint_meta()}, path)
     again = build_golden_model(
-        llama_model=str(folder), prompt_path="prompts/caption.txt", end_sym=None, ckpt=str(path)
+        llama_model=str(folder),
+        prompt_path=CAPTION,
+        end_sym=None,
+        ckpt=str(path),
     )
     with torch.no_grad():
         assert torch.equal(again(SAMPLES)["loss"], model(SAMPLES)["loss"])

@@ -233,7 +233,7 @@ def test_a_language_model_of_the_same_sizes_is_told_apart(golden_model, tmp_path
 
 
 def test_other_turns_than_a_checkpoint_was_trained_with(tmp_path) -> None:
-    prompts = {"prompt_path": "prompts/caption.txt"}
+    prompts = {"prompt_path": "pkg://minigpt4/prompts/caption.txt"}
     vicuna = build_golden_model(prompt_template="###Human: {} ###Assistant: ", **prompts)
     path = saved(vicuna, tmp_path / "c.pth")
     refused(
