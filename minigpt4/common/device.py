@@ -1,4 +1,4 @@
-"""Which device there is, and which number formats it is fast at."""
+"""Which device there is, and which floating-point formats it is fast at."""
 
 import torch
 
@@ -9,12 +9,12 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
-    """The device that was asked for, or the best there is: cuda, then mps, then cpu.
+    """The device that was asked for, or the best available one: cuda, then mps, then cpu.
 
-    `cuda` without a number is this process's own card where a launcher started several processes.
+    `cuda` without a number is this process's own GPU where a launcher started several processes.
 
     Raises:
-        ConfigError: if the device asked for is not there.
+        ConfigError: if the device asked for is not available.
     """
     if name is None or str(name) == "auto":
         name = "mps" if torch.backends.mps.is_available() else "cpu"
@@ -28,10 +28,10 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         device = torch.device("cuda", launch.local_rank())
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {str(name)!r} is not there: {torch.cuda.device_count()} CUDA devices found"
+            f"device {str(name)!r} is not available: {torch.cuda.device_count()} CUDA devices found"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' is not there")
+        raise ConfigError("device 'mps' is not available")
     return device
 
 
@@ -40,7 +40,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        # Older torch (2.6, say) cannot tell; float32 is right everywhere.
+        # Older versions of torch (2.6, say) cannot tell; float32 is right everywhere.
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
@@ -49,8 +49,8 @@ def has_fast_bf16(device: torch.device) -> bool:
 def dtype_for(precision: str, device: torch.device, key: str) -> torch.dtype:
     """The dtype that a precision key of the YAML means on this device.
 
-    16 bits are a wish for speed: where the device is slow at the format asked for (float16 on a CPU is
-    hundreds of times slower than float32), the nearest fast one is taken.
+    16 bits are asked for to be fast: where the device is slow at that format (float16 on a CPU is hundreds of
+    times slower than float32), the nearest fast one is taken.
 
     Raises:
         ConfigError: for an unknown precision.

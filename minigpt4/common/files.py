@@ -1,4 +1,4 @@
-"""Files that others may read, or a kill may meet, while they are written."""
+"""Files that others may read, or that a kill may interrupt, while they are written."""
 
 import os
 import tempfile
@@ -11,13 +11,13 @@ from minigpt4.common.errors import ConfigError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A place to write to, beside `path`, that becomes `path` when the block ends.
+    """A file to write to, beside `path`, that becomes `path` when the block ends.
 
-    At every moment `path` is the old file or the whole new one, after a power cut too. Where the block
+    At every moment `path` is the old file or the complete new one, after a power cut too. Where the block
     fails, nothing is left of the new one.
     """
     path = Path(path)
-    # Not mkstemp's: its files can be read by their owner alone.
+    # Not mkstemp's: only their owner can read those.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""What a run says while it works: lines for people, JSON lines for programs."""
+"""What a run logs: lines for people, JSON lines for programs."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ QUIET = ("httpx", "httpcore", "huggingface_hub", "matplotlib", "PIL", "accelerat
 
 
 def setup_logger() -> None:
-    """Log to the console; processes other than the first only speak of errors."""
+    """Log to the console; processes other than the first only log errors."""
     logging.basicConfig(
         level=logging.ERROR if launch.rank() else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -27,19 +27,19 @@ def setup_logger() -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON for programs and people, whole or not at all."""
+    """Write JSON for programs and people, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class JsonLines:
-    """Appends one JSON object a line; each line is on its way to the disk when `write` returns."""
+    """Appends one JSON object per line; each line is on its way to the disk when `write` returns."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def write(self, **record: Any) -> None:
-        """Append a record, whole or not at all.
+        """Append a record, completely or not at all.
 
         Raises:
             OSError: if it does not fit on the disk. The file is as it was.
@@ -49,7 +49,7 @@ class JsonLines:
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
             try:
-                while line:  # a disk that is nearly full takes a part
+                while line:  # a disk that is nearly full takes a part of it
                     line = line[file.write(line) :]
             except OSError as error:
                 file.truncate(end)
@@ -57,12 +57,12 @@ class JsonLines:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far. A last line that a power cut has torn is passed over.
+        """All records so far. A last line that a power cut has torn is skipped.
 
         Raises:
             UserError: if any other line is not JSON.
         """
-        # Split at the line's end alone: str.splitlines() would also split at rarer ones, inside of texts.
+        # Split at newlines only: str.splitlines() would also split at rarer line ends, inside of texts.
         *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
         records = []
         for number, line in enumerate(lines, 1):
@@ -70,13 +70,13 @@ class JsonLines:
                 records.append(json.loads(line))
             except ValueError as error:
                 raise UserError(f"{self.path}, line {number} is not JSON, delete it: {error}") from error
-        # What has no line's end has lost the end of its record, or at the most nothing but the line's.
+        # What does not end in a newline has lost the end of its record, or nothing but the newline.
         with contextlib.suppress(ValueError):
             records.append(json.loads(last))
         return records
 
     def drop_after(self, step: int) -> None:
-        """Forget the records of later steps, and a torn last line: the run goes on from `step`."""
+        """Remove the records of later steps, and a torn last line: the run is resumed after `step`."""
         if not self.path.exists():
             return
         kept = [record for record in self.read() if record["step"] <= step]

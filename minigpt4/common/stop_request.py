@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end a run after its step, with a checkpoint."""
+"""Requests to stop: Ctrl-C and SIGTERM end a run after its step, with a checkpoint."""
 
 import contextlib
 import math
@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What ends a whole job sends the same signal twice: to each of its processes, and by way of the launcher.
+# Whoever ends a whole job sends the same signal twice: to each of its processes, and through the launcher.
 SECONDS_OF_ONE_REQUEST = 1.0
-# How long a worker outlives a SIGTERM, if nobody closes it.
+# How long a worker survives a SIGTERM, if nobody closes it.
 SECONDS_LEFT_TO_WORKERS = 60
 
 
@@ -27,25 +27,25 @@ class StoppedWaiting(BaseException):
 
 
 class StopRequest:
-    """While entered, remembers the signals that ask to stop, instead of dying of them.
+    """While entered, remembers the signals that ask to stop, instead of ending the process.
 
-    Another one, a second or more later, ends the process at once, as it would have without this.
+    Another one, a second or more later, ends it at once, as it would have without this.
 
     Attributes:
-        signal: the number of the signal that came, or None.
+        signal: the number of the signal that was received, or None.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._came = 0.0
         self._interrupts = False
-        self._earlier: dict[int, object] = {}
+        self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Only a process's main thread may handle signals; a runner in another one (a notebook's, say) does
-        # without.
+        # Only a process's main thread may handle signals; a runner in another one (in a notebook, say) does
+        # without them.
         if threading.current_thread() is threading.main_thread():
-            # What is ignored stays so: a script's background jobs do not hear a Ctrl-C.
+            # What is ignored stays ignored: a script's background jobs do not react to Ctrl-C.
             heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
             self._earlier = {number: signal.signal(number, self._remember) for number in heard}
         return self
@@ -84,8 +84,8 @@ class StopRequest:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._came = number, now
-            # Not through logging: the signal may have come in the middle of its writing. Nobody may be
-            # listening either: a Ctrl-C ends `| tee log` too.
+            # Not through logging: the signal may have come while that was writing. There may be no reader
+            # either: a Ctrl-C ends `| tee log` too.
             words = f"\n{signal.Signals(number).name}: finishing the step and saving; once more ends it now\n"
             with contextlib.suppress(OSError):
                 os.write(2, words.encode())
@@ -102,9 +102,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let none of the signals through meanwhile, neither to this thread nor to processes that it starts.
+    """Hold the signals back meanwhile, from this thread and from processes that it starts.
 
-    They hold on to it: `leave_signals_to_parent` frees them.
+    Those processes go on holding them back until `leave_signals_to_parent`.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows sends none
         yield

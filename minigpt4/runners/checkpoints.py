@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which are kept, and which is the newest whole one."""
+"""The checkpoints of a run: which there are, which are kept, and which is the newest that is intact."""
 
 import logging
 import os
@@ -24,14 +24,14 @@ EPOCH_END, BETWEEN = "checkpoint_{}.pth", "checkpoint_step_{}.pth"
 class CheckpointFolder:
     """Writes a run's checkpoints and finds them again.
 
-    `checkpoint_<epoch>.pth` at an epoch's end, `checkpoint_step_<step>.pth` between; `checkpoint_latest.pth`
-    and `checkpoint_best.pth` are second names of one of them each, and take no room of their own where the
-    file system can link. The latest is named last: whatever a kill leaves undone before, the run that goes
-    on from the latest before does again.
+    `checkpoint_<epoch>.pth` is written at an epoch's end, `checkpoint_step_<step>.pth` in between.
+    `checkpoint_latest.pth` and `checkpoint_best.pth` are second names of one of them each, and take no disk
+    space of their own where the file system has hard links. The latest is named last: whatever a kill before
+    that leaves undone, the run that is resumed from the checkpoint before does again.
 
     Args:
         folder: the run's output folder.
-        keep: how many of either kind are kept.
+        keep: how many of each kind are kept.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -39,12 +39,12 @@ class CheckpointFolder:
         self.keep = keep
 
     def save(self, state: Mapping[str, Any], *, epoch_end: bool, best: bool) -> Path:
-        """Write one, whole or not at all, and remove what is too old.
+        """Write a checkpoint, completely or not at all, and remove those that are too old.
 
         Args:
-            state: what it holds, `epoch` and `step` among it.
+            state: what it holds, including `epoch` and `step`.
             epoch_end: whether an epoch has just ended.
-            best: whether nothing before had a lower validation loss.
+            best: whether no validation before was better.
 
         Raises:
             CheckpointError: if it cannot be written; what was there before is still there.
@@ -58,31 +58,31 @@ class CheckpointFolder:
             flush_folder(self.folder)
         except OSError as error:
             raise CheckpointError(
-                f"{path} could not be written: {error}. Make room and go on from the newest whole checkpoint "
-                "with --resume auto"
+                f"{path} could not be written: {error}. Free some disk space, then resume from the newest "
+                "intact checkpoint with --resume auto"
             ) from error
         self._remove_old(state["epoch"], state["step"])
         log.info("saved %s%s", path, " (the best so far)" if best else "")
         return path
 
     def remove_leftovers(self, epoch: int, step: int) -> None:
-        """Remove what a process that was killed had not wholly written, or not yet removed.
+        """Remove what a process that was killed had not finished writing, or not yet removed.
 
         Args:
-            epoch, step: of the checkpoint that the run goes on from.
+            epoch, step: of the checkpoint that the run is resumed from.
         """
         for part in self.folder.rglob(".*.part"):
             part.unlink(missing_ok=True)
         self._remove_old(epoch, step)
 
     def _remove_old(self, epoch: int, step: int) -> None:
-        """Remove all but the `keep` most useful of each kind, for a run that has come to this step."""
+        """Remove all but the `keep` most useful of each kind, for a run that is at this step."""
         for kind, number in ((EPOCH_END, epoch), (BETWEEN, step)):
             existing = self._numbered(kind)
-            # A run that went on from an earlier one has less use for what had come after it than for its own.
-            by_use = sorted(existing, key=lambda one, number=number: (one > number, -one))
-            for one in by_use[self.keep :]:
-                existing[one].unlink(missing_ok=True)
+            # A run that was resumed from an earlier one needs those that came after it less than its own.
+            by_use = sorted(existing, key=lambda other, number=number: (other > number, -other))
+            for other in by_use[self.keep :]:
+                existing[other].unlink(missing_ok=True)
 
     def to_resume(self, wanted: str | None) -> Path | None:
         """The checkpoint that `run.resume_ckpt_path` means, if there is one."""
@@ -92,14 +92,14 @@ class CheckpointFolder:
             return resolve_file(wanted, "run.resume_ckpt_path")
         newest = self.newest()
         if newest is None:
-            log.info("nothing to resume in %s: a new run begins", self.folder)
+            log.info("nothing to resume in %s: starting a new run", self.folder)
         return newest
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is whole, or None if the folder has none.
+        """The newest checkpoint that is intact, or None if the folder has none.
 
         Raises:
-            CheckpointError: if there are some, and all of them are damaged.
+            CheckpointError: if there are checkpoints, and all of them are damaged.
         """
         numbered = [*self._numbered(EPOCH_END).values(), *self._numbered(BETWEEN).values()]
         numbered.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -110,7 +110,7 @@ class CheckpointFolder:
                 read_checkpoint(path)
                 _compare_checksums(path)
             except CheckpointError as error:
-                log.warning("passing over a damaged checkpoint: %s", error)
+                log.warning("skipping a damaged checkpoint: %s", error)
             else:
                 return path
         if candidates:
@@ -125,20 +125,20 @@ class CheckpointFolder:
 
 
 def _compare_checksums(path: Path) -> None:
-    """Raise CheckpointError if the disk has lost a part: torch does not look at the sums that it writes."""
+    """Raise CheckpointError if the file is damaged: torch does not check the sums that it writes."""
     try:
         with zipfile.ZipFile(path) as archive:
             lost = archive.testzip()
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
     if lost:
-        raise CheckpointError(f"{path} is damaged: {lost} in it has another checksum")
+        raise CheckpointError(f"{path} is damaged: the checksum of {lost} in it is wrong")
 
 
 def _second_name(path: Path, name: Path) -> None:
-    """Make `name` another name of the file `path`; at every moment it is the old file or the new one."""
+    """Make `name` a second name of the file `path`; at every moment it is the old file or the new one."""
     with replacing(name) as temporary:
         try:
             os.link(path, temporary)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(path, temporary)

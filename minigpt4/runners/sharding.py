@@ -1,4 +1,4 @@
-"""A frozen language model that no card can hold: each rank keeps a part of every layer (torch's FSDP2)."""
+"""A frozen language model that is too large for one GPU: each rank keeps a part of every layer (FSDP2)."""
 
 import logging
 
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
-    """Spread the layers of a frozen language model over the ranks of each machine.
+    """Shard the layers of a frozen language model over the ranks of each machine.
 
-    A layer is gathered when it is its turn, forth and back, and let go of after it. Where every machine has
-    one rank, all of them share. Embeddings, head and last norm stay whole on every rank: they are a small
-    part, and they are called by themselves.
+    A layer is gathered when its turn comes, in the forward and in the backward pass, and freed after it.
+    Where every machine has one rank, all ranks share. Embeddings, head and last norm stay whole on every
+    rank: they are a small part, and they are called by themselves.
 
-    From here on every forward pass, and every token that is generated, is one of all ranks together.
+    From here on every forward pass, and every generated token, needs all ranks together.
 
     Args:
-        language_model: on the CPU; at no time is more than one whole layer of it on the device.
+        language_model: on the CPU; never is more than one whole layer of it on the device.
         device: of this rank.
 
     Raises:
@@ -34,7 +34,7 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
     """
     if any(parameter.requires_grad for parameter in language_model.parameters()):
         raise ConfigError(
-            "model.device_map: shard is for a frozen language model, but parts of this one are trained"
+            "model.device_map: shard needs a frozen language model, but parts of this one are trained"
         )
     sharing = launch.ranks_per_model()
     machines = distributed.get_world_size() // sharing
@@ -43,10 +43,10 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     whole = {p for p in language_model.parameters() if not isinstance(p, DTensor)}
-    # Holds nothing itself: under a common root, a layer is gathered while the one before it computes.
+    # Shards nothing itself: under a common root, a layer is gathered while the one before it computes.
     fully_shard(decoder, mesh=mesh, ignored_params=whole)
     for tensor in (*whole, *language_model.buffers()):
         tensor.data = tensor.data.to(device)
-    # How transformers knows that nobody may stop generating before all others do.
-    language_model._is_fsdp_managed_module = True
-    log.info("the language model's %d layers are spread over %d ranks", len(layers), sharing)
+    # So transformers knows that no rank may stop generating before all others do.
+    language_model._is_fsdp_managed_module = True  # type: ignore[assignment]
+    log.info("the language model's %d layers are sharded over %d ranks", len(layers), sharing)

@@ -70,7 +70,7 @@ def test_help_loads_nothing_heavy() -> None:
     ("arguments", "message"),
     [
         (["--cfg-path", "no/such.yaml"], "error: no config file"),
-        (["--cfg-path", "{good}", "--device", "cuda:99"], "error: device 'cuda:99' is not there"),
+        (["--cfg-path", "{good}", "--device", "cuda:99"], "error: device 'cuda:99' is not available"),
         (["--cfg-path", "{wrong}"], "error: datasets.cc_sbu.vis_processor.train.image_size is 224"),
     ],
 )

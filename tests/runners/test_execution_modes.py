@@ -138,5 +138,5 @@ def test_accelerate_launch_shards(runs: Runs) -> None:
     with modes.launched(*command, "--main_process_port", port, "train.py", "--cfg-path", str(config)) as run:
         said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
-    assert said.count("layers are spread over 2 ranks") == said.count("Chat with it:") == 1
+    assert said.count("layers are sharded over 2 ranks") == said.count("Chat with it:") == 1
     assert_same_run(runs.folder, "accelerate")

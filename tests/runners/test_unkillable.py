@@ -126,7 +126,7 @@ def test_the_newest_is_damaged(without_workers, tmp_path) -> None:
     with (tmp_path / "job0" / LATEST).open("rb+") as file:
         file.truncate(10_000)
     (end,) = without_workers.disturb(tmp_path, [])
-    assert "passing over a damaged checkpoint" in end.said
+    assert "skipping a damaged checkpoint" in end.said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Says where a run is, and how long it will still take.
+    """Shows how far a run is, and how long it will still take.
 
     Until `close`, a terminal shows one line that is kept up to date, and what is logged meanwhile appears
-    above it. Where the output is a file or a pipe there is no such line; `line` logs the same words.
+    above it. Where the output is a file or a pipe there is no such line, and `line` logs the same words.
 
     Args:
         total_steps: of the whole run.
-        iters_per_epoch: steps an epoch.
-        start_step: steps that were made before, where a run goes on.
-        enabled: False says nothing at all (processes other than the main one).
+        iters_per_epoch: steps per epoch.
+        start_step: steps that were done before, where a run is resumed.
+        enabled: False shows nothing at all (processes other than the main one).
         stream: where the live line goes if it is a terminal.
     """
 
@@ -45,10 +45,10 @@ class Progress:
         self._first: tuple[int, float] | None = None
         self._open = ExitStack()
         self._line: _LiveLine | None = None
-        stream = stream or sys.stderr
-        if enabled and stream.isatty():
+        terminal: TextIO = sys.stderr if stream is None else stream
+        if enabled and terminal.isatty():
             self._open.enter_context(logging_redirect_tqdm())
-            self._line = self._open.enter_context(_LiveLine(self, stream))
+            self._line = self._open.enter_context(_LiveLine(self, terminal))
 
     def __enter__(self) -> "Progress":
         return self
@@ -67,17 +67,17 @@ class Progress:
         self._line = None
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """A step was made. The live line is drawn at most ten times a second.
+        """A step was done. The live line is drawn at most ten times per second.
 
         Args:
-            step: how many were made in all.
+            step: how many were done in all.
             values: any of `loss`, `lr`, `images_per_second`, `tokens_per_second`, `bad` (reason -> samples),
                 `skipped` (steps). What is not in it stays as it was.
         """
         self.step = step
         self._values |= values
         if self._first is None:
-            # The time of the first step tells nothing of the others': workers start in it, kernels compile.
+            # The first step's time says nothing about the others: workers start in it, kernels are compiled.
             self._first = step, time.perf_counter()
         if self._line is not None:
             self._line.update(step - self._line.n)
@@ -93,7 +93,7 @@ class Progress:
             log.info(self.text())
 
     def text(self) -> str:
-        """What is known now; first what a narrow terminal should not cut off."""
+        """What is known now; what a narrow terminal should not cut off comes first."""
         values = self._values
         bad, skipped = sum(values.get("bad", {}).values()), values.get("skipped", 0)
         parts = [
@@ -110,7 +110,7 @@ class Progress:
         return ", ".join(part for part in parts if part)
 
     def _left(self) -> str:
-        """From the mean over all steps but the first, with the validations and checkpoints between them."""
+        """From the mean over all steps but the first, including validations and checkpoints between them."""
         if self._first is None or self.step == self._first[0]:
             return ""
         first, since = self._first
@@ -119,7 +119,7 @@ class Progress:
 
 
 class _LiveLine(tqdm):
-    """tqdm's line with our words before its bar. They are only made when the line is drawn."""
+    """tqdm's line with our words before its bar. They are put together only when the line is drawn."""
 
     def __init__(self, progress: Progress, stream: TextIO) -> None:
         self.progress = progress
@@ -134,7 +134,7 @@ class _LiveLine(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        return super().format_dict | {"words": self.progress.text()}
+        return {**super().format_dict, "words": self.progress.text()}
 
 
 def _shown(form: str, value: float | None) -> str:
