@@ -130,16 +130,17 @@ def build_steps(
 
 
 def engine_step(engine: Any, batches: Any) -> Step:
-    """An update as the runner makes it: what the one before came to is read while this one computes."""
-    from minigpt4.runners.micro_batches import draw_groups
+    """An update as the runner does it: the result of the one before is read while this one is computed."""
+    from minigpt4.runners.engine import Requests
+    from minigpt4.runners.micro_batches import draw_micro_batches
 
-    groups = draw_groups(batches, engine.bare_model.prepare, repeat(1), engine.device)
-    launched = []
+    drawn = draw_micro_batches(batches, engine.bare_model.prepare, repeat(1), engine.device)
+    pending = []
 
     def step() -> None:
-        launched.append(engine.update(next(groups), 1, [False, False]))
-        if len(launched) > 1:
-            launched.pop(0).read()
+        pending.append(engine.update(next(drawn), 1, Requests()))
+        if len(pending) > 1:
+            pending.pop(0).result()
 
     return step
 

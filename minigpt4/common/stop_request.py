@@ -1,7 +1,6 @@
 """Requests to stop: Ctrl-C and SIGTERM end a run after its step, with a checkpoint."""
 
 import contextlib
-import math
 import os
 import signal
 import threading
@@ -119,20 +118,9 @@ def signals_held() -> Iterator[None]:
 def leave_signals_to_parent(_: int) -> None:
     """For the loader's workers: a Ctrl-C in a terminal and a cluster's SIGTERM reach them too.
 
-    They end when the run closes them, or within seconds of its death. A SIGTERM may also be the run's own
-    last word to a worker that hangs: a second one ends it at once.
+    They end when the run closes them, or within seconds of its death.
     """
-    first = math.inf
-
-    def hear(*_: object) -> None:
-        nonlocal first
-        first = min(first, time.monotonic())
-        signal.alarm(SECONDS_LEFT_TO_WORKERS)
-        if time.monotonic() - first >= SECONDS_OF_ONE_REQUEST:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, hear)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_LEFT_TO_WORKERS))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -6,8 +6,9 @@ import multiprocessing
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +30,9 @@ SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_DATA = 300
 
 
-def mix(loaders: Sequence[Iterable], ratios: Sequence[float], seed: int, start: int = 0) -> Iterator[Batch]:
+def mix(
+    loaders: Sequence[Iterable], ratios: Sequence[float], seed: int, start: int = 0
+) -> Generator[Batch, None, None]:
     """Draw each batch from one of the loaders, with probabilities in proportion to `ratios`.
 
     The draw depends on the seed and the number of the batch alone, so every rank draws the same dataset
@@ -84,7 +87,8 @@ class TrainLoader:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
-        self.workers: list[multiprocessing.process.BaseProcess] = []
+        self._batches: Any = None
+        self.workers: list[BaseProcess] = []
         self.dataset = copy.copy(dataset)
         self.dataset.training = True
         self.dataset.rank, self.dataset.world_size = rank, world_size
@@ -131,7 +135,7 @@ class TrainLoader:
         others = multiprocessing.active_children()
         # A worker that dies of a signal before it can leave it to this process would end the run.
         with signals_held():
-            batches = iter(self.loader)
+            self._batches = batches = iter(self.loader)
         self.workers = [child for child in multiprocessing.active_children() if child not in others]
         while (batch := self._next(batches)) is not None:
             reader: ReaderState = batch.reader
@@ -151,6 +155,15 @@ class TrainLoader:
                     seconds, pids = looks * SECONDS_BETWEEN_LOOKS, [worker.pid for worker in self.workers]
                     log.error("%s: no batch for %d s; waiting for the workers %s", self.name, seconds, pids)
         return None
+
+    def close(self) -> None:
+        """End the workers now. torch gives each of them five seconds; one that hangs is killed then."""
+        if self.workers:
+            # A traceback may hold the loader's frames, so there is no waiting for the garbage collector.
+            self._batches._shutdown_workers()
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
 
     def dead_workers(self) -> list[str]:
         """What has become of those that are no longer there."""
@@ -233,13 +246,15 @@ class TrainStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the workers now. Left to the garbage collector, torch waits five seconds for each.
+        """End the workers.
 
         Raises:
             DataError: if it was the death of a worker that ended the block.
         """
         dead = [worker for loader in self.loaders.values() for worker in loader.dead_workers()]
         self._batches.close()
+        for loader in self.loaders.values():
+            loader.close()
         if dead and isinstance(error, RuntimeError):
             raise DataError(
                 f"{', '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or "

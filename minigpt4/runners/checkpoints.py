@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.config import config_changes
 from minigpt4.common.errors import CheckpointError
 from minigpt4.common.files import replacing
 from minigpt4.weights.checkpoint import flush_folder, read_checkpoint, save_checkpoint
@@ -122,6 +123,26 @@ class CheckpointFolder:
         pattern = re.compile(re.escape(kind).replace(r"\{\}", r"(\d+)"))
         matches = {path: pattern.fullmatch(path.name) for path in self.folder.glob("*.pth")}
         return {int(match[1]): path for path, match in matches.items() if match}
+
+
+def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """Read a checkpoint to resume training from, and warn of what the configuration says otherwise now.
+
+    Args:
+        path: of the checkpoint.
+        config: of the run, as the checkpoint has it too.
+        ignored: keys that may differ, e.g. `run.device`.
+
+    Raises:
+        CheckpointError: if it is not one of a run, but only one of weights, say.
+    """
+    checkpoint = read_checkpoint(path)
+    for key in ("optimizer", "step", "rng", "sampler", "config"):
+        if key not in checkpoint:
+            raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
+    for change in config_changes(checkpoint["config"], config, ignored):
+        log.warning("changed since %s was written: %s", path.name, change)
+    return checkpoint
 
 
 def _compare_checksums(path: Path) -> None:

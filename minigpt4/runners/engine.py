@@ -1,11 +1,11 @@
-"""One update of the weights, on however many devices. Devices, precision and ranks are accelerate's."""
+"""One update of the weights, on one device or many. accelerate takes care of precision and ranks."""
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,49 +16,38 @@ from minigpt4.common import launch
 from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.base_model import BaseModel
-from minigpt4.runners.micro_batches import Group
+from minigpt4.runners.micro_batches import MicroBatches
 from minigpt4.runners.schedules import make_schedule
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 
-# How long ranks wait for one that does not come. None is so much slower than the others, be it in reading a
+# How long ranks wait for one that does not come. None is that much slower than the others, be it in reading a
 # model or in its share of an evaluation.
 TIMEOUT = timedelta(minutes=20)
 
 
-@dataclass
-class Outcome:
-    """What an update came to, over all ranks, perhaps still on its way from the device.
+class Requests(NamedTuple):
+    """What a rank asks all ranks to do after an update.
 
     Attributes:
-        group: what it was made of on this rank.
-        step: how many there are after it.
-        learning_rate: that it was made with.
-        values: targets, tokens, images, the wishes, loss, norm of the gradient.
-        arrived: on a GPU, when `values` can be read.
+        stop: save, and end the run.
+        save: write a checkpoint.
     """
 
-    group: Group
-    step: int
-    learning_rate: float
-    values: torch.Tensor
-    arrived: torch.cuda.Event | None
+    stop: bool = False
+    save: bool = False
 
-    def read(self) -> "Result":
-        """Wait until it is known."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        targets, tokens, images, *wishes, loss, norm = self.values.tolist()
-        return Result(int(targets), int(tokens), int(images), [wish > 0 for wish in wishes], loss, norm)
+    def __or__(self, other: "Requests") -> "Requests":  # type: ignore[override]
+        return Requests(self.stop or other.stop, self.save or other.save)
 
 
 @dataclass(frozen=True)
-class Result:
+class UpdateResult:
     """An update, over all ranks.
 
     Attributes:
-        targets, tokens, images: how many; see `Group`.
-        wishes: for each, whether any rank has it.
+        targets, tokens, images: how many; see `MicroBatches`.
+        requests: what any rank has asked for.
         loss: the sum over all targets, in nats.
         norm: of the gradient, before clipping.
     """
@@ -66,7 +55,7 @@ class Result:
     targets: int
     tokens: int
     images: int
-    wishes: list[bool]
+    requests: Requests
     loss: float
     norm: float
 
@@ -76,8 +65,35 @@ class Result:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
+@dataclass(frozen=True)
+class PendingUpdate:
+    """An update that the device may still be computing.
+
+    Attributes:
+        micro_batches: of this rank.
+        step: how many steps there are after it.
+        learning_rate: that it was made with.
+        values: targets, tokens, images, the requests, loss, norm of the gradient.
+        arrived: on a GPU, when `values` can be read.
+    """
+
+    micro_batches: MicroBatches
+    step: int
+    learning_rate: float
+    values: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    def result(self) -> UpdateResult:
+        """Wait for the result."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        targets, tokens, images, stop, save, loss, norm = self.values.tolist()
+        requests = Requests(stop > 0, save > 0)
+        return UpdateResult(int(targets), int(tokens), int(images), requests, loss, norm)
+
+
 class Engine:
-    """Model and optimizer, as accelerate prepared them, and how they make an update.
+    """Model and optimizer, as accelerate prepared them, and how they do an update.
 
     Args:
         settings: of the run.
@@ -85,7 +101,7 @@ class Engine:
         model: its trainable parameters are trained.
 
     Attributes:
-        model: with what accelerate wraps around it; `bare_model` is without.
+        model: with what accelerate wraps around it; `bare_model` is without it.
         sharded: whether the ranks share the language model, and must all call it together.
     """
 
@@ -122,36 +138,39 @@ class Engine:
             {"params": others, "weight_decay": 0.0},
         ]
         betas = (0.9, self.settings.beta2)
-        # Fused, it is one kernel, and can be told on the device to leave everything as it is.
+        # Fused, it is one kernel, and a tensor on the device can tell it to change nothing.
         return torch.optim.AdamW(groups, lr=self.settings.init_lr, betas=betas, fused=True)
 
-    def update(self, group: Group, step: int, wishes: Sequence[bool]) -> Outcome:
-        """Forth, back, and one step of the optimizer, which is left out if loss or gradient are not finite.
+    def update(self, micro_batches: MicroBatches, step: int, requests: Requests) -> PendingUpdate:
+        """Forward, backward, and a step of the optimizer, which is skipped if loss or gradient is not finite.
 
-        The loss is the mean over all target tokens of the group, on all ranks: neither ranks nor batches
-        with fewer of them weigh more. Nothing here waits for the device.
+        The loss is the mean over all target tokens of all micro-batches on all ranks, so every token has the
+        same weight. Nothing here waits for the device.
 
         Args:
-            group: the batches, prepared.
-            step: how many there are after it; decides the learning rate.
-            wishes: what this rank wants all to know.
+            micro_batches: of this rank, prepared; their gradients are accumulated.
+            step: how many steps there are after it; decides the learning rate.
+            requests: of this rank, to all.
         """
         epoch, last = divmod(step - 1, self.settings.iters_per_epoch)
         learning_rate = self.schedule.step(cur_epoch=epoch, cur_step=last)
         # float32 counts to 16 million without a gap.
-        sums = self._sum([group.targets, group.tokens, group.images, *wishes])
-        # accelerate (and DDP below it) average gradients over the ranks; they are meant to add up.
+        counts = (micro_batches.targets, micro_batches.tokens, micro_batches.images)
+        sums = self._sum([*counts, *requests])
+        # accelerate (and DDP below it) average gradients over the ranks, but they are meant to add up.
         share = self.accelerator.num_processes / sums[0]
         losses = torch.zeros((), device=self.device)
-        for samples in group.batches:
-            with nullcontext() if samples is group.batches[-1] else self.accelerator.no_sync(self.model):
+        for samples in micro_batches.batches:
+            last = samples is micro_batches.batches[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self.task.train_step(self.model, samples)
                 self.accelerator.backward(loss * share)
             losses += loss.detach()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip or math.inf)
-        losses = self.accelerator.reduce(losses, "sum")
-        # What torch's own gradient scaler does in float16, whose word counts there: the step of an optimizer
-        # that is told so changes nothing, its count of steps neither.
+        limit = self.settings.grad_clip or math.inf
+        norm = cast(torch.Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        losses = cast(torch.Tensor, self.accelerator.reduce(losses, "sum"))
+        # As torch's own gradient scaler does in float16 (where it decides): with this set, the optimizer's
+        # step changes nothing, nor does it count.
         finite = torch.isfinite(losses) & torch.isfinite(norm)
         self.optimizer.optimizer.found_inf = (~finite).float()
         self.optimizer.step()
@@ -161,17 +180,17 @@ class Engine:
         if self.device.type == "cuda":
             values, arrived = values.to("cpu", non_blocking=True), torch.cuda.Event()
             arrived.record()
-        return Outcome(group, step, learning_rate, values, arrived)
+        return PendingUpdate(micro_batches, step, learning_rate, values, arrived)
 
     def _sum(self, values: Sequence[float]) -> torch.Tensor:
-        """Over all ranks, on the device."""
+        """Sum each value over all ranks, on the device."""
         tensor = torch.tensor(values, dtype=torch.float32)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return self.accelerator.reduce(tensor.to(self.device), "sum")
+        return cast(torch.Tensor, self.accelerator.reduce(tensor.to(self.device), "sum"))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of weights and optimizer."""
+        """What a checkpoint holds of the weights and the optimizer."""
         scaler = self.accelerator.scaler
         return {
             "model": self.bare_model.trainable_state_dict(),
@@ -180,14 +199,14 @@ class Engine:
         }
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Go on with the optimizer of a checkpoint; the weights are the model's to load."""
+        """Load the optimizer's state from a checkpoint; the model loads the weights."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def make_accelerator(settings: RunSettings) -> Accelerator:
-    """accelerate's engine on the device that was asked for, in the precision that pays there."""
+    """accelerate, set up for the device that was asked for, with the precision that is fast there."""
     device = pick_device(settings.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -197,10 +216,10 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             precision = "bf16"
         elif device.type == "cuda":
             precision = "fp16"
-    # Where a backend is named, accelerate takes it that a launcher was there.
+    # Where a backend is named, accelerate assumes a launcher.
     backend = settings.dist_backend if launch.is_launched() else None
-    # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would take the
-    # trained layers too, out of the optimizer's and the checkpoints' hands.
+    # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would shard the
+    # trained layers too, which optimizer and checkpoints want whole.
     with patch_environment(**{launch.FSDP: "false"}):
         return Accelerator(
             cpu=device.type == "cpu",
@@ -208,17 +227,17 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             device_placement=False,  # the model was built where it belongs
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT),
-                # Gradients need no second copy.
+                # Without it, there would be a second copy of the gradients.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
 
 
 def leave_frozen_alone(model: BaseModel) -> None:
-    """Tell DDP of the trained parameters only.
+    """Have DDP synchronise the trained parameters only.
 
-    All ranks read what is frozen from the same files; at its start, DDP would send all of it from the first
-    to all others.
+    All ranks read the frozen ones from the same files; DDP would send all of them from the first rank to all
+    others at its start.
     """
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     buffers = [name for name, _ in model.named_buffers()]

@@ -1,5 +1,6 @@
 """Held-out splits, evaluated by the task, with the work divided over the ranks."""
 
+import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -7,7 +8,7 @@ from accelerate.utils import gather_object
 
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.rng import undisturbed
-from minigpt4.common.stop_request import StopRequest
+from minigpt4.common.stop_request import StoppedWaiting, StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.prompts.sample import Batch
@@ -92,7 +93,8 @@ class Evaluator:
         return bool(self.stop) and not self.engine.sharded
 
     def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            if self._gives_up():
-                return
-            yield batch
+        if self.engine.sharded:
+            yield from batches
+            return
+        with contextlib.suppress(StoppedWaiting):
+            yield from self.stop.interrupting(iter(batches))

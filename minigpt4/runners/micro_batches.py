@@ -1,24 +1,23 @@
-"""The batches of one update of the weights, on their way to the device."""
+"""Gradient accumulation: the micro-batches of one update of the weights, on their way to the device."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from minigpt4.prompts.encoder import TokenBatch
 from minigpt4.prompts.sample import Batch
 
 
-@dataclass
-class Group:
+@dataclass(frozen=True)
+class MicroBatches:
     """What one update is made of, on this rank.
 
     Attributes:
-        batches: prepared by the model; their gradients add up.
+        batches: prepared by the model; their gradients are accumulated.
         images, tokens, targets: samples, tokens that the language model reads, and those of them that it
             learns to predict.
         keys: `image_id` of every sample.
-        bad: samples that were skipped while these were read, by reason.
     """
 
     batches: list[Batch]
@@ -26,58 +25,70 @@ class Group:
     tokens: int
     targets: int
     keys: list[str]
-    bad: Counter[str]
 
 
-def group_sizes(step: int, max_epoch: int, iters_per_epoch: int, accum_grad_iters: int) -> Iterator[int]:
-    """How many steps each update takes from `step` on; none reaches over an epoch's end."""
+def accumulation_counts(
+    step: int, max_epoch: int, iters_per_epoch: int, accum_grad_iters: int
+) -> Iterator[int]:
+    """How many steps, and so micro-batches, each update takes from `step` on.
+
+    An epoch's last update takes what is left of the epoch.
+    """
     while step < max_epoch * iters_per_epoch:
         done = step % iters_per_epoch
-        size = min(accum_grad_iters - done % accum_grad_iters, iters_per_epoch - done)
-        yield size
-        step += size
+        count = min(accum_grad_iters - done % accum_grad_iters, iters_per_epoch - done)
+        yield count
+        step += count
 
 
-def draw_groups(
+def draw_micro_batches(
     batches: Iterator[Batch],
     prepare: Callable[[Batch], Batch],
-    sizes: Iterator[int],
+    counts: Iterator[int],
     device: torch.device,
-) -> Iterator[Group]:
-    """Draw and prepare the batches of each update.
+) -> Iterator[MicroBatches]:
+    """Draw and prepare the micro-batches of each update.
 
-    On a GPU, a group is drawn, tokenised and copied while the update before it is still computing: the copy
-    has a stream of its own, and nobody waits for it but the next update.
+    On a GPU they are drawn, tokenised and copied while the update before is still being computed: the copy
+    has a stream of its own, and only the next update waits for it.
 
     Args:
-        batches: as the loaders give them.
+        batches: from the data loaders.
         prepare: the model's `prepare`.
-        sizes: how many batches each group has.
-        device: where they are wanted.
+        counts: how many micro-batches each update has.
+        device: where they are needed.
     """
-    side = torch.cuda.Stream(device) if device.type == "cuda" else None
-    for size in sizes:
-        group = _group([prepare(next(batches)) for _ in range(size)])
-        if side is not None:
-            with torch.cuda.stream(side):
-                group.batches = [batch.pin_memory().to(device) for batch in group.batches]
-            compute = torch.cuda.current_stream(device)
-            compute.wait_stream(side)
-            for batch in group.batches:
-                for tensor in batch.tensors():
-                    tensor.record_stream(compute)  # or its memory could be given away too early
-        yield group
+    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for count in counts:
+        # All are there before the first is prepared, which takes random numbers: a run that is stopped while
+        # it waits for data has taken none of those that the resumed run needs.
+        drawn = [next(batches) for _ in range(count)]
+        prepared = [prepare(batch) for batch in drawn]
+        tokens = [_tokens(batch) for batch in prepared]
+        if copying is not None:
+            prepared = _copied(prepared, copying, device)
+        yield MicroBatches(
+            prepared,
+            images=sum(map(len, prepared)),
+            tokens=sum(int(one.attention_mask.sum()) for one in tokens),
+            targets=sum(one.targets for one in tokens),
+            keys=[key for batch in prepared for key in batch.image_ids],
+        )
 
 
-def _group(batches: list[Batch]) -> Group:
-    bad: Counter[str] = Counter()
+def _tokens(batch: Batch) -> TokenBatch:
+    if batch.tokens is None:
+        raise ValueError("the model's prepare() has made no tokens")
+    return batch.tokens
+
+
+def _copied(batches: list[Batch], copying: torch.cuda.Stream, device: torch.device) -> list[Batch]:
+    """The batches on the device, copied on a stream of its own."""
+    with torch.cuda.stream(copying):
+        batches = [batch.pin_memory().to(device) for batch in batches]
+    compute = torch.cuda.current_stream(device)
+    compute.wait_stream(copying)
     for batch in batches:
-        bad.update(batch.bad)
-    return Group(
-        batches,
-        images=sum(map(len, batches)),
-        tokens=sum(int(batch.tokens.attention_mask.sum()) for batch in batches),
-        targets=sum(batch.tokens.targets for batch in batches),
-        keys=[key for batch in batches for key in batch.image_ids],
-        bad=bad,
-    )
+        for tensor in batch.tensors():
+            tensor.record_stream(compute)  # or its memory could be given to others too early
+    return batches

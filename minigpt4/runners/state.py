@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from minigpt4.runners.engine import Result
+from minigpt4.runners.engine import UpdateResult
 
 
 @dataclass
@@ -12,7 +12,7 @@ class Window:
 
     Attributes:
         loss: sum over all targets, in nats.
-        targets, tokens, images: how many; see `Group`.
+        targets, tokens, images: how many; see `MicroBatches`.
         seconds: that it took.
     """
 
@@ -60,7 +60,7 @@ class RunState:
     before: dict[str, Any] = field(default_factory=dict)
     window: Window = field(default_factory=Window)
 
-    def count(self, result: Result, seconds: float) -> None:
+    def count(self, result: UpdateResult, seconds: float) -> None:
         """Add an update and the time since the one before."""
         self.images += result.images
         self.seconds += seconds

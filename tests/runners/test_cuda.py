@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from minigpt4.common.registry import registry
-from minigpt4.runners.micro_batches import draw_groups
+from minigpt4.runners.engine import Requests
+from minigpt4.runners.micro_batches import draw_micro_batches
 from minigpt4.tasks import setup_task
 from tests.support.runs import losses, run_config, train
 
@@ -23,15 +24,15 @@ def test_an_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> N
     runner = registry.get_runner_class("runner_base")(
         cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
     )
-    groups = draw_groups(runner._train_batches(), model.prepare, iter([2] * 4), runner.engine.device)
-    outcomes = []
-    for step, group in enumerate(islice(groups, 4)):
+    drawn = draw_micro_batches(runner._train_batches(), model.prepare, iter([2] * 4), runner.engine.device)
+    updates = []
+    for step, micro_batches in enumerate(islice(drawn, 4)):
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
         try:
-            outcomes.append(runner.engine.update(group, 2 * (step + 1), [False, False]))
+            updates.append(runner.engine.update(micro_batches, 2 * (step + 1), Requests()))
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert all(outcome.read().finite for outcome in outcomes)
+    assert all(update.result().finite for update in updates)
 
 
 def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Path) -> None:
@@ -39,14 +40,14 @@ def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Pa
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cuda")
 
-    def groups(device: str) -> list:
+    def drawn(device: str) -> list:
         datasets = task.build_datasets(cfg)
         runner = registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
         return list(
-            draw_groups(runner._train_batches(), model.prepare, iter([2, 1, 2]), torch.device(device))
+            draw_micro_batches(runner._train_batches(), model.prepare, iter([2, 1, 2]), torch.device(device))
         )
 
-    for there, here in zip(groups("cuda:0"), groups("cpu"), strict=True):
+    for there, here in zip(drawn("cuda:0"), drawn("cpu"), strict=True):
         assert there.keys == here.keys and there.targets == here.targets
         for moved, stayed in zip(there.batches, here.batches, strict=True):
             assert moved.images.is_cuda and moved.tokens.ids.is_cuda

@@ -18,8 +18,8 @@ from minigpt4.common.config import Config
 from minigpt4.common.errors import TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.runners.checkpoints import LATEST
-from minigpt4.runners.engine import Engine
-from minigpt4.runners.micro_batches import Group, draw_groups, group_sizes
+from minigpt4.runners.engine import Engine, Requests
+from minigpt4.runners.micro_batches import MicroBatches, accumulation_counts, draw_micro_batches
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from minigpt4.weights.checkpoint import read_checkpoint
@@ -71,7 +71,7 @@ def strict_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def groups(cfg: Config) -> tuple[Any, Iterator[Group]]:
+def drawn(cfg: Config) -> tuple[Any, Iterator[MicroBatches]]:
     """The model, and what each of its updates is made of."""
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cpu")
@@ -79,8 +79,8 @@ def groups(cfg: Config) -> tuple[Any, Iterator[Group]]:
         cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
     )
     s = runner.settings
-    sizes = group_sizes(0, s.max_epoch, s.iters_per_epoch, s.accum_grad_iters)
-    return model, draw_groups(runner._train_batches(), model.prepare, sizes, torch.device("cpu"))
+    counts = accumulation_counts(0, s.max_epoch, s.iters_per_epoch, s.accum_grad_iters)
+    return model, draw_micro_batches(runner._train_batches(), model.prepare, counts, torch.device("cpu"))
 
 
 def by_hand(cfg: Config, left_out: set[int]) -> tuple[torch.Tensor, list[list[str]]]:
@@ -89,17 +89,17 @@ def by_hand(cfg: Config, left_out: set[int]) -> tuple[torch.Tensor, list[list[st
     Returns:
         The projection's weight at the end, and the keys of the samples of each update.
     """
-    model, all_groups = groups(cfg)
+    model, updates = drawn(cfg)
     weight, bias = model.llama_proj.weight, model.llama_proj.bias
     decayed = [{"params": [weight], "weight_decay": 0.05}, {"params": [bias], "weight_decay": 0.0}]
     adam = torch.optim.AdamW(decayed, foreach=False, fused=False)
     steps, keys = 0, []
-    for number, group in enumerate(all_groups, 1):
-        steps += len(group.batches)
-        keys.append(group.keys)
+    for number, micro_batches in enumerate(updates, 1):
+        steps += len(micro_batches.batches)
+        keys.append(micro_batches.keys)
         if number in left_out:
             continue
-        loss = torch.cat([model.token_losses(samples)[0] for samples in group.batches]).mean()
+        loss = torch.cat([model.token_losses(samples)[0] for samples in micro_batches.batches]).mean()
         weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
         norm = math.sqrt(weight.grad.square().sum() + bias.grad.square().sum())
         for gradient in (weight.grad, bias.grad):
@@ -116,11 +116,11 @@ def test_a_bad_update_changes_nothing(shapes, tmp_path, monkeypatch, how) -> Non
     seen = []
 
     def watched(self, *args: Any) -> Any:
-        outcome = update(self, *args)
+        pending = update(self, *args)
         state = self.optimizer.state_dict()["state"]
         everything = [self.bare_model.llama_proj.weight, *state[0].values(), *state[1].values()]
         seen.append([tensor.clone() for tensor in everything])
-        return outcome
+        return pending
 
     update = Engine.update
     monkeypatch.setattr(Engine, "update", watched)
@@ -218,13 +218,13 @@ def test_train_py_says_it_in_one_line_and_with_its_exit_code(shapes, tmp_path, m
 )
 def test_the_gradient_is_clipped_unless_told_otherwise(shapes, tmp_path, grad_clip, left) -> None:
     cfg = config(shapes, tmp_path / "job", **grad_clip)
-    model, all_groups = groups(cfg)
-    (group,) = islice(all_groups, 1)
+    model, updates = drawn(cfg)
+    (micro_batches,) = islice(updates, 1)
     task = setup_task(cfg)
     engine = registry.get_runner_class("runner_base")(
         cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
     ).engine
-    loss = torch.cat([model.token_losses(samples)[0] for samples in group.batches]).mean()
+    loss = torch.cat([model.token_losses(samples)[0] for samples in micro_batches.batches]).mean()
     gradients = torch.autograd.grad(loss, [model.llama_proj.weight, model.llama_proj.bias])
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
     assert norm > 1
@@ -232,6 +232,6 @@ def test_the_gradient_is_clipped_unless_told_otherwise(shapes, tmp_path, grad_cl
     engine.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.extend([model.llama_proj.weight.grad.clone(), model.llama_proj.bias.grad.clone()])
     )
-    assert engine.update(group, 1, [False, False]).read().norm == pytest.approx(norm, rel=1e-5)
+    assert engine.update(micro_batches, 1, Requests()).result().norm == pytest.approx(norm, rel=1e-5)
     for ours, whole in zip(seen, gradients, strict=True):
         torch.testing.assert_close(ours, whole * (1 if left is None else left / norm), rtol=1e-4, atol=1e-7)

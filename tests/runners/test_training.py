@@ -11,8 +11,8 @@ import torch
 
 from minigpt4.common.errors import CheckpointError, ConfigError, TrainingError
 from minigpt4.common.registry import registry
-from minigpt4.runners.engine import Engine
-from minigpt4.runners.micro_batches import draw_groups
+from minigpt4.runners.engine import Engine, Requests
+from minigpt4.runners.micro_batches import draw_micro_batches
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.tasks import setup_task
 from tests.support.runs import losses, run_config, train
@@ -81,20 +81,20 @@ def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Pa
         cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg)
     )
     prepare, batches = model.prepare, runner._train_batches()
-    (group,) = islice(draw_groups(batches, prepare, iter([2]), torch.device("cpu")), 1)
-    losses = torch.cat([model.token_losses(samples)[0] for samples in group.batches])
-    assert len({samples.tokens.targets for samples in group.batches}) == 2  # else both means are one
-    assert group.targets == len(losses)
+    (micro_batches,) = islice(draw_micro_batches(batches, prepare, iter([2]), torch.device("cpu")), 1)
+    losses = torch.cat([model.token_losses(samples)[0] for samples in micro_batches.batches])
+    assert len({samples.tokens.targets for samples in micro_batches.batches}) == 2  # else both means are one
+    assert micro_batches.targets == len(losses)
     (expected,) = torch.autograd.grad(losses.mean(), [model.llama_proj.weight])
     seen = []
     runner.engine.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(model.llama_proj.weight.grad.clone())
     )
-    result = runner.engine.update(group, 2, [False, True]).read()
-    assert len(seen) == 1 and result.wishes == [False, True]
+    result = runner.engine.update(micro_batches, 2, Requests(save=True)).result()
+    assert len(seen) == 1 and result.requests == Requests(stop=False, save=True)
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
     assert result.loss == pytest.approx(losses.sum().item(), rel=1e-6)
-    assert result.finite and (result.targets, result.images) == (group.targets, 8)
+    assert result.finite and (result.targets, result.images) == (micro_batches.targets, 8)
 
 
 def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:

@@ -230,14 +230,14 @@ def _watched(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     def happens(event: str, number: int) -> bool:
         return (event, number) == (job["what"], job["at"]) and launch.rank() == 1
 
-    def watch_update(engine: Engine, group: Any, *rest: Any) -> Any:
-        seen["trained"].append(group.keys)
+    def watch_update(engine: Engine, micro_batches: Any, *rest: Any) -> Any:
+        seen["trained"].append(micro_batches.keys)
         seen.update(held=_share_of_layers(engine.bare_model), waits=_seconds_of_patience())
         if happens("raise", len(seen["trained"])):
             raise RuntimeError("rank 1 fell over")
         if happens("stop", len(seen["trained"])):
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(engine, group, *rest)
+        return update(engine, micro_batches, *rest)
 
     def watch_evaluate(*arguments: Any) -> list[Record]:
         if happens("stop_evaluating", len(seen["captions"]) + 1):

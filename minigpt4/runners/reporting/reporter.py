@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from minigpt4.common.formatting import format_bytes
 from minigpt4.common.logger import JsonLines, write_json
-from minigpt4.runners.engine import Outcome, Result
+from minigpt4.runners.engine import PendingUpdate, UpdateResult
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
 from minigpt4.runners.reporting.progress import Progress
 from minigpt4.runners.reporting.tracking import Trackers
@@ -73,20 +73,20 @@ class Reporter:
         self.progress.close()
         self.trackers.close()
 
-    def update(self, state: RunState, outcome: Outcome, result: Result) -> None:
+    def update(self, state: RunState, update: PendingUpdate, result: UpdateResult) -> None:
         """After each update: the live line, and after the first the memory that it took."""
         if not self.last and self.accelerator.is_main_process:
             _log_peak_memory(self.accelerator.device)
         self.last = {
-            "epoch": self.settings.epoch_of(outcome.step),
+            "epoch": self.settings.epoch_of(update.step),
             "loss": result.loss / result.targets,
-            "lr": outcome.learning_rate,
+            "lr": update.learning_rate,
             # JSON has no word for what is not finite.
             "grad_norm": result.norm if math.isfinite(result.norm) else None,
             **state.window.rates(),
             "skipped": state.skipped,
         }
-        self.progress.update(outcome.step, self.last)
+        self.progress.update(update.step, self.last)
 
     def line(self, state: RunState, bad: Counter[str]) -> None:
         """A line of the log, over all updates since the line before."""
@@ -103,7 +103,7 @@ class Reporter:
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_PLOTS:
                 self._draw(state)
 
-    def skipped(self, step: int, result: Result, keys: list[str]) -> None:
+    def skipped(self, step: int, result: UpdateResult, keys: list[str]) -> None:
         """An update that was left out: the samples it would have been made of are kept on disk.
 
         Args:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from minigpt4.common import launch
 from minigpt4.models.execution import layers_of
@@ -83,7 +82,7 @@ def count_memory(model: MiniGPTBase, batch_size: int, accum_grad_iters: int) -> 
     )
 
 
-def weight_bytes(parameter: nn.Parameter) -> int:
+def weight_bytes(parameter: torch.Tensor) -> int:
     """What a parameter takes, with the scales of a quantised one (bitsandbytes)."""
     state = getattr(parameter, "quant_state", None)
     scales = (getattr(parameter, "SCB", None), getattr(state, "absmax", None))  # of 8 bits, of 4
