@@ -13,6 +13,7 @@ COMMANDS = {
     "cache-features": "minigpt4.commands.cache_features",
     "convert-captions": "minigpt4.commands.convert_captions",
     "download-minigptv2": "minigpt4.commands.download_minigptv2",
+    "describe-config": "minigpt4.commands.describe_config",
 }
 
 

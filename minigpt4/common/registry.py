@@ -83,6 +83,11 @@ class Table:
             import_plugins()
         return name in self.places or name in self.classes
 
+    def declared(self) -> list[str]:
+        """The names that come with the project, sorted."""
+        importlib.import_module(PACKAGES[self.kind])
+        return sorted(self.places)
+
     def names(self) -> list[str]:
         """All names, sorted."""
         importlib.import_module(PACKAGES[self.kind])

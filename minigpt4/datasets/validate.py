@@ -4,7 +4,7 @@ Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then the counts of ea
 if all lines are good, else 1. dataset/README_YOUR_DATA.md describes the format.
 
 example:
-  python -m minigpt4.datasets.validate data/train.jsonl --open-images
+  minigpt4 validate data/train.jsonl --open-images
 """
 
 import argparse
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
     parser = argparse.ArgumentParser(
-        prog="python -m minigpt4.datasets.validate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -20,7 +20,7 @@ class RunSettings:
 
     lr_sched: str = key(
         "linear_warmup_cosine_lr",
-        "how the learning rate moves: `linear_warmup_cosine_lr` or `linear_warmup_step_lr`",
+        "how the learning rate moves",
         names="lr_scheduler",
     )
     init_lr: float = key(doc="learning rate after warm-up", low=0)
@@ -89,7 +89,7 @@ class RunSettings:
     log_freq: int = key(50, "steps between lines of the log", low=1, effect=False)
     tracker: list[str] = key(
         [],
-        "trackers that get what the log gets: `tensorboard`, `wandb`, `trackio`",
+        "trackers that get what the log gets (`pip install .[track]`)",
         choices=TRACKERS,
         effect=False,
     )

@@ -1,8 +1,8 @@
 """Fetch and check all weights that a YAML needs, ahead of time, and say where they lie.
 
 example:
-  python -m minigpt4.weights.fetch --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml
-  python -m minigpt4.weights.fetch --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --check
+  minigpt4 fetch --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml
+  minigpt4 fetch --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --check
 """
 
 import argparse

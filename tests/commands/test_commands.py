@@ -1,0 +1,37 @@
+"""The command line `minigpt4 COMMAND`."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from minigpt4.commands import COMMANDS, usage
+from tests.support import ROOT
+
+
+def minigpt4(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-X", "importtime", "-m", "minigpt4", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_usage_names_every_command() -> None:
+    shown = usage()
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", shown, re.MULTILINE)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(words) -> None:
+    done = minigpt4(*words)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: minigpt4 {words[0] if words[1:] else 'COMMAND'} ")
+    assert not re.search(r"\| +(torch|transformers|gradio|timm)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.integration
+def test_unknown_command_is_answered_with_the_nearest() -> None:
+    done = minigpt4("trian")
+    assert done.returncode == 1
+    assert "'trian'" in done.stderr and "'train'" in done.stderr
