@@ -59,7 +59,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """What is there, without the picture; each score is a key of its own."""
-        content = {**vars(self), **self.scores}
+        content = {**vars(self), **{name: float(score) for name, score in self.scores.items()}}
         del content["scores"], content["picture"]
         return {key: _for_json(value) for key, value in content.items() if value is not None}
 
@@ -69,7 +69,7 @@ class Metrics:
     """What a task makes of its records.
 
     Attributes:
-        values: by name, in the order in which they are shown.
+        values: by name, in the order in which they are shown; numbers of any kind, kept as int or float.
         best: the name of the one that decides which checkpoint is the best.
         higher_is_better: whether more of `best` is better, or less.
         percentages: names of those that are shown as %.
@@ -84,6 +84,9 @@ class Metrics:
     percentages: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        # A number of NumPy's or torch's could not be written as JSON, at the end of a long run.
+        values = {name: one if isinstance(one, int) else float(one) for name, one in self.values.items()}
+        object.__setattr__(self, "values", values)
         for name in (self.best, *self.percentages):
             if name not in self.values:
                 raise ValueError(f"metric {name!r} is not among the values {', '.join(self.values)}")

@@ -1,9 +1,11 @@
 """Records and metrics: what they hold, what they refuse, and what of them is written as JSON."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
 
@@ -42,6 +44,16 @@ def test_metrics_must_have_what_they_name():
         Metrics(values, best="los")
     with pytest.raises(ValueError, match="'recall' is not among"):
         Metrics(values, best="loss", percentages=frozenset({"recall"}))
+
+
+def test_numbers_of_numpy_and_torch_are_kept_as_plain_ones():
+    """Else the report could not be written, after hours of training."""
+    metrics = Metrics({"a": np.float32(0.5), "b": torch.tensor(0.25), "c": 3}, best="a")
+    assert json.dumps(metrics.to_json()) == '{"a": 0.5, "b": 0.25, "c": 3}'
+    record = Record(image_id="1", truth="a", scores={"overlap": np.float32(0.5)})
+    assert json.loads(json.dumps(record.to_json()))["overlap"] == 0.5
+    with pytest.raises((TypeError, ValueError)):
+        Metrics({"a": "much"}, best="a")
 
 
 @pytest.mark.parametrize(

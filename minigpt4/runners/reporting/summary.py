@@ -18,6 +18,8 @@ from minigpt4.runners.settings import RunSettings
 
 # Enough to see whether a model looks, where no samples are held out.
 TRAINING_SAMPLES = 1000
+# What of `run:` an evaluation depends on.
+OF_EVALUATION = ("run.task=", "run.batch_size_eval=", "run.max_bad_fraction=")
 
 
 def start_summary(
@@ -175,7 +177,7 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
 
 def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkpoint: Path) -> list[str]:
     """How to chat with a checkpoint, and how to evaluate it, each under a line that says so."""
-    options = [*_options_of_model_and_data(cfg), f"model.ckpt={checkpoint}"]
+    options = [*_options_to_repeat(cfg), f"model.ckpt={checkpoint}"]
     ending = ["--options", *options]
     if settings.device:
         ending = ["--device", settings.device, *ending]
@@ -187,12 +189,16 @@ def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkp
     return [f"Chat with it:\n  {chat}", f"Evaluate it on the split {split}:\n  {evaluation}"]
 
 
-def _options_of_model_and_data(cfg: Config) -> list[str]:
-    """The `--options` of the run that say what is built, as `key=value`."""
+def _options_to_repeat(cfg: Config) -> list[str]:
+    """The `--options` of the run that say what is built and how it is evaluated, as `key=value`."""
     words = list(getattr(cfg.args, "options", None) or [])
     if words and "=" not in words[0]:  # the original's form
         words = [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)]
-    return [word for word in words if not word.startswith(("run.", "model.ckpt="))]
+    return [
+        word
+        for word in words
+        if word.startswith(OF_EVALUATION) or not word.startswith(("run.", "model.ckpt="))
+    ]
 
 
 def _split_to_evaluate(datasets: Datasets, settings: RunSettings) -> str:

@@ -230,6 +230,12 @@ def test_options_in_the_original_s_form_are_repeated_too(shards, monkeypatch):
     assert "--device" not in chat and "seed" not in chat
 
 
+def test_the_evaluation_is_that_of_the_run(shards, monkeypatch):
+    cfg = config(shards, "run.task=short_answer", "run.max_epoch=1", "run.batch_size_eval=2")
+    args = parsed(evaluate, "evaluate", commands(cfg)[1], monkeypatch)
+    assert args.options[:-1] == ["run.task=short_answer", "run.batch_size_eval=2"]
+
+
 @pytest.mark.parametrize(
     ("run", "split"),
     [
