@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
+def config_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the original's `--cfg-path` and `--options`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

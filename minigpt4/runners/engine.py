@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from minigpt4.common import launch
 from minigpt4.common.device import has_fast_bf16, pick_device
 from minigpt4.common.errors import ConfigError
-from minigpt4.models.base_model import BaseModel
+from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.micro_batches import MicroBatches
 from minigpt4.runners.schedules import make_schedule
 from minigpt4.runners.settings import RunSettings
@@ -105,7 +105,7 @@ class Engine:
         sharded: whether the ranks share the language model, and must all call it together.
     """
 
-    def __init__(self, settings: RunSettings, task: BaseTask, model: BaseModel) -> None:
+    def __init__(self, settings: RunSettings, task: BaseTask, model: MiniGPTBase) -> None:
         self.settings = settings
         self.task = task
         self.accelerator = make_accelerator(settings)
@@ -233,7 +233,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
         )
 
 
-def leave_frozen_alone(model: BaseModel) -> None:
+def leave_frozen_alone(model: MiniGPTBase) -> None:
     """Have DDP synchronise the trained parameters only.
 
     All ranks read the frozen ones from the same files; DDP would send all of them from the first rank to all

@@ -17,7 +17,7 @@ from minigpt4.common.registry import registry
 from minigpt4.common.stop_request import StoppedWaiting, StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.mixing import TrainStream
-from minigpt4.models.base_model import BaseModel
+from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners import endings
 from minigpt4.runners.checkpoints import LATEST
 from minigpt4.runners.engine import Engine, PendingUpdate, Requests
@@ -55,7 +55,7 @@ class RunnerBase:
         self,
         cfg: Config,
         task: BaseTask,
-        model: BaseModel,
+        model: MiniGPTBase,
         datasets: Datasets,
         job_id: str = "",
         settings: RunSettings | None = None,
@@ -82,7 +82,7 @@ class RunnerBase:
         self.settings.warn_about_launch(self.accelerator.num_processes)
 
     @property
-    def bare_model(self) -> BaseModel:
+    def bare_model(self) -> MiniGPTBase:
         """The model without what accelerate wraps around it."""
         return self.engine.bare_model
 

@@ -13,7 +13,6 @@ from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
-from minigpt4.models.base_model import BaseModel
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
@@ -59,7 +58,7 @@ class BaseTask:
         return datasets
 
     @staticmethod
-    def model_class(cfg: Config) -> type[BaseModel]:
+    def model_class(cfg: Config) -> type[MiniGPTBase]:
         """The class that `model.arch` names."""
         if "arch" not in cfg.model_cfg:
             raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
@@ -70,7 +69,7 @@ class BaseTask:
         cfg: Config,
         device: str | torch.device | None = None,
         datasets: Datasets | None = None,
-    ) -> BaseModel:
+    ) -> MiniGPTBase:
         """Build the model that `model:` describes; what starts at random starts from `run.seed`.
 
         Args:
