@@ -132,7 +132,7 @@ class RemoteFile:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(beside(place, ".lock")):
                     if not place.is_file():
-                        Download(self.url, place, self.sha256, key).run()
+                        self.download(place, key)
             if self.sha256:
                 self._check_cached(self.sha256, key)
         except OSError as error:
@@ -140,6 +140,10 @@ class RemoteFile:
                 f"{key}: could not keep {without_query(self.url)} in {place} ({error})"
             ) from error
         return place
+
+    def download(self, place: Path, key: str) -> None:
+        """Fetch the file to `place`, complete or not at all; what `fetch` raises."""
+        Download(self.url, place, self.sha256, key).run()
 
     def _check_cached(self, sha256: str, key: str) -> None:
         """Compare the hash of a file that was already there; once, since large files take seconds."""

@@ -1,8 +1,8 @@
 """Where weights come from: one resolver for every key of the YAML that names a file or a model.
 
-A value is a local path, `pkg://module/file` (inside an installed Python package), a URL, or on the
-Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a cache is not requested
-again.
+A value is a local path, `pkg://module/file` (inside an installed Python package), a URL (of a file on Google
+Drive too), or on the Hugging Face hub `org/name` or `org/name/path/in/repo.pth`. What is on the disk or in a
+cache is not requested again.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
 from minigpt4.weights.download import without_query
+from minigpt4.weights.drive import DriveFile, is_drive
 from minigpt4.weights.locations import (
     TENSOR_FILES,
     WEIGHT_SUFFIXES,
@@ -140,7 +141,7 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     if value.startswith("pkg://"):
         return _local(_inside_package(value, source.key), source)
     if _is_url(value):
-        remote = RemoteFile.parse(value, source.key)
+        remote = (DriveFile if is_drive(value) else RemoteFile).parse(value, source.key)
         _require_gguf(remote.name, source)
         return remote
     path = Path(os.path.expanduser(value))
