@@ -29,9 +29,7 @@ TRACKED = ("loss", "lr", "grad_norm", "images_per_second", "tokens_per_second", 
 
 
 class Reporter:
-    """Everything that a run tells while it works. Only the main process tells anything.
-
-    Entered, it shows the live line and is connected to the trackers.
+    """Everything that a run reports while it works; only the main process reports anything.
 
     Args:
         settings: of the run.
@@ -50,7 +48,7 @@ class Reporter:
         self.last: dict[str, Any] = {}
 
     def begin(self, state: RunState) -> None:
-        """Go on behind the last line that the run's checkpoint knows, and show that it works."""
+        """Drop lines that the checkpoint does not know of, connect the trackers, show the live line."""
         s, main = self.settings, self.accelerator.is_main_process
         if main:
             self.log.drop_after(state.step)
@@ -69,7 +67,7 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """End the live line, and say goodbye to the trackers."""
+        """End the live line, and close the trackers."""
         self.progress.close()
         self.trackers.close()
 
@@ -89,7 +87,7 @@ class Reporter:
         self.progress.update(update.step, self.last)
 
     def line(self, state: RunState, bad: Counter[str]) -> None:
-        """A line of the log, over all updates since the line before."""
+        """Write a line of the log, over all updates since the previous line."""
         window = state.window
         values = {"step": state.step, **self.last, "bad": dict(bad), **window.rates()}
         # Where every update was skipped there is no loss.
@@ -104,10 +102,10 @@ class Reporter:
                 self._draw(state)
 
     def skipped(self, step: int, result: UpdateResult, keys: list[str]) -> None:
-        """An update that was left out: the samples it would have been made of are kept on disk.
+        """Report an update that was skipped, and write down its samples.
 
         Args:
-            step: how many there are after it.
+            step: number of steps after it.
             result: of it.
             keys: of its samples, on all ranks.
         """

@@ -1,4 +1,4 @@
-"""What a run is about to do, and what it has done, for a person to read."""
+"""What a run is about to do and what it has done, for people."""
 
 import shlex
 from collections.abc import Mapping
@@ -33,17 +33,17 @@ def start_summary(
     precision: str = "no",
     start_step: int = 0,
 ) -> str:
-    """Parameters, datasets, and what there is to come.
+    """Parameters, data sets, memory, and what will be done.
 
     Args:
-        model: what is trained.
+        model: the one to train.
         datasets: name -> (builder, datasets by split).
         settings: of the run.
         device: of this process.
-        world_size: processes.
-        counted: memory, by the preflight.
+        world_size: number of processes.
+        counted: memory, as the preflight counted it.
         precision: accelerate's `mixed_precision`.
-        start_step: steps that were made before.
+        start_step: number of steps done before.
     """
     tables = (
         _parameters(model, counted),
@@ -52,8 +52,8 @@ def start_summary(
         format_table(
             [
                 ("device", _device(device, world_size, precision)),
-                *_to_come(datasets, settings, world_size, start_step),
-                ("kept of them", _kept(model, settings)),
+                *_plan(datasets, settings, world_size, start_step),
+                ("kept", _kept(model, settings)),
             ]
         ),
     )
@@ -61,7 +61,7 @@ def start_summary(
 
 
 def mean_batch(datasets: Datasets, settings: RunSettings) -> float:
-    """Samples a step on each device, on average over the datasets that it may come from."""
+    """Samples per step on each device, the mean over the data sets that they may come from."""
     ratios = [builder.sample_ratio for builder, _ in datasets.values() for _ in settings.train_splits]
     batches = [builder.batch_size for builder, _ in datasets.values() for _ in settings.train_splits]
     mean = sum(ratio * batch for ratio, batch in zip(ratios, batches, strict=True)) / sum(ratios)
@@ -77,14 +77,14 @@ def _parameters(model: BaseModel, counted: CountedMemory) -> str:
         memory = format_bytes(counted.weights[part])
         rows.append((part, f"{count['total']:,}", trained, ", ".join(sorted(dtypes)), memory))
     total, trained = (sum(count[key] for count in summary.values()) for key in ("total", "trainable"))
-    rows.append(("together", f"{total:,}", f"{trained:,}", "", format_bytes(sum(counted.weights.values()))))
+    rows.append(("total", f"{total:,}", f"{trained:,}", "", format_bytes(sum(counted.weights.values()))))
     return format_table(rows, right=(1, 2, 4))
 
 
 def _datasets(datasets: Datasets, settings: RunSettings) -> str:
     splits = settings.train_splits
     together = len(splits) * sum(builder.sample_ratio for builder, _ in datasets.values())
-    rows = [("trained on", "batch", "of batches", "size")]
+    rows = [("data set", "batch size", "share of batches", "size")]
     for name, (builder, by_split) in datasets.items():
         for split in splits:
             unit = "shard" if hasattr(by_split[split], "shards") else "sample"
@@ -98,10 +98,10 @@ def _datasets(datasets: Datasets, settings: RunSettings) -> str:
 def _memory(counted: CountedMemory, device: torch.device) -> str:
     rows = [("memory", "")]
     rows += [(part, format_bytes(size)) for part, size in counted.parts.items()]
-    rows.append(("activations", "measured in the first update"))
+    rows.append(("activations", "measured during the first update"))
     available = available_memory(device)
     of = f" of {format_bytes(available)}" if available else ""
-    rows.append(("together, counted", f"{format_bytes(counted.total)}{of}"))
+    rows.append(("total without activations", f"{format_bytes(counted.total)}{of}"))
     return format_table(rows)
 
 
@@ -111,27 +111,26 @@ def _device(device: torch.device, world_size: int, precision: str) -> str:
     return f"{times}{name}, mixed precision: {precision}"
 
 
-def _to_come(
+def _plan(
     datasets: Datasets, settings: RunSettings, world_size: int, start_step: int
 ) -> list[tuple[str, str]]:
-    """How much is trained on, and what happens between."""
+    """How much is trained on, and what happens in between."""
     s, batch = settings, mean_batch(datasets, settings)
     about = "" if batch.is_integer() else "about "
     update = batch * s.accum_grad_iters * world_size
     steps = s.max_epoch * s.iters_per_epoch - start_step
     ranks = format_count(world_size, "process", "processes")
     samples = f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps"
+    epochs = f"{format_count(s.max_epoch, 'epoch')} of {format_count(s.iters_per_epoch, 'step')}"
+    product = f"{batch:g} x {s.accum_grad_iters} accumulated x {ranks}"
     rows = [
-        ("batch in effect", f"{about}{update:,.0f}: {batch:g} x {s.accum_grad_iters} accumulated x {ranks}"),
-        (
-            "to come",
-            f"{samples}, to the end of {format_count(s.max_epoch, 'epoch')} of {s.iters_per_epoch:,}",
-        ),
+        ("effective batch size", f"{about}{update:,.0f}: {product}"),
+        ("training", f"{samples}, up to the end of {epochs}"),
     ]
     if s.valid_splits:
-        when = f"every {s.valid_every:,} steps" if s.valid_every else "at each epoch's end"
+        when = f"every {s.valid_every:,} steps" if s.valid_every else "at the end of each epoch"
         rows.append(("validation", f"{', '.join(s.valid_splits)}, {when}"))
-    times = ["each epoch's end"]
+    times = ["at the end of each epoch"]
     times += [f"every {format_count(s.save_every, 'step')}"] if s.save_every else []
     times += [f"every {s.save_minutes:g} minutes"] if s.save_minutes else []
     return [*rows, ("checkpoints", ", ".join(times))]
@@ -143,17 +142,17 @@ def _kept(model: BaseModel, settings: RunSettings) -> str:
 
 
 def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, settings: RunSettings) -> str:
-    """What was done, what lies where, and the commands that go on with it.
+    """What was done, where it lies, and the commands to go on with.
 
     Args:
         report: what `report.json` holds.
-        cfg: the run's configuration; its YAML and its options are in the commands.
+        cfg: the run's configuration; the commands repeat its YAML and its options.
         datasets: name -> (builder, datasets by split).
         settings: of the run.
     """
     folder = Path(settings.output_dir)
     seconds = report["train_seconds"]
-    speed = f", {report['images'] / seconds:,.1f} a second" if seconds else ""
+    speed = f", {report['images'] / seconds:,.1f} per second" if seconds else ""
     skipped = report["skipped_steps"]
     rows = [
         (
@@ -170,13 +169,13 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
         best = f"{report[f'best_valid_{name}']:.4f} after step {report['best_step']:,}"
         rows.append((f"best validation {name.replace('_', ' ')}", best))
     rows.append(("checkpoints", ", ".join(path.name for path in sorted(folder.glob("*.pth"))) or "none"))
-    rows.append(("where", str(folder)))
+    rows.append(("folder", str(folder)))
     checkpoint = folder / (BEST if (folder / BEST).exists() else LATEST)
     return "\n\n".join([format_table(rows), *next_commands(cfg, datasets, settings, checkpoint)])
 
 
 def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkpoint: Path) -> list[str]:
-    """How to chat with a checkpoint, and how to evaluate it, each under a line that says so."""
+    """The commands to chat with a checkpoint and to evaluate it, each with a line above that says so."""
     options = [*_options_to_repeat(cfg), f"model.ckpt={checkpoint}"]
     ending = ["--options", *options]
     if settings.device:
@@ -190,7 +189,7 @@ def next_commands(cfg: Config, datasets: Datasets, settings: RunSettings, checkp
 
 
 def _options_to_repeat(cfg: Config) -> list[str]:
-    """The `--options` of the run that say what is built and how it is evaluated, as `key=value`."""
+    """The `--options` of the run on what is built and how it is evaluated, as `key=value`."""
     words = list(getattr(cfg.args, "options", None) or [])
     if words and "=" not in words[0]:  # the original's form
         words = [f"{key}={value}" for key, value in zip(words[::2], words[1::2], strict=True)]

@@ -96,7 +96,7 @@ def test_parameters_by_part_with_their_dtype_and_memory(shards):
     encoder = sum(p.numel() for p in model.visual_encoder.parameters())
     assert row(text, "visual_encoder") == f"{encoder:,} frozen float32 {format_bytes(encoder * 4)}"
     total = sum(p.numel() for p in model.parameters())
-    parameters = next(line for line in text.splitlines() if line.startswith("together"))
+    parameters = next(line for line in text.splitlines() if line.startswith("total "))
     assert parameters.split()[1:3] == [f"{total:,}", f"{trained:,}"]
 
 
@@ -106,8 +106,8 @@ def test_start_summary_shows_the_memory_that_can_be_counted(shards, monkeypatch)
     counted = count_memory(build_golden_model(llm_sanity_check=False), 8, 1)
     assert row(text, "optimizer state") == format_bytes(2 * 4 * (48 * 64 + 64))
     assert row(text, "images of an update") == format_bytes(8 * 3 * 56 * 56)
-    assert row(text, "activations") == "measured in the first update"
-    assert row(text, "together, counted") == f"{format_bytes(counted.total)} of 24.0 GB"
+    assert row(text, "activations") == "measured during the first update"
+    assert row(text, "total without activations") == f"{format_bytes(counted.total)} of 24.0 GB"
 
 
 def test_datasets_with_their_share_of_the_batches(shards):
@@ -119,10 +119,10 @@ def test_datasets_with_their_share_of_the_batches(shards):
 def test_what_is_to_come_over_ranks_and_accumulation(shards):
     text = start(shards, world_size=2, accum_grad_iters=4)
     # Three batches of 4 and one of 8: 5 on average, on two ranks.
-    assert row(text, "batch in effect") == "40: 5 x 4 accumulated x 2 processes"
-    assert row(text, "to come") == "3,000 samples in 300 steps, to the end of 3 epochs of 100"
+    assert row(text, "effective batch size") == "40: 5 x 4 accumulated x 2 processes"
+    assert row(text, "training") == "3,000 samples in 300 steps, up to the end of 3 epochs of 100 steps"
     resumed = start(shards, world_size=2, start_step=250)
-    assert row(resumed, "to come") == "500 samples in 50 steps, to the end of 3 epochs of 100"
+    assert row(resumed, "training") == "500 samples in 50 steps, up to the end of 3 epochs of 100 steps"
     assert row(text, "device") == "2 processes, the first on cpu, mixed precision: bf16"
 
 
@@ -138,18 +138,18 @@ def test_a_mean_batch_that_is_no_whole_number_is_about_so_many(shards):
         1,
         count_memory(build_golden_model(llm_sanity_check=False), 8, 1),
     )
-    assert row(text, "batch in effect") == "about 4: 4.25 x 1 accumulated x 1 process"
-    assert row(text, "to come").startswith("about 1,275 samples in 300 steps")
+    assert row(text, "effective batch size") == "about 4: 4.25 x 1 accumulated x 1 process"
+    assert row(text, "training").startswith("about 1,275 samples in 300 steps")
 
 
 def test_when_checkpoints_are_written_and_held_out_data_is_looked_at(shards):
     text = start(shards, keep=2, save_every=40, save_minutes=15)
-    assert row(text, "checkpoints") == "each epoch's end, every 40 steps, every 15 minutes"
-    assert row(text, "kept of them") == f"the last 2 of each kind, 137.6 kB each, in {shards}/output"
+    assert row(text, "checkpoints") == "at the end of each epoch, every 40 steps, every 15 minutes"
+    assert row(text, "kept") == f"the last 2 of each kind, 137.6 kB each, in {shards}/output"
     assert "validation" not in text
     storage = {"train": f"{shards}/train/00000.tar", "val": f"{shards}/train/00001.tar"}
     model = build_golden_model(llm_sanity_check=False)
-    for every, when in ((0, "at each epoch's end"), (50, "every 50 steps")):
+    for every, when in ((0, "at the end of each epoch"), (50, "every 50 steps")):
         datasets, settings = built(config(shards, storage=storage, valid_splits=["val"], valid_every=every))
         counted = count_memory(model, 8, 1)
         text = start_summary(model, datasets, settings, CPU, 1, counted)
@@ -177,7 +177,7 @@ def test_the_end_in_numbers(shards, tmp_path):
     }
     text = end_summary(REPORT | more, cfg, datasets, settings)
     assert row(text, "steps") == "300, 2 updates skipped"
-    assert row(text, "samples") == "19,200 in 1 min, 300.0 a second"
+    assert row(text, "samples") == "19,200 in 1 min, 300.0 per second"
     assert row(text, "bad samples") == "4: 3 empty caption, 1 broken image"
     assert row(text, "best validation loss") == "1.2346 after step 200"
     assert row(text, "checkpoints") == "checkpoint_best.pth, checkpoint_latest.pth"
