@@ -1,11 +1,10 @@
 #!/usr/bin/env python
-"""Stage 1 from pictures and from cached features: images a second in one run, and estimates for real sizes.
+"""Stage 1 from pictures and from cached features: images per second in one run.
 
 Makes shards of random pictures, caches their features with `minigpt4 cache-features`, and trains from
-either, in turns, through the same runner. Two sizes: the embedded tiny model, and `small`, with random
+both, alternating, through the same runner. Two sizes: the embedded tiny model, and `small`, with random
 weights (encoder 704 wide, 12 blocks, 224 pixels; Q-Former 768 wide, 12 layers, 32 queries; LLaMA 1024 wide,
-8 layers, 32,000 words). Then says on paper what the ratio is for EVA-ViT-g with Gemma-2B, and what disk
-CC3M + CC12M + SBU take. What it prints under `estimate` was not measured.
+8 layers, 32,000 words).
 
 example:
   python -m benchmarks.cached_features --json output/cached_features.json
@@ -26,38 +25,29 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARDS = 256, 4
 SIZES = {"tiny": {"side": 56, "batch_size": 64}, "small": {"side": 224, "batch_size": 8}}
 
-# Peak of dense bf16 products in FLOP/s, from NVIDIA's data sheets, and the share of it that is assumed to be
-# reached. The share cancels out of the ratio.
-CARDS = {"A10G": 70e12, "H100 SXM": 989e12}
-REACHED, BATCH = 0.45, 32
-# Pairs as published; some links are dead.
-PAIRS = {"CC3M": 3_318_333, "CC12M": 12_423_374, "SBU": 1_000_000}
-
 
 def main() -> None:
-    """Measure, estimate, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="both by default")
-    parser.add_argument("--steps", type=int, default=16, help="measured steps a turn (16)")
-    parser.add_argument("--turns", type=int, default=3, help="turns from each (3)")
-    parser.add_argument("--device", help="cuda, mps or cpu; the best there is by default")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--steps", type=int, default=16, help="measured steps per turn (16)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each (3)")
+    parser.add_argument("--device", help="cuda, mps or cpu; the best one by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             figures[size] = measure(size, Path(folder), args)
             print(size, json.dumps(figures[size], indent=2))
-    figures["estimate"] = estimate()
-    print("estimate", json.dumps(figures["estimate"], indent=2))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def measure(size: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Images a second from either: the median over all turns' log lines."""
+    """Images per second from both: the median over the log lines of all turns."""
     from minigpt4.commands.cache_features import cache_features
 
     logging.disable(logging.INFO)
@@ -86,7 +76,7 @@ def measure(size: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
 
 
 def train(path: Path, output: Path, args: argparse.Namespace) -> list[float]:
-    """Images a second of each stretch of four steps, after the first stretch."""
+    """Images per second of each group of four steps, after the first group."""
     from minigpt4.common.config import Config
     from minigpt4.common.registry import registry
     from minigpt4.tasks.base_task import setup_task
@@ -183,45 +173,6 @@ def small_model(folder: Path) -> dict[str, Any]:
         "llm_sanity_check": False,
         "prompt_path": "",
     }
-
-
-def estimate() -> dict[str, Any]:
-    """EVA-ViT-g and Q-Former with Gemma-2B, from counted FLOPs and bytes."""
-    from benchmarks.floors import by_part, step_products
-    from benchmarks.random_model import SIZES as MODELS
-
-    # BOS, the picture and 18 tokens of caption.
-    products = step_products(MODELS["real"], BATCH, 1 + 32 + 18, BATCH * 18)
-    parts = by_part(products, lambda p: p.flops // BATCH)
-    looking = 1e9 * (parts["encoder"] + parts["Q-Former"])
-    language = 1e9 * sum(parts.values()) - looking
-    weights = [p for p in products if p.part in ("encoder", "Q-Former") and p.batch == 1]
-    sample = {"bytes": 32 * 768 * 2, "in_shard": tar_bytes(32 * 768 * 2)}
-    pairs = sum(PAIRS.values())
-    cards = {}
-    for name, peak in CARDS.items():
-        cards[name] = {
-            "images_per_second_pixels": round(REACHED * peak / (looking + language), 1),
-            "images_per_second_cache": round(REACHED * peak / language, 1),
-            "milliseconds_a_step_from_cache": round(1e3 * BATCH * language / (REACHED * peak)),
-            "megabytes_per_second_from_cache": round(REACHED * peak / language * sample["in_shard"] / 1e6, 1),
-            "images_per_second_caching": round(REACHED * peak / looking, 1),
-            "hours_to_cache_all": round(pairs / (REACHED * peak / looking) / 3600, 1),
-        }
-    return {
-        "gigaflops_an_image": {part: round(count, 1) for part, count in parts.items()},
-        "ratio": round((looking + language) / language, 2),
-        "assumed_share_of_peak": REACHED,
-        "cards": cards,
-        "gpu_memory_saved_gb": round(sum(2 * p.k * p.n * p.times for p in weights) / 1e9, 1),
-        "cache": sample | {"pairs": pairs, "terabytes": round(pairs * sample["in_shard"] / 1e12, 2)},
-    }
-
-
-def tar_bytes(features: int) -> int:
-    """A sample in a shard: features and caption, each behind a header and filled up to blocks of 512."""
-    safetensors = 8 + 80 + features  # the length of the header, the header
-    return 512 + -(-safetensors // 512) * 512 + 512 + 512
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""How fast a published caption list is converted, and in how much memory; against json.load.
+"""How fast a published caption list is converted, and in how much memory, compared with json.load.
 
-Writes a list of the form and entry length of BLIP's, converts it to TSV and parquet in fresh processes, and
-does the same the plain way: json.load, then write.
+Writes a list with BLIP's format and entry length, converts it to TSV and parquet in fresh processes, and does
+the same the simple way: json.load, then write.
 
 example:
   python benchmarks/convert_captions.py --json output/convert_captions.json
@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the list (2)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -43,7 +43,7 @@ def main() -> None:
         for way, name in WAYS.items():
             again = [sys.executable, __file__, "--measure", way, str(source), f"{folder}/{name}"]
             done = subprocess.run(again, stdout=subprocess.PIPE, text=True)
-            # Killed by a signal: that was more memory than there is.
+            # Killed by a signal: out of memory.
             figures[way] = json.loads(done.stdout) if done.returncode == 0 else f"failed ({done.returncode})"
             Path(folder, name).unlink(missing_ok=True)
     for name, value in figures.items():
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def write_list(path: Path, size: int) -> None:
-    """Captions of some 60 characters and URLs of some 70, blocks of them again and again."""
+    """Captions of about 60 characters and URLs of about 70, in blocks that repeat."""
     rng = random.Random(0)
     block = ", ".join(
         json.dumps(
@@ -72,7 +72,7 @@ def write_list(path: Path, size: int) -> None:
 
 
 def measure(way: str, source: str, target: str) -> dict[str, float]:
-    """Seconds, rows a second, and the process's peak of memory in MB."""
+    """Seconds, rows per second, and the process's peak memory in MB."""
     started = time.perf_counter()
     if way.startswith("streamed"):
         from minigpt4.commands.convert_captions import convert

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Samples a second on one core: our stream against the original's pipeline, over the same shards.
+"""Samples per second on one core: our stream and the original's pipeline, over the same shards.
 
 Ours is what training reads: tar, caption, picture, uint8 batches. The baseline is the original's chain of
 webdataset stages: PIL decodes, PIL resizes (bicubic, to a square), then ToTensor, Normalize, and batches of
-float32. One process, one thread; the two take turns. Seconds are the process's CPU time, so that other work
-on the machine counts little; each figure is the median of the rounds.
+float32. One process, one thread; the two alternate. Seconds are the process's CPU time, so that other work
+on the machine has little effect; each number is the median of the rounds.
 
 Pixel differences are between the uint8 pictures of both, in units of 1/255, over all pictures read.
 
@@ -33,26 +33,26 @@ def main() -> None:
     )
     parser.add_argument("--shards", required=True, metavar="PATTERN", help="a brace pattern of local shards")
     parser.add_argument("--image-size", type=int, default=224, help="side of the square in pixels (224)")
-    parser.add_argument("--batch-size", type=int, default=64, help="samples a batch (64)")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each of the two reads (7)")
-    parser.add_argument("--samples", type=int, default=1000, help="samples a round at most (1000)")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples per batch (64)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each of the two (7)")
+    parser.add_argument("--samples", type=int, default=1000, help="samples per round at most (1000)")
     parser.add_argument(
         "--resized",
         type=int,
         metavar="SIDE",
         help="read copies of the pictures, squares of this side, instead",
     )
-    parser.add_argument("--profile", action="store_true", help="also say which part takes how long")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--profile", action="store_true", help="also print how long each part takes")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
     args = parser.parse_args()
-    # Imported late, so that --help answers at once.
+    # Imported late, so that --help answers immediately.
     from minigpt4.common import cli
 
     cli.run(report, args)
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print and write what `measure` says, and `profile` where asked for."""
+    """Print and write what `measure` returns, and `profile` where requested."""
     import torch
 
     from minigpt4.datasets.datasets.webdataset_stream import expand_shards
@@ -93,7 +93,7 @@ def resized_copy(shards: list[str], side: int, samples: int, path: Path) -> str:
 
 
 def measure(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Speeds and differences of both pipelines."""
+    """Speeds and pixel differences of both pipelines."""
     ways = {
         "ours": lambda: our_batches(shards, args.image_size, args.batch_size),
         "baseline": lambda: baseline_batches(shards, args.image_size, args.batch_size),
@@ -119,7 +119,7 @@ def measure(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def samples_per_second(batches: Iterable) -> float:
-    """What one pass over the batches reaches, in CPU time of this process."""
+    """Samples per second of one pass over the batches, in CPU time of this process."""
     started, samples = time.process_time(), 0
     for batch in batches:
         samples += len(batch["answer"] if isinstance(batch, dict) else batch)
@@ -127,7 +127,7 @@ def samples_per_second(batches: Iterable) -> float:
 
 
 def our_batches(shards: list[str], size: int, batch_size: int) -> Iterator:
-    """The stream of a training's config, once through and in order."""
+    """The stream of a training config, once and in order."""
     from minigpt4.datasets.collate import BatchStream
 
     return iter(BatchStream(our_stream(shards, size), batch_size, max_bad_fraction=1.0))
@@ -143,7 +143,7 @@ def our_stream(shards: list[str], size: int) -> Iterable:
 
 
 def baseline_batches(shards: list[str], size: int, batch_size: int) -> Iterator[dict[str, Any]]:
-    """The original's pipeline, its stages in its order (but for the shuffle, which ours leaves out too)."""
+    """The original's pipeline, its stages in its order (without the shuffle, which ours leaves out too)."""
     import webdataset as wds
     from torch.utils.data import default_collate
 
@@ -186,7 +186,7 @@ def baseline_transform(image: Any, size: int) -> Any:
 
 
 def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """How far our pixels lie from the baseline's, by the samples' keys, over at most `--samples`."""
+    """How far our pixels are from the baseline's, matched by the samples' keys, over at most `--samples`."""
     import torch
 
     from minigpt4.common.errors import DataError
@@ -203,7 +203,7 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
     for sample in our_stream(shards, args.image_size):
         if isinstance(sample, Bad):
             continue
-        # Both read in order; what only the baseline takes (or leaves) is passed over.
+        # Both read in order; what only one of them accepts is skipped.
         image = next((image for key, image in exact if key == sample.image_id), None)
         if image is None:
             break
@@ -224,7 +224,7 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
-    """CPU microseconds a sample in each part of our stream; the best of all rounds."""
+    """CPU microseconds per sample in each part of our stream; the best of all rounds."""
     from minigpt4.datasets.datasets import webdataset_stream as stream
     from minigpt4.datasets.datasets.base_dataset import Bad
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
@@ -237,7 +237,7 @@ def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
     raw = [item for item in everything if isinstance(item, dict) and item["__key__"] in good][: args.samples]
     pictures = [stream._image(item) for item in raw[: args.batch_size]]
     batch = [Sample(dialogue=Dialogue.caption("a"), image=transform(picture)) for picture in pictures]
-    # Each part with how many samples it is run on; nothing is kept, as in the stream.
+    # Each part with the number of samples it is run on; nothing is kept, as in the stream.
     parts = {
         "tar": (
             len(raw),
@@ -263,7 +263,7 @@ def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
 
 
 def exhaust(items: Iterable) -> None:
-    """Run through all, keep none."""
+    """Iterate over everything, keep nothing."""
     collections.deque(items, maxlen=0)
 
 

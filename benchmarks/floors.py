@@ -1,6 +1,6 @@
 """What a stage-1 step must compute at least: its matrix products, from the sizes alone, and their time.
 
-A product of m x k with k x n is 2mkn FLOPs, and moves at least its two factors and what comes out once.
+A product of m x k with k x n is 2mkn FLOPs, and moves at least its two factors and its result, once each.
 """
 
 import time
@@ -16,14 +16,14 @@ QUERIES, QFORMER_WIDTH, QFORMER_LAYERS, QFORMER_MLP, HEAD_WIDTH = 32, 768, 12, 3
 
 @dataclass(frozen=True)
 class Products:
-    """The same product, again and again.
+    """The same product, repeated.
 
     Attributes:
-        part: of the model.
+        part: part of the model.
         m, k, n: the sizes.
-        times: how often, one after the other.
+        times: how many, one after the other.
         batch: how many at once.
-        dtype: of the factors.
+        dtype: type of the factors.
     """
 
     part: str
@@ -63,13 +63,13 @@ def step_products(size: Size, images: int, tokens: int, targets: int) -> list[Pr
 
 
 def attention(part: str, batch: int, queries: int, keys: int, width: int, times: int) -> Iterator[Products]:
-    """Scores, and their values."""
+    """The scores, and their products with the values."""
     yield Products(part, queries, width, keys, times, batch)
     yield Products(part, queries, keys, width, times, batch)
 
 
 def encoder_products(size: Size, images: int) -> Iterator[Products]:
-    """EVA's blocks (a class token stands before the patches) behind the patches' embedding."""
+    """EVA's blocks (a class token precedes the patches) after the patch embedding."""
     s = size.vit_sizes
     width, depth, heads = s["embed_dim"], s["depth"], s["num_heads"]
     patches = (224 // s["patch_size"]) ** 2
@@ -83,7 +83,7 @@ def encoder_products(size: Size, images: int) -> Iterator[Products]:
 
 
 def qformer_products(size: Size, images: int) -> Iterator[Products]:
-    """BERT's layers over the queries; every second one also looks at the encoder's tokens."""
+    """BERT's layers over the queries; every second one also attends to the encoder's tokens."""
     s = size.vit_sizes
     seen = (224 // s["patch_size"]) ** 2 + 1
     rows, width, layers = images * QUERIES, QFORMER_WIDTH, QFORMER_LAYERS
@@ -97,14 +97,14 @@ def qformer_products(size: Size, images: int) -> Iterator[Products]:
 
 
 def projection_products(size: Size, images: int) -> Iterator[Products]:
-    """In float32; what it reads is frozen, so backward there is the weight's gradient alone."""
+    """In float32; its input is frozen, so its backward pass is the gradient of the weight alone."""
     rows, width = images * QUERIES, size.llm.hidden_size
     yield Products("projection", rows, QFORMER_WIDTH, width, dtype=torch.float32)
     yield Products("projection", width, rows, QFORMER_WIDTH, dtype=torch.float32)
 
 
 def language_model_products(size: Size, images: int, tokens: int) -> Iterator[Products]:
-    """Forth, and back to the inputs alone: the weights are frozen, none has a gradient."""
+    """Forward, and backward to the inputs alone: the weights are frozen, none has a gradient."""
     c = size.llm
     rows, width, layers, mlp = images * tokens, c.hidden_size, c.num_hidden_layers, c.intermediate_size
     queries, values = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -115,7 +115,7 @@ def language_model_products(size: Size, images: int, tokens: int) -> Iterator[Pr
     yield Products("language model, back", rows, width, mlp, layers)
     heads = images * c.num_attention_heads
     yield from attention("language model", heads, tokens, tokens, c.head_dim, layers)
-    # Gradients of scores and values, of queries and keys.
+    # Gradients of the scores and values, and of the queries and keys.
     yield from attention("language model, back", heads, tokens, tokens, c.head_dim, 2 * layers)
 
 
@@ -135,12 +135,12 @@ def by_part(products: list[Products], what: Callable[[Products], int]) -> dict[s
 
 
 def seconds_at_ceiling(products: list[Products], device: torch.device) -> float:
-    """How long all of them take by themselves, each shape timed on this device."""
+    """How long all of them take alone, each shape timed on this device."""
     return sum(product.times * seconds_of(product, device) for product in products)
 
 
 def seconds_of(product: Products, device: torch.device) -> float:
-    """One product with nothing around it: the fastest of several."""
+    """One product alone: the fastest of several runs."""
     p = product
     left = torch.randn(p.batch, p.m, p.k, device=device).to(p.dtype)
     right = torch.randn(p.batch, p.n, p.k, device=device).to(p.dtype)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How long the published encoder and Q-Former take to load at their real sizes, and how much memory.
+"""How much time and memory the published encoder and Q-Former take to load at their real sizes.
 
 Writes random weights in the layout and dtype of the published files (EVA-ViT-g in float16, BLIP-2's file in
 float32 with its text half), loads them through the model's own loader in a fresh process, and runs one
@@ -27,13 +27,13 @@ GB = 1e9
 
 
 def main() -> None:
-    """Write the files, measure both ways, print."""
+    """Write the files, measure both ways, and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--depth", type=int, default=39, help="blocks of the encoder (39)")
     parser.add_argument("--device", default="cpu", help="where the weights go (cpu)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers here")
     parser.add_argument("--ours-only", action="store_true", help="leave the baseline out")
     parser.add_argument("--measure", choices=("ours", "baseline"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -77,7 +77,7 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
     noise = torch.randn(1 << 20) * 0.02
 
     def random(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        # The same million numbers again and again: a billion new ones would take longer than the loading.
+        # The same million numbers, repeated: drawing a billion would take longer than loading them.
         count = shape.numel()
         return noise.to(dtype).repeat(count // len(noise) + 1)[:count].reshape(shape).clone()
 
@@ -102,7 +102,7 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
 
 
 def measure(load: Callable, folder: Path, depth: int, device: str) -> dict[str, float]:
-    """Time, and the peak of memory that is no view of a file, above what the imports took."""
+    """Time, and the peak of memory that is not a view of a file, beyond what the imports take."""
     import torch
 
     import minigpt4.models.minigpt4  # noqa: F401  (imports are not what is measured)
@@ -180,7 +180,7 @@ def load_baseline(folder: Path, depth: int, device: str) -> tuple[list, Callable
 
 
 def anonymous_gb() -> float:
-    """Memory of this process that no file backs (Linux)."""
+    """Memory of this process that is not backed by a file (Linux)."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024 / GB

@@ -1,4 +1,4 @@
-"""One stage-1 step as the original makes it: the baseline."""
+"""One stage-1 step as the original computes it: the baseline."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ def original_keys(device: torch.device) -> dict[str, Any]:
 
 
 def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Batches as the original's loader gives them: float32, normalised."""
+    """Batches as the original's loader returns them: float32, normalised."""
     mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
     return cycle([replace(b, images=normalize(b.images, mean, std)) for b in islice(batches, 4)])
 

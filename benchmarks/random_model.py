@@ -1,4 +1,4 @@
-"""Models of named sizes with random weights, built by the product's own constructor."""
+"""Models of named sizes with random weights, built by the package's own constructor."""
 
 import json
 import random
@@ -19,14 +19,14 @@ from minigpt4.models.qformer import build_qformer, to_original_key
 from minigpt4.models.vision import EVA_CLIP_G_KWARGS, _eva_clip_g
 from minigpt4.prompts.sample import Batch
 
-# Words that both tokenizers know.
+# Words in both tokenizers' vocabularies.
 WORDS = ("a", "red", "green", "blue", "small", "large", "star", "circle", "and", "above")
 TOKENIZERS = Path(__file__).resolve().parent.parent / "minigpt4" / "assets" / "tiny"
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a named size stands for.
+    """What a named size means.
 
     Attributes:
         llm: the language model's config.
@@ -103,7 +103,7 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 
 
 def write_vision(folder: Path, size: Size) -> None:
-    """EVA-ViT-g's file and BLIP-2's in the published layouts; each tensor is one zero, repeated."""
+    """EVA-ViT-g's file and BLIP-2's in the published layouts; each tensor is a single zero, expanded."""
     with init_empty_weights():
         encoder = _eva_clip_g(224, 0.0, size.vit)
         qformer, queries = build_qformer(32, encoder.num_features)
@@ -118,7 +118,7 @@ def write_vision(folder: Path, size: Size) -> None:
 
 
 def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
-    """A folder that transformers loads: config, a small tokenizer, and tensors that are a hole in a file."""
+    """A folder that transformers loads: config, a small tokenizer, and a sparse file of zero tensors."""
     family = "gemma" if "gemma" in config.model_type else "llama"
     shutil.copytree(TOKENIZERS / family, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config.save_pretrained(folder)
@@ -148,7 +148,7 @@ def fill(model: nn.Module) -> None:
 
 
 def random_batches(images: int, *, cached: bool = False) -> Iterator[Batch]:
-    """Batches as the loaders give them, a few again and again: noise, with captions of 8 to 18 words."""
+    """Batches as the loaders return them, a few repeated: noise, with captions of 8 to 18 words."""
     rng, noise = random.Random(0), torch.Generator().manual_seed(0)
     batches = []
     for _ in range(4):

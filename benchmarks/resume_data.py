@@ -1,4 +1,4 @@
-"""What it costs to find the place in the data again, against decoding up to it.
+"""What it costs to find the place in the data again, compared with decoding up to it.
 
 example:
   python benchmarks/resume_data.py --shards 'output/shapes/train/{00000..00005}.tar'
@@ -19,7 +19,7 @@ def seconds(items: Iterator[Any], count: int) -> tuple[float, Any]:
 
 
 def main() -> None:
-    """Decode so many samples, then go on after them: once as a resumed run does, once reading all anew."""
+    """Decode some samples, then continue after them, as a resumed run and by reading everything again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,11 +45,11 @@ def main() -> None:
     if item.image_id != raw["__key__"]:
         raise SystemExit(f"{item.image_id} came after the resume, {raw['__key__']} without it")
 
-    print(f"{args.samples} samples of pass {position[0]} and before")
-    print(f"decoded:                    {decoding:7.2f} s  {args.samples / decoding:10,.0f} samples/s")
-    print(f"read, not decoded:          {reading:7.2f} s  {args.samples / reading:10,.0f} samples/s")
-    print(f"resumed, to its first one:  {resumed:7.2f} s  {args.samples / resumed:10,.0f} samples/s skipped")
-    print(f"begun anew, to its first:   {first:7.2f} s")
+    print(f"{args.samples} samples up to pass {position[0]}")
+    print(f"decoded:                     {decoding:7.2f} s  {args.samples / decoding:10,.0f} samples/s")
+    print(f"read, not decoded:           {reading:7.2f} s  {args.samples / reading:10,.0f} samples/s")
+    print(f"resumed, until the first:    {resumed:7.2f} s  {args.samples / resumed:10,.0f} samples/s skipped")
+    print(f"started, until the first:    {first:7.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""One stage-1 step on random weights, in turns with one made as the original makes it.
+"""One stage-1 step on random weights, alternating with one computed as in the original.
 
 Ours is the engine's: prepare, forward, backward, clip, fused AdamW; from pixels, and from cached features.
 The baseline (benchmarks/original_step.py) computes in float32 on a CPU and in float16 under autocast on a
 GPU, with eager attention, logits at all positions and a float32 copy of them, float32 batches, and waits for
-its loss. Peak memory is taken of each in a process of its own.
+its loss. Peak memory is measured for each in a process of its own.
 
 example:
   python -m benchmarks.train_step --size small --json output/train_step.json
@@ -36,18 +36,18 @@ WARM_UP = 3
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=("small", "real", "real-llama"), required=True)
-    parser.add_argument("--batch", type=int, help="images a step; the size's own by default")
-    parser.add_argument("--turns", type=int, default=5, help="of each way (5)")
-    parser.add_argument("--device", help="cuda or cpu; the best there is by default")
+    parser.add_argument("--batch", type=int, help="images per step; the size's own by default")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each (5)")
+    parser.add_argument("--device", help="cuda or cpu; the best one by default")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--no-baseline", action="store_true", help="leave the original's step out")
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="write what torch.profiler sees here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="write the profiler's table here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--peak-of", choices=("pixels", "baseline"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak_of:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All figures of a size."""
+    """All numbers of a size."""
     import torch
 
     from benchmarks.random_model import SIZES
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not args.no_baseline:
         figures["baseline_images_per_second"] = rates["baseline"]
         figures["baseline_peak_memory_gb"] = peaks["baseline"]
-        # The original has no cache: both are compared with its way from pixels.
+        # The original has no cache: both are compared with its step from pixels.
         figures["speedup"] = rates["pixels"] / rates["baseline"]
         figures["cached_speedup"] = rates["cached"] / rates["baseline"]
     figures |= floors(size, images, tokens, rates, device)
@@ -130,7 +130,7 @@ def build_steps(
 
 
 def engine_step(engine: Any, batches: Any) -> Step:
-    """An update as the runner does it: the result of the one before is read while this one is computed."""
+    """An update as in the runner: the previous result is read while this one is computed."""
     from minigpt4.runners.engine import Requests
     from minigpt4.runners.micro_batches import draw_micro_batches
 
@@ -148,7 +148,7 @@ def engine_step(engine: Any, batches: Any) -> Step:
 def take_turns(
     steps: dict[str, Step], args: argparse.Namespace, device: "torch.device"
 ) -> dict[str, list[float]]:
-    """Images a second of each way, turn by turn."""
+    """Images per second of each, turn by turn."""
     import torch
 
     from benchmarks.random_model import SIZES
@@ -173,7 +173,7 @@ def take_turns(
 def floors(
     size: "Size", images: int, tokens: "TokenBatch", rates: dict[str, float], device: "torch.device"
 ) -> dict[str, Any]:
-    """The products of a step, and how long they take by themselves, beside what was measured."""
+    """The products of a step and how long they take alone, compared with what was measured."""
     from benchmarks.floors import by_part, seconds_at_ceiling, step_products
 
     read = tokens.attention_mask.sum().item()
@@ -194,14 +194,14 @@ def floors(
 
 
 def peak_in_new_process(way: str) -> float:
-    """Run this command again for nothing but the peak of one way, in GB."""
+    """Run this command again just for the peak memory of one of them, in GB."""
     again = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--peak-of", way]
     done = subprocess.run(again, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def peak_memory(args: argparse.Namespace) -> float:
-    """Peak of some steps in GB: allocated on a GPU, else resident, the libraries included."""
+    """Peak memory of some steps in GB: allocated on a GPU, else resident, libraries included."""
     import torch
 
     from minigpt4.common.device import pick_device
@@ -235,7 +235,7 @@ def write_profile(step: Step, path: Path, device: "torch.device") -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Floats with four digits."""
+    """Floats rounded to four digits."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value

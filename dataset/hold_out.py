@@ -1,9 +1,9 @@
-"""Divide webdataset shards into pictures to train on and pictures to hold out: the last N.
+"""Divide webdataset shards into pictures to train on and held-out pictures, the last N.
 
 example:
   python dataset/hold_out.py 'data/stamps/{00000..00002}.tar' --last 50 --out output/stamps
 
-writes OUT/train/00000.tar and OUT/test/00000.tar, each whole or not at all.
+writes OUT/train/00000.tar and OUT/test/00000.tar, each complete or not at all.
 """
 
 import argparse
@@ -19,7 +19,7 @@ Member = tuple[tarfile.TarInfo, bytes]
 
 
 def read_samples(pattern: str) -> Iterator[list[Member]]:
-    """The samples of all shards in order; a sample is its files, which share the name up to the dot."""
+    """The samples of all shards in order; a sample is the files that share a name up to the dot."""
     for shard in braceexpand.braceexpand(pattern):
         with tarfile.open(shard) as tar:
             files = ((info, tar.extractfile(info).read()) for info in tar if info.isreg())
@@ -28,7 +28,7 @@ def read_samples(pattern: str) -> Iterator[list[Member]]:
 
 
 def write_shard(path: Path, samples: list[list[Member]]) -> None:
-    """Write one tar, by way of a temporary file beside it."""
+    """Write one tar file, through a temporary file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with tarfile.open(part, "w") as tar:
@@ -39,7 +39,7 @@ def write_shard(path: Path, samples: list[list[Member]]) -> None:
 
 
 def main() -> None:
-    """Read, divide, write."""
+    """Read, divide and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Writes pictures of the drawn world as stage 2's folders: `image/` and `filter_cap.json`.
+"""Writes pictures of the drawn world in stage 2's layout: `image/` and `filter_cap.json`.
 
     python -m dataset.shapes.make_align --out output/shapes_align
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Writes the two splits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=1, help="another than the shards', which have 0")
+    parser.add_argument("--seed", type=int, default=1, help="must differ from the shards' seed, 0")
     parser.add_argument("--train", type=int, default=1000, help="pictures")
     parser.add_argument("--test", type=int, default=600, help="pictures")
     args = parser.parse_args()

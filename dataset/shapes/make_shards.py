@@ -1,4 +1,4 @@
-"""Writes the drawn world as the shards that img2dataset leaves: pictures, captions, metadata.
+"""Writes the drawn world in shards like img2dataset's: pictures, captions, metadata.
 
     python -m dataset.shapes.make_shards --out data/shapes
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dataset.shapes import world
 
-# Val and test ask for single things and for pairs alike; train has few scenes of one thing.
+# Val and test have as many single things as pairs; train has few scenes of one thing.
 SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
 
 
@@ -32,7 +32,7 @@ def samples(split: str, count: int, seed: int) -> Iterator[tuple[world.Scene, by
 
 
 def metadata(scene: world.Scene, key: str) -> dict[str, object]:
-    """What img2dataset says of a picture, and the scene beside it."""
+    """What img2dataset records about a picture, and the scene."""
     things = [{"size": thing.size, "colour": thing.colour, "shape": thing.shape} for thing in scene.things]
     return {
         "caption": world.caption(scene),
@@ -47,7 +47,7 @@ def metadata(scene: world.Scene, key: str) -> dict[str, object]:
 
 
 def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]]) -> None:
-    """Writes one tar file, whole or not at all; `first` numbers its first sample."""
+    """Writes one tar file, complete or not at all; `first` is the number of its first sample."""
     unfinished = file.with_name(f"{file.name}.partial")
     with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, (scene, picture) in enumerate(content, first):
@@ -63,7 +63,7 @@ def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]]
 
 
 def write_split(folder: Path, split: str, count: int, seed: int, samples_per_shard: int) -> None:
-    """Writes all shards of a split, and takes away those of an earlier, larger one."""
+    """Writes all shards of a split, and deletes those of an earlier, larger one."""
     folder.mkdir(parents=True, exist_ok=True)
     stream = samples(split, count, seed)
     written = set()

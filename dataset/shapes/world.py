@@ -37,7 +37,7 @@ COLOURS: dict[str, Rgb] = {
     "orange": (242, 132, 24),
 }
 
-# Every shape is in one of them, and every colour but orange: each part is seen, the pair is not.
+# Every shape is in one of them, and every colour except orange: each is seen, their pair is not.
 # The one-object scenes of the first two are in val, those of the other three in test.
 HELD_OUT = (
     ("red", "star"),
@@ -95,14 +95,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a picture shows beyond its scene; one placement a thing."""
+    """Everything a picture shows beyond its scene; one placement per thing."""
 
     placements: tuple[Placement, ...]
     background: Rgb
 
 
 def caption(scene: Scene) -> str:
-    """Says a scene, e.g. "a small blue star above a big green square"."""
+    """The caption of a scene, e.g. "a small blue star above a big green square"."""
     if scene.relation is None:
         return str(scene.things[0])
     return f"{scene.things[0]} {scene.relation} {scene.things[1]}"
@@ -259,7 +259,7 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The file that the data set holds for a picture."""
+    """The JPEG file of a picture in the data set."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=95)
     return buffer.getvalue()

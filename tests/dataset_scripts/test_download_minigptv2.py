@@ -83,7 +83,7 @@ def test_what_broke_off_is_taken_up_by_the_next_run(server, tmp_path) -> None:
     url, file = server.serve("/train2014.zip", PICTURES, cuts=iter([1000, 0, 0, 0]))
     store = new_store(tmp_path)
     message = refused(images(url), store)
-    assert "broke off after 1,000 of" in message and "images.zip yourself" in message
+    assert "stopped after 1,000 of" in message and "images.zip yourself" in message
     assert store.status(images(url)) == "begun"
     store.fetch(images(url))
     assert server.seen[-1].headers["range"] == "bytes=1000-"
