@@ -65,7 +65,7 @@ def cache_features(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     vision = model_class.vision_arguments(model_cfg)
-    run_on_devices(args.devices or all_devices(), vision, left, cfg.run_cfg.get("num_workers", 4))
+    run_on_devices(args.devices or all_devices(), vision, left, cfg.run_value("num_workers"))
     seconds = time.perf_counter() - started
 
     finish(manifest, head, [shard.record() for shard in shards])

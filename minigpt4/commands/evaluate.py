@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     if args.batch_size is None:
-        args.batch_size = cfg.run_cfg.get("batch_size_eval", 32)
+        args.batch_size = cfg.run_value("batch_size_eval")
     check_arguments(args)
 
     from minigpt4.common.errors import DataError
@@ -148,8 +148,8 @@ def splits_to_evaluate(datasets: "Datasets", cfg: "Config", wanted: str | None) 
     from minigpt4.common.errors import ConfigError, nearest
 
     there = list(dict.fromkeys(split for _, by_split in datasets.values() for split in by_split))
-    trained = cfg.run_cfg.get("train_splits", ["train"])
-    splits = [wanted] if wanted else list(cfg.run_cfg.get("test_splits", []))
+    trained = cfg.run_value("train_splits")
+    splits = [wanted] if wanted else cfg.run_value("test_splits")
     splits = splits or [split for split in there if split not in trained][:1]
     if not splits:
         raise ConfigError(f"no split is held out: please name one with --split (there: {', '.join(there)})")
@@ -172,7 +172,7 @@ def load(dataset: Any, args: argparse.Namespace, cfg: "Config") -> Any:
 
     stream = copy.copy(dataset)
     stream.training = False
-    batches = BatchStream(stream, args.batch_size, cfg.run_cfg.get("max_bad_fraction", 0.5), args.limit)
+    batches = BatchStream(stream, args.batch_size, cfg.run_value("max_bad_fraction"), args.limit)
     # One worker: the order is kept, and pictures are decoded while the model works.
     return DataLoader(batches, batch_size=None, num_workers=1)
 

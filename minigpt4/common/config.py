@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import check, key, parse
+from minigpt4.common.schema import key, parse, plain, read, require_mapping
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
@@ -37,24 +37,6 @@ class EvaluationDataset:
     img_path: str = key(doc="the folder of images")
     max_new_tokens: int = key(doc="longest answer in tokens", low=1)
     batch_size: int = key(doc="samples per batch", low=1)
-
-
-def plain(node: Any) -> Any:
-    """An OmegaConf node as dicts, lists and scalars, interpolations resolved.
-
-    Raises:
-        ConfigError: for an interpolation that leads nowhere.
-    """
-    try:
-        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-
-
-def require_mapping(section: Any, where: str) -> None:
-    """Raise ConfigError unless a YAML section holds keys (or nothing)."""
-    if section is not None and not isinstance(section, Mapping | DictConfig):
-        raise ConfigError(f"{where} is {section!r}, it must be a mapping of keys to values")
 
 
 def bind(
@@ -127,11 +109,12 @@ def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
         one = OmegaConf.create()
         try:
             OmegaConf.update(one, name, _option_value(text))
-            config = OmegaConf.merge(config, one)
+            merged: Any = OmegaConf.merge(config, one)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
             raise ConfigError(
                 f"--options {word}: it does not fit what the YAML has there ({error})"
             ) from error
+        config = merged
     return config
 
 
@@ -143,9 +126,10 @@ def _option_value(text: str) -> Any:
     """
     start = text.strip()[:1]
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]
+        content: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     except (YAMLError, OmegaConfBaseException):
         return text
+    value = content["value"]
     if value is None:
         return None if text.strip().lower() in ("", "~", "null") else text
     if isinstance(value, str):
@@ -156,7 +140,7 @@ def _option_value(text: str) -> Any:
 
 
 def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
-    """What differs between two configurations, a line a key.
+    """What differs between two configurations, one line per key.
 
     Args:
         before, now: as `Config.to_dict` gives them.
@@ -224,7 +208,7 @@ class Config:
         if "model" in self.config:
             self.config.model = self._over_model_type(self.model_cfg)
         for name, section in self.datasets_cfg.items():
-            self.config.datasets[name] = self._over_builders_defaults(name, section)
+            self.config.datasets[name] = self._over_builders_defaults(str(name), section)
         self._check()
 
     @staticmethod
@@ -235,7 +219,7 @@ class Config:
         return _schema("model", section.arch, "model.arch").with_defaults(section)
 
     @staticmethod
-    def _over_builders_defaults(name: str, section: DictConfig | None) -> DictConfig:
+    def _over_builders_defaults(name: str, section: DictConfig | None) -> Any:
         """An entry of `datasets:` over the defaults of its builder."""
         require_mapping(section, f"datasets.{name}")
         path = _builder_class(name, section).default_config_path()
@@ -245,17 +229,17 @@ class Config:
 
     def _check(self) -> None:
         """Look at every key that is there."""
-        check(self._run_schema, self.run_cfg, "run")
+        read(self._run_schema, self.run_cfg, "run")
         if "model" in self.config:
-            check(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
+            read(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
         for name, section in self.datasets_cfg.items():
-            _builder_class(name, section).from_config(name, section)
+            _builder_class(str(name), section).from_config(str(name), section)
         for name, section in self.evaluation_datasets_cfg.items():
             where = f"evaluation_datasets.{name}"
             if name not in EVALUATION_DATASETS:
                 known = f"(known: {', '.join(EVALUATION_DATASETS)})"
                 raise ConfigError(f"unknown key {where}{nearest(name, EVALUATION_DATASETS)} {known}")
-            check(EvaluationDataset, section, where)
+            read(EvaluationDataset, section, where)
 
     @property
     def _run_schema(self) -> type:
@@ -268,6 +252,10 @@ class Config:
             ConfigError: for a key that is missing.
         """
         return parse(self._run_schema, self.run_cfg, "run")
+
+    def run_value(self, name: str) -> Any:
+        """One key of `run:`, or its default, for commands that do not need the whole section."""
+        return read(self._run_schema, self.run_cfg, "run").get(name)
 
     @property
     def run_cfg(self) -> DictConfig:

@@ -71,12 +71,37 @@ def parse(schema: type[S], section: Mapping | None, where: str, *, ignore: Colle
     Raises:
         ConfigError: naming the key, for one that is unknown, missing, of another type, or out of bounds.
     """
-    return schema(**_read(schema, section, where, ignore, whole=True))
+    values = read(schema, section, where, ignore=ignore)
+    for one in fields(schema):  # type: ignore[arg-type]
+        if one.name not in values:
+            raise ConfigError(f"{where}.{one.name} is missing: please set it in the YAML")
+    return schema(**values)
 
 
-def check(schema: type, section: Mapping | None, where: str, *, ignore: Collection[str] = ()) -> None:
-    """As `parse`, but of the keys that are there alone: none is missing."""
-    _read(schema, section, where, ignore, whole=False)
+def read(
+    schema: type, section: Mapping | None, where: str, *, ignore: Collection[str] = ()
+) -> dict[str, Any]:
+    """As `parse`, but nothing is missing: of what has no default, the mapping holds what is there."""
+    given = {name: value for name, value in plain_section(section, where).items() if name not in ignore}
+    types, known = get_type_hints(schema), {one.name: one for one in fields(schema)}
+    for name in given:
+        if name not in known:
+            names = sorted({*known, *ignore})
+            raise ConfigError(f"unknown key {where}.{name}{nearest(name, names)} (known: {', '.join(names)})")
+    values = {}
+    for name, one in known.items():
+        inner: Any = types[name]
+        if is_dataclass(inner):
+            values[name] = parse(inner, given.get(name), f"{where}.{name}")  # type: ignore[arg-type]
+        elif name in given:
+            value = _convert(given[name], inner, f"{where}.{name}")
+            _check_value(value, one.metadata, f"{where}.{name}")
+            values[name] = os.path.expanduser(value) if one.metadata.get("path") and value else value
+        elif one.default_factory is not MISSING:
+            values[name] = one.default_factory()
+        elif one.default is not MISSING:
+            values[name] = one.default
+    return values
 
 
 def without_effect(schema: type) -> list[str]:
@@ -84,29 +109,22 @@ def without_effect(schema: type) -> list[str]:
     return [one.name for one in fields(schema) if not one.metadata.get("effect", True)]
 
 
-def _read(
-    schema: type, section: Mapping | None, where: str, ignore: Collection[str], whole: bool
-) -> dict[str, Any]:
-    """The arguments to make `schema` with; where it is not read as a whole, keys may be missing."""
-    given = {name: value for name, value in plain_section(section, where).items() if name not in ignore}
-    types, known = get_type_hints(schema), {one.name: one for one in fields(schema)}
-    for name in given:
-        if name not in known:
-            names = sorted({*known, *ignore})
-            raise ConfigError(f"unknown key {where}.{name}{nearest(name, names)} (known: {', '.join(names)})")
-    arguments = {}
-    for name, one in known.items():
-        inner = types[name]
-        if is_dataclass(inner) and (whole or name in given):
-            values = _read(inner, given.get(name), f"{where}.{name}", (), whole)  # type: ignore[arg-type]
-            arguments[name] = inner(**values) if whole else values
-        elif name in given:
-            value = _convert(given[name], inner, f"{where}.{name}")
-            _check_value(value, one.metadata, f"{where}.{name}")
-            arguments[name] = os.path.expanduser(value) if one.metadata.get("path") and value else value
-        elif whole and one.default is MISSING and one.default_factory is MISSING:
-            raise ConfigError(f"{where}.{name} is missing: please set it in the YAML")
-    return arguments
+def plain(node: Any) -> Any:
+    """An OmegaConf node as dicts, lists and scalars, interpolations resolved.
+
+    Raises:
+        ConfigError: for an interpolation that leads nowhere.
+    """
+    try:
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def require_mapping(section: Any, where: str) -> None:
+    """Raise ConfigError unless a section of YAML holds keys (or nothing)."""
+    if section is not None and not isinstance(section, Mapping | DictConfig):
+        raise ConfigError(f"{where} is {section!r}, it must be a mapping of keys to values")
 
 
 def plain_section(section: Any, where: str) -> dict[str, Any]:
@@ -115,16 +133,8 @@ def plain_section(section: Any, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: if it is not a mapping, or an interpolation leads nowhere.
     """
-    if section is None:
-        return {}
-    if not isinstance(section, Mapping | DictConfig):
-        raise ConfigError(f"{where} is {section!r}, it must be a mapping of keys to values")
-    try:
-        return (
-            OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else dict(section)
-        )  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    require_mapping(section, where)
+    return dict(plain(section) or {})
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

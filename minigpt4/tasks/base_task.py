@@ -51,7 +51,7 @@ class BaseTask:
 
     def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""
-        datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_cfg.get("seed", 42))
+        datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_value("seed"))
         model_class = self.model_class(cfg)
         for builder, splits in datasets.values():
             builder.check_model(model_class, plain(cfg.model_cfg), splits)
@@ -81,7 +81,7 @@ class BaseTask:
         model_class = self.model_class(cfg)
         shapes = [builder.token_shape() for builder, _ in (datasets or {}).values()]
         cached = {"features": shapes[0]} if shapes and None not in shapes else {}
-        torch.manual_seed(cfg.run_cfg.get("seed", 42))
+        torch.manual_seed(cfg.run_value("seed"))
         return model_class.from_config(cfg.model_cfg, device=device, **cached)
 
     def train_step(self, model: torch.nn.Module, samples: Batch) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.schema import key, parse
+from minigpt4.common.schema import key, parse, read, without_effect
 
 
 @dataclass(kw_only=True)
@@ -76,3 +76,40 @@ def test_parse_leaves_out_what_somebody_else_reads() -> None:
     assert parse(Section, {"batch_size": 1, "arch": "minigpt4"}, "x", ignore=("arch",)).batch_size == 1
     with pytest.raises(ConfigError, match="mapping"):
         parse(Section, [1], "x")  # type: ignore[arg-type]
+
+
+def test_read_needs_no_key_and_fills_in_defaults() -> None:
+    assert read(Section, {"ratio": 1}, "x") == {
+        **{"ratio": 1.0, "flag": False, "name": None, "splits": ["train"], "size": 3, "inner": Inner()},
+        **{"anything": None, "place": "x", "mean": None},
+    }
+    with pytest.raises(ConfigError, match=r"x\.ratio is 2"):
+        read(Section, {"ratio": 2.0}, "x")
+
+
+@dataclass(kw_only=True)
+class Named:
+    task: str = key("image_text_pretrain", names="task")
+    splits: list[str] = key(["a"], choices=("a", "b"), effect=False)
+    folder: str = key("~/x", path=True)
+
+
+def test_parse_looks_names_up_and_expands_paths(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert parse(Named, {"folder": "~/y"}, "run").folder == "/home/me/y"
+    assert parse(Named, {"task": "short_answer"}, "run").task == "short_answer"
+    with pytest.raises(ConfigError, match=r"^run\.task: no task.*did you mean 'short_answer'"):
+        parse(Named, {"task": "short_anwser"}, "run")
+    with pytest.raises(ConfigError, match=r"^run\.task: nowhere:Mine: there is no module 'nowhere'"):
+        parse(Named, {"task": "nowhere:Mine"}, "run")
+
+
+def test_parse_takes_each_item_of_a_list_from_its_choices() -> None:
+    assert parse(Named, {"splits": ["b", "a"]}, "run").splits == ["b", "a"]
+    with pytest.raises(ConfigError, match=r"run\.splits is \['c'\].*known: a, b"):
+        parse(Named, {"splits": ["c"]}, "run")
+
+
+def test_without_effect_names_the_keys() -> None:
+    assert without_effect(Named) == ["splits"]

@@ -120,7 +120,9 @@ def make_runner(shapes: Path, folder: Path, **run: Any) -> runner_base.RunnerBas
     cfg = run_config(shapes, folder, **run)
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cpu")
-    return runner_base.RunnerBase(cfg=cfg, task=task, model=model, datasets=task.build_datasets(cfg))
+    return runner_base.RunnerBase(
+        cfg=cfg, job_id="as the original calls it", task=task, model=model, datasets=task.build_datasets(cfg)
+    )
 
 
 @shows("task", "runner", "lr_sched")
