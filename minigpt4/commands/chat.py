@@ -29,12 +29,14 @@ def main() -> None:
 def chat(args: argparse.Namespace) -> None:
     """Config, model, page: one paragraph per step."""
     from minigpt4.common.config import Config, plain
+    from minigpt4.common.errors import ConfigError, UserError
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
+    if not 0 <= args.port < 65536:
+        raise ConfigError(f"--port is {args.port}, it must be from 0 to 65535")
 
     from minigpt4.common.device import pick_device
-    from minigpt4.common.errors import UserError
     from minigpt4.common.registry import registry
     from minigpt4.processors.base_processor import processors_of
 

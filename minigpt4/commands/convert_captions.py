@@ -28,14 +28,14 @@ from minigpt4.common import cli
 from minigpt4.common.errors import ConfigError, DataError
 
 COLUMNS = ("url", "caption")
-PARQUET_ROWS = 10_000  # a row group is what is held in memory
+PARQUET_ROWS = 10_000  # per row group, which is what is held in memory
 CHUNK = 1 << 18
 
 Row = tuple[str, str]
 
 _URL = re.compile(r"https?://[^\s\ufffd]+", re.IGNORECASE)
-# What would end a field or a line, for img2dataset or for those who read its captions, and halves of
-# characters that no UTF-8 file can hold.
+# What would end a field or a line for img2dataset or the readers of its captions, and lone surrogates, which
+# UTF-8 cannot hold.
 _ODD = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
 
 
@@ -50,7 +50,7 @@ class Counts:
     Attributes:
         rows: entries that were written.
         left_out: entries that were not, by reason.
-        mended: captions that were written otherwise than they were found, by reason.
+        mended: captions that were changed, by reason.
     """
 
     rows: int = 0
@@ -78,11 +78,11 @@ def _command(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     counts = convert(args.source, args.target)
     seconds = time.perf_counter() - started
-    print(f"{args.target}: {counts}; {seconds:.1f} s, {counts.rows / seconds:,.0f} rows a second")
+    print(f"{args.target}: {counts}; {seconds:.1f} s, {counts.rows / seconds:,.0f} rows per second")
 
 
 def convert(source: Path, target: Path) -> Counts:
-    """Write the table; the target is there whole or, if anything goes wrong, as it was before.
+    """Write the table; the target is complete or, if anything goes wrong, as it was before.
 
     Args:
         source: a JSON array of objects with `url` and `caption`.
@@ -90,7 +90,7 @@ def convert(source: Path, target: Path) -> Counts:
 
     Raises:
         ConfigError: for another suffix, or parquet without pyarrow.
-        DataError: if the source is absent, no JSON array, breaks off, or has no usable entry; or if the
+        DataError: if the source is missing, not a JSON array, breaks off, or has no usable entry; or if the
             target cannot be written.
     """
     write = _writer_for(target)
@@ -112,12 +112,12 @@ def convert(source: Path, target: Path) -> Counts:
 
 
 def _progress(source: Path) -> tqdm:
-    """A bar of bytes, where somebody sees it."""
+    """A bar of bytes, where the output is a terminal."""
     return tqdm(desc=source.name, total=source.stat().st_size, unit="B", unit_scale=True, disable=None)
 
 
 class _Utf8:
-    """A file as a parser of strict UTF-8 wants it: other bytes become U+FFFD, and no mark at its head."""
+    """A file for a parser of strict UTF-8: invalid bytes become U+FFFD, and a byte order mark is dropped."""
 
     def __init__(self, file: BinaryIO, bar: tqdm) -> None:
         self.file, self.bar = file, bar
@@ -139,7 +139,7 @@ def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
     """The entries of the array, one after the other. Raises DataError where it is none or breaks off."""
     head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
     if not head.startswith(b"["):
-        raise DataError(f"{source} is no JSON array: it begins with {head[:20]!r}")
+        raise DataError(f"{source} is not a JSON array: it begins with {head[:20]!r}")
     file.seek(0)
     stream, number = _Utf8(file, bar), 0
     try:

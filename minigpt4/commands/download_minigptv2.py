@@ -1,12 +1,12 @@
-"""Fetch all that MiniGPT-v2's finetuning needs, item by item: some 70 GB, and as much again unpacked.
+"""Fetch everything that finetuning MiniGPT-v2 needs, item by item: about 70 GB, and as much again unpacked.
 
 example:
   minigpt4 download-minigptv2 --out data/minigptv2 --list
   minigpt4 download-minigptv2 --out data/minigptv2 --only coco_images coco_captions
   minigpt4 download-minigptv2 --out data/minigptv2
 
-Run it again after an interruption: what is done is left alone, what broke off is taken up where it ended. An
-archive that you have already may be put into OUT/.downloads/NAME.zip. Exits with 1 unless all is there.
+Run it again after an interruption: what is done is skipped, and what broke off is resumed. An archive that
+you already have may be put into OUT/.downloads/NAME.zip. Exits with 1 unless everything is there.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all items")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="fetch these items alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="fetch only these items")
     parser.add_argument("--list", action="store_true", help="show what there is, and fetch nothing")
     cli.run(download, parser.parse_args())
 

@@ -1,4 +1,4 @@
-"""What the commands share: their first arguments, and how a user's mistake ends them."""
+"""What the commands share: their first arguments, and how they end after a user's mistake."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run a command; a mistake of the user's ends it with one line, not with a traceback."""
+    """Run a command; after a user's mistake it ends with one line, not with a traceback."""
     # Imported late, so that --help answers at once.
     from minigpt4.common import launch
     from minigpt4.common.errors import Interrupted, UserError
@@ -30,7 +30,7 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         command(args)
     except Interrupted as stop:
         if launch.rank() == 0:  # all stop together
-            with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our words
+            with contextlib.suppress(OSError):  # what stopped us may have ended the reader of our output
                 print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except UserError as error:

@@ -1,11 +1,11 @@
-"""Errors that are the user's to mend. The entry scripts print them as one line, without traceback."""
+"""Errors that the user can fix. The commands print them as one line, without a traceback."""
 
 import difflib
 import re
 from collections.abc import Iterable
 from typing import Any
 
-# What torch puts before a message that comes out of a loader's worker: a whole traceback.
+# What torch puts before a message from a loader's worker: a whole traceback.
 _FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker .*\nminigpt4\.[\w.]+: ", re.DOTALL)
 
 
@@ -17,23 +17,23 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A YAML key or a command-line argument cannot be used as it is."""
+    """A YAML key or a command-line argument cannot be used."""
 
 
 class DataError(UserError):
-    """Shards, pictures or captions cannot be used as they are."""
+    """Shards, images or texts cannot be used."""
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Interrupted(UserError):
     """A command was asked to stop, and did.
 
     Args:
-        message: where it stopped and how to go on.
-        number: of the signal.
+        message: where it stopped, and how to resume.
+        number: the signal's.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -42,11 +42,11 @@ class Interrupted(UserError):
 
 
 class BadSample(Exception):
-    """One picture or caption is skipped, for the reason that is the message; datasets count these."""
+    """One image or text is skipped; the message is the reason, by which data sets count them."""
 
 
 class CheckpointError(UserError):
-    """A file of weights cannot be used as it is, or does not fit the model."""
+    """A file of weights cannot be used, or does not fit the model."""
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:

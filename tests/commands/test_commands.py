@@ -35,3 +35,10 @@ def test_unknown_command_is_answered_with_the_nearest() -> None:
     done = minigpt4("trian")
     assert done.returncode == 1
     assert "'trian'" in done.stderr and "'train'" in done.stderr
+
+
+@pytest.mark.integration
+def test_chat_refuses_a_port_before_the_model_is_loaded() -> None:
+    done = minigpt4("chat", "--cfg-path", "eval_configs/minigpt4_tiny_gemma_eval.yaml", "--port", "99999")
+    assert done.returncode == 1
+    assert "error: --port is 99999" in done.stderr and " torch\n" not in done.stderr

@@ -92,8 +92,8 @@ def test_what_is_no_list_or_breaks_off(tmp_path) -> None:
         written(tmp_path, '[{"url": "http://x.org/1", "caption": "a"}, oops'), out
     )
     assert "after 2 entries" in refused(written(tmp_path, json.dumps([entry(0), entry(1)]) + "]"), out)
-    assert "no JSON array: it begins with b'{}'" in refused(written(tmp_path, "{}"), out)
-    assert "no JSON array: it begins with b''" in refused(written(tmp_path, ""), out)
+    assert "not a JSON array: it begins with b'{}'" in refused(written(tmp_path, "{}"), out)
+    assert "not a JSON array: it begins with b''" in refused(written(tmp_path, ""), out)
     assert "no entry with a url and a caption (0 rows)" in refused(written(tmp_path, "[]"), out)
     assert "there is no file" in refused(tmp_path / "absent.json", out)
     assert "out.csv must end in .tsv or .parquet" in refused(written(tmp_path, "[]"), tmp_path / "out.csv")
