@@ -23,6 +23,8 @@ RIGHT, WRONG, UNKNOWN = "#1a7f37", "#b42318", "#374151"
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
 # Smaller losses are drawn here: a logarithmic axis has no 0, and 1e-9 would squeeze all that matters.
 SMALLEST_LOSS = 1e-4
+# Height of a line above a picture, in inches.
+LINE = 0.17
 # Fewer points than these are marked.
 MARKED = 50
 
@@ -82,16 +84,17 @@ def draw_samples(records: Sequence[Record], path: str | Path, columns: int = 4) 
         path: a PNG file.
         columns: of the grid.
     """
+    titles = [_title(record) for record in records]
     rows = -(-len(records) // columns)
+    height = 3 + LINE * max(title.count("\n") + 1 for title in titles)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3 * columns, 3.4 * rows), layout="constrained", squeeze=False
+        rows, columns, figsize=(3 * columns, height * rows), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for axis, record in zip(axes.flat, records, strict=False):
+    for axis, record, title in zip(axes.flat, records, titles, strict=False):
         axis.imshow(np.asarray(record.picture))
-        texts = {"asked": record.prompt, "said": record.prediction, "true": record.truth}
-        title = "\n".join(_wrapped(label, text) for label, text in texts.items() if text is not None)
+        axis.set_anchor("S")  # what room is left belongs to the title
         colour = UNKNOWN
         if record.scores:
             colour = RIGHT if min(record.scores.values()) == 1 else WRONG
@@ -115,6 +118,11 @@ def draw_histograms(histograms: Mapping[str, Mapping[int, int]], path: str | Pat
         axis.set(xlabel=title, ylabel="samples")
         axis.grid(alpha=0.3)
     _save(figure, path, dpi=110)
+
+
+def _title(record: Record) -> str:
+    texts = {"asked": record.prompt, "said": record.prediction, "true": record.truth}
+    return "\n".join(_wrapped(label, text) for label, text in texts.items() if text is not None)
 
 
 def _wrapped(label: str, text: str) -> str:

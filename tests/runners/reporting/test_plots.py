@@ -91,6 +91,18 @@ def test_draw_samples_colours_by_scores(tmp_path: Path, figures: list[Figure]) -
     ]
 
 
+@pytest.mark.parametrize("words", [1, 4, 30])
+def test_draw_samples_cuts_no_text_off(tmp_path: Path, figures: list[Figure], words: int) -> None:
+    records = [
+        Record(image_id="1", prompt="what " * n, truth="a", prediction="b " * n, picture=np.zeros((8, 8, 3)))
+        for n in (1, words)
+    ]
+    draw_samples(records, tmp_path / "samples.png", columns=2)
+    for axis in figures[0].axes:
+        extent = axis._left_title.get_window_extent()
+        assert extent.y1 <= figures[0].bbox.y1 and extent.x1 <= figures[0].bbox.x1
+
+
 def test_without_validation_there_is_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([3.0, 2.0]), tmp_path / "loss.png")
     assert list(curves(figures[0])) == ["training loss", "learning rate"]
