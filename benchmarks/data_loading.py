@@ -77,18 +77,12 @@ def resized_copy(shards: list[str], side: int, samples: int, path: Path) -> str:
     import cv2
     import webdataset as wds
 
-    from minigpt4.datasets.datasets.base_dataset import Bad
-
-    written = 0
     with wds.TarWriter(str(path)) as writer:
-        for sample in our_stream(shards, side):
-            if isinstance(sample, Bad) or written == samples:
-                continue
+        for sample in islice(our_samples(shards, side), samples):
             pixels = sample.image.permute(1, 2, 0).numpy()[..., ::-1]  # OpenCV wants blue first
             jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             caption = {"caption": sample.dialogue.answer}
             writer.write({"__key__": sample.image_id, "jpg": jpeg, "json": caption})
-            written += 1
     return str(path)
 
 
@@ -133,13 +127,20 @@ def our_batches(shards: list[str], size: int, batch_size: int) -> Iterator:
     return iter(BatchStream(our_stream(shards, size), batch_size, max_bad_fraction=1.0))
 
 
-def our_stream(shards: list[str], size: int) -> Iterable:
-    """Samples as stage 1 reads them, and `Bad`s."""
+def our_stream(shards: list[str], size: int) -> Any:
+    """The shards as stage 1 reads them."""
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
 
-    transform = Blip2ImageTrainProcessor(size).to_batch
-    return WebdatasetStream(shards, transform, BlipCaptionProcessor(), training=False)
+    return WebdatasetStream(shards, Blip2ImageTrainProcessor(size).to_batch, BlipCaptionProcessor())
+
+
+def our_samples(shards: list[str], size: int) -> Iterator:
+    """The good samples of them, in order."""
+    from minigpt4.datasets.stream import Reading, Skipped
+
+    items = (item for item, _ in our_stream(shards, size).read(Reading()))
+    return (item for item in items if not isinstance(item, Skipped))
 
 
 def baseline_batches(shards: list[str], size: int, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -190,7 +191,6 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from minigpt4.common.errors import DataError
-    from minigpt4.datasets.datasets.base_dataset import Bad
     from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
     mean, std = (torch.tensor(three).view(-1, 1, 1) for three in (CLIP_MEAN, CLIP_STD))
@@ -200,9 +200,7 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
         for key, image in zip(batch["image_id"], batch["image"], strict=True)
     )
     samples, largest, total = 0, 0, 0.0
-    for sample in our_stream(shards, args.image_size):
-        if isinstance(sample, Bad):
-            continue
+    for sample in our_samples(shards, args.image_size):
         # Both read in order; what only one of them accepts is skipped.
         image = next((image for key, image in exact if key == sample.image_id), None)
         if image is None:
@@ -225,29 +223,29 @@ def compare(shards: list[str], args: argparse.Namespace) -> dict[str, Any]:
 
 def profile(shards: list[str], args: argparse.Namespace) -> dict[str, float]:
     """CPU microseconds per sample in each part of our stream; the best of all rounds."""
-    from minigpt4.datasets.datasets import webdataset_stream as stream
-    from minigpt4.datasets.datasets.base_dataset import Bad
+    from minigpt4.datasets.datasets.shard_reader import RawSample, read_shard
+    from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue, decode_image
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
     from minigpt4.prompts.dialogue import Dialogue
     from minigpt4.prompts.sample import Batch, Sample
 
     transform, caption_processor = Blip2ImageTrainProcessor(args.image_size).to_batch, BlipCaptionProcessor()
-    good = {sample.image_id for sample in our_stream(shards, args.image_size) if not isinstance(sample, Bad)}
-    everything = itertools.chain.from_iterable(map(stream._read_shard, shards))
-    raw = [item for item in everything if isinstance(item, dict) and item["__key__"] in good][: args.samples]
-    pictures = [stream._image(item) for item in raw[: args.batch_size]]
+    good = {sample.image_id for sample in our_samples(shards, args.image_size)}
+    everything = itertools.chain.from_iterable(map(read_shard, shards))
+    raw = [item for item in everything if isinstance(item, RawSample) and item.key in good][: args.samples]
+    pictures = [decode_image(item) for item in raw[: args.batch_size]]
     batch = [Sample(dialogue=Dialogue.caption("a"), image=transform(picture)) for picture in pictures]
     # Each part with the number of samples it is run on; nothing is kept, as in the stream.
     parts = {
         "tar": (
             len(raw),
-            lambda: exhaust(islice(itertools.chain(*map(stream._read_shard, shards)), len(raw))),
+            lambda: exhaust(islice(itertools.chain(*map(read_shard, shards)), len(raw))),
         ),
         "json, caption": (
             len(raw),
-            lambda: exhaust(caption_processor(stream._caption(r, None)[0]) for r in raw),
+            lambda: exhaust(caption_processor(caption_dialogue(r).answer) for r in raw),
         ),
-        "decode": (len(raw), lambda: exhaust(map(stream._image, raw))),
+        "decode": (len(raw), lambda: exhaust(map(decode_image, raw))),
         "resize, channels first": (len(batch), lambda: exhaust(map(transform, pictures))),
         "collate": (len(batch), lambda: Batch.of(batch)),
     }

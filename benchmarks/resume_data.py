@@ -7,6 +7,7 @@ example:
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -29,23 +30,24 @@ def main() -> None:
     args = parser.parse_args()
 
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+    from minigpt4.datasets.stream import Reading
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
 
     stream = WebdatasetStream(
         expand_shards(args.shards, "--shards"),
         Blip2ImageTrainProcessor(args.image_size).to_batch,
         BlipCaptionProcessor(),
-        training=True,
     )
-    decoding, (_, position) = seconds(stream.read(0, 1), args.samples)
-    first, _ = seconds(stream.read(0, 1), 1)
-    resumed, (item, _) = seconds(stream.read(0, 1, position), 1)
-    stream._decode = lambda raw: raw
-    reading, (raw, _) = seconds(stream.read(0, 1), args.samples + 1)
-    if item.image_id != raw["__key__"]:
-        raise SystemExit(f"{item.image_id} came after the resume, {raw['__key__']} without it")
+    start = Reading(training=True)
+    decoding, (_, position) = seconds(stream.read(start), args.samples)
+    first, _ = seconds(stream.read(start), 1)
+    resumed, (item, _) = seconds(stream.read(replace(start, position=position)), 1)
+    stream._sample = lambda raw, epoch, reading: raw
+    reading, (raw, _) = seconds(stream.read(start), args.samples + 1)
+    if item.image_id != raw.key:
+        raise SystemExit(f"{item.image_id} came after the resume, {raw.key} without it")
 
-    print(f"{args.samples} samples up to pass {position[0]}")
+    print(f"{args.samples} samples up to epoch {position[0]}")
     print(f"decoded:                     {decoding:7.2f} s  {args.samples / decoding:10,.0f} samples/s")
     print(f"read, not decoded:           {reading:7.2f} s  {args.samples / reading:10,.0f} samples/s")
     print(f"resumed, until the first:    {resumed:7.2f} s  {args.samples / resumed:10,.0f} samples/s skipped")

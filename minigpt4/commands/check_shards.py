@@ -124,17 +124,18 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
     """Read one shard with training's own reader: what it calls bad is bad."""
     import numpy as np
 
-    from minigpt4.datasets.datasets.base_dataset import Bad
-    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
+    from minigpt4.datasets.stream import Reading, Skipped
 
     findings, keys = Findings(), []
-    for item in WebdatasetStream([shard], _size, str, training=False, caption_key=caption_key):
-        if isinstance(item, Bad):
+    stream = WebdatasetStream([shard], _no_pixels, str, partial(caption_dialogue, key=caption_key))
+    for item, _ in stream.read(Reading()):
+        if isinstance(item, Skipped):
             findings.bad[item.reason] += 1
             continue
         findings.good += 1
         findings.words[len(item.dialogue.answer.split())] += 1
-        height, width = item.image.shape[1:]
+        height, width = item.size
         findings.widths[width] += 1
         findings.heights[height] += 1
         keys.append(hashlib.blake2b(item.image_id.encode(), digest_size=8).digest())
@@ -142,11 +143,11 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
     return findings
 
 
-def _size(pixels: "np.ndarray") -> "Tensor":
-    """All that is wanted of a picture [H, W, 3] once it is decoded: its shape, without memory."""
+def _no_pixels(_: "np.ndarray") -> "Tensor":
+    """In place of a decoded image, of which only the size is wanted: a tensor without memory."""
     import torch
 
-    return torch.empty(3, *pixels.shape[:2], device="meta")
+    return torch.empty(3, 1, 1, device="meta")
 
 
 def repeated_keys(found: dict[str, Findings]) -> dict[str, int]:

@@ -164,15 +164,11 @@ def splits_to_evaluate(datasets: "Datasets", cfg: "Config", wanted: str | None) 
 
 def load(dataset: Any, args: argparse.Namespace, cfg: "Config") -> Any:
     """The batches of a split, once and in order."""
-    import copy
-
     from torch.utils.data import DataLoader
 
     from minigpt4.datasets.collate import BatchStream
 
-    stream = copy.copy(dataset)
-    stream.training = False
-    batches = BatchStream(stream, args.batch_size, cfg.run_value("max_bad_fraction"), args.limit)
+    batches = BatchStream(dataset, args.batch_size, cfg.run_value("max_bad_fraction"), args.limit)
     # One worker: the order is kept, and pictures are decoded while the model works.
     return DataLoader(batches, batch_size=None, num_workers=1)
 

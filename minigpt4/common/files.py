@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from minigpt4.common.errors import ConfigError
 
@@ -49,3 +49,11 @@ def require_writable(path: Path, key: str) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
+
+
+def check_inside(name: str) -> None:
+    """Raise ValueError if a path from a file of annotations would leave the folder it is joined to."""
+    # Windows' rules know both separators, and drives.
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts:
+        raise ValueError(f"{name!r} leaves the folder of the pictures")

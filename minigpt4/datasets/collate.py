@@ -1,19 +1,19 @@
-"""Samples to batches, inside the loader's workers, with a count of what had to be skipped."""
+"""Samples to batches, inside the loader's workers, with a count of what was skipped."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from minigpt4.common.errors import DataError
-from minigpt4.datasets.datasets.base_dataset import Bad, SampleStream, this_worker
+from minigpt4.datasets.stream import Reading, SampleStream, Skipped, this_worker
 from minigpt4.prompts.sample import Batch, Sample
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
-# So many with not one good among them, and whatever fraction is allowed, an endless stream is given up.
+# An endless stream is given up after so many samples without a good one, whatever fraction is allowed.
 HOPELESS = 10_000
 
 
@@ -38,18 +38,19 @@ class ReaderState:
 
 
 class BatchStream(IterableDataset):
-    """Batches out of a stream of samples and `Bad`s.
+    """Batches from a stream of samples.
 
     Each `Batch` carries what was skipped since the batch before, and a `ReaderState`. A full batch waits for
     the next good sample, so that the last one carries what was skipped up to the end. Give it to a DataLoader
     with `batch_size=None`.
 
     Args:
-        stream: yields `Sample`s and `Bad`s.
-        batch_size: samples a batch; the last of a finite stream may be smaller.
+        stream: the samples.
+        batch_size: samples per batch; the last batch of a finite stream may be smaller.
         max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
         limit: stop after so many samples.
-        resume: the last `ReaderState.to_dict()` of each worker, in order, to go on after.
+        reading: how the stream is read by this process; its workers share the reading.
+        resume: the last `ReaderState.to_dict()` of each worker, in order, to resume after.
         first_worker: the worker whose turn it is. A DataLoader asks its process 0 first: that one reads as
             this worker.
     """
@@ -61,6 +62,7 @@ class BatchStream(IterableDataset):
         max_bad_fraction: float = 0.5,
         limit: int | None = None,
         *,
+        reading: Reading | None = None,
         resume: Sequence[Mapping[str, Any]] = (),
         first_worker: int = 0,
     ) -> None:
@@ -69,6 +71,7 @@ class BatchStream(IterableDataset):
         self.batch_size = batch_size
         self.max_bad_fraction = max_bad_fraction
         self.limit = limit
+        self.reading = reading or Reading()
         self.resume = resume
         self.first_worker = first_worker
 
@@ -78,29 +81,29 @@ class BatchStream(IterableDataset):
         start = ReaderState(**self.resume[worker]) if self.resume else ReaderState(worker)
         samples: list[Sample] = []
         good, bad, unreported, position = start.good, Counter(start.bad), Counter(), start.position
-        reader = self.stream.rank * workers + worker
-        for item, after in self.stream.read(reader, self.stream.world_size * workers, position):
-            if isinstance(item, Bad):
+        reading = replace(self.reading.share(worker, workers), position=position)
+        end = last = "the last shard"
+        for item, after in self.stream.read(reading):
+            if isinstance(item, Skipped):
                 bad[item.reason] += 1
                 unreported[item.reason] += 1
-                position = after
+                position, last = after, item.where
                 if good + bad.total() >= MIN_SEEN:
-                    self._check(good, bad, item.where)
+                    self._check(good, bad, last)
                 continue
             if len(samples) == self.batch_size:
-                reader_state = ReaderState(worker, good, dict(bad), position)
-                yield Batch.of(samples, bad=unreported, reader=reader_state)
+                state = ReaderState(worker, good, dict(bad), position)
+                yield Batch.of(samples, bad=unreported, reader=state)
                 samples, unreported = [], Counter()
             good += 1
             samples.append(item)
-            position = after
+            position, last = after, end
             if good == self.limit:
                 break
         if bad:
-            self._check(good, bad, item.where if isinstance(item, Bad) else "the last shard")
+            self._check(good, bad, last)
         if samples:
-            reader_state = ReaderState(worker, good, dict(bad), position)
-            yield Batch.of(samples, bad=unreported, reader=reader_state)
+            yield Batch.of(samples, bad=unreported, reader=ReaderState(worker, good, dict(bad), position))
 
     def _check(self, good: int, bad: Counter, where: str) -> None:
         hopeless = not good and bad.total() >= HOPELESS

@@ -95,7 +95,7 @@ def _channels_first(pixels: np.ndarray) -> "torch.Tensor":
     import torch
 
     planes = np.empty((3, *pixels.shape[:2]), np.uint8)
-    cv2.split(pixels, list(planes))
+    cv2.split(pixels, list(planes))  # type: ignore[call-overload]
     return torch.from_numpy(planes)
 
 

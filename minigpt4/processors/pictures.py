@@ -99,7 +99,7 @@ def _decode_any(data: bytes) -> np.ndarray:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         _check_size(*image.size)
         image.load()
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
         image = on_white(image)
         return np.array(image if turn is None else image.transpose(turn))
     except BadSample:

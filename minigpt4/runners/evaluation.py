@@ -1,7 +1,6 @@
 """Held-out splits, evaluated by the task, with the work divided over the ranks."""
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 from accelerate.utils import gather_object
@@ -11,6 +10,7 @@ from minigpt4.common.rng import undisturbed
 from minigpt4.common.stop_request import StoppedWaiting, StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.stream import Reading
 from minigpt4.prompts.sample import Batch
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
@@ -70,11 +70,11 @@ class Evaluator:
         with undisturbed(self.engine.device):
             for _, by_split in self.datasets.values():
                 for split in splits:
-                    dataset = copy.copy(by_split[split])
-                    dataset.training = False
-                    dataset.rank, dataset.world_size = rank, ranks
                     batches = BatchStream(
-                        dataset, self.settings.batch_size_eval, self.settings.max_bad_fraction
+                        by_split[split],
+                        self.settings.batch_size_eval,
+                        self.settings.max_bad_fraction,
+                        reading=Reading(reader=rank, readers=ranks),
                     )
                     pictures = max(PICTURES - len(records), 0) if rank == 0 else 0
                     limits = Limits(predictions=None if predict_all else pictures, pictures=pictures)

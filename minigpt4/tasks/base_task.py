@@ -51,7 +51,7 @@ class BaseTask:
 
     def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""
-        datasets = build_datasets(cfg.datasets_cfg, seed=cfg.run_value("seed"))
+        datasets = build_datasets(cfg.datasets_cfg)
         model_class = self.model_class(cfg)
         for builder, splits in datasets.values():
             builder.check_model(model_class, plain(cfg.model_cfg), splits)

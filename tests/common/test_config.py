@@ -49,11 +49,11 @@ def datasets(**entry) -> dict:
         ),
         ("run.init_lrr", "init_lr", lambda: parse(RunSettings, RUN | {"init_lrr": 1}, "run")),
         ("run.warmup_step", "warmup_steps", lambda: parse(RunSettings, RUN | {"warmup_step": 1}, "run")),
-        ("datasets.cc_sbu.batchsize", "batch_size", lambda: build_datasets(datasets(batchsize=1), 0)),
+        ("datasets.cc_sbu.batchsize", "batch_size", lambda: build_datasets(datasets(batchsize=1))),
         (
             "datasets.cc_sbu.build_info.storge",
             "storage",
-            lambda: build_datasets(datasets(build_info={"storge": "x"}), 0),
+            lambda: build_datasets(datasets(build_info={"storge": "x"})),
         ),
         (
             "datasets.cc_sbu.vis_processor.train.image_sise",
@@ -167,7 +167,7 @@ def test_names_and_sections_are_checked_when_the_yaml_is_read(tmp_path, text, me
 def test_an_entry_of_datasets_that_cannot_be_used(tmp_path, entry, message) -> None:
     (shard,) = write_good(tmp_path, 1, 1)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        build_datasets(datasets(**{"build_info": {"storage": shard}} | entry), 0)
+        build_datasets(datasets(**{"build_info": {"storage": shard}} | entry))
 
 
 MODEL = "model:\n  arch: minigpt4\n  model_type: pretrain_llama2\n"
@@ -284,7 +284,7 @@ def test_empty_sections_are_as_good_as_none(tmp_path) -> None:
         {},
     )
     with pytest.raises(ConfigError, match="the section `datasets` is missing or empty"):
-        build_datasets(empty.datasets_cfg, 0)
+        build_datasets(empty.datasets_cfg)
 
 
 @pytest.mark.integration

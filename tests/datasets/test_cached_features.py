@@ -1,6 +1,7 @@
 """Image tokens cached once: what is written, and that training on them is training on pixels."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from safetensors.torch import save
 
 from minigpt4.common.config import Config
 from minigpt4.common.device import has_fast_bf16
+from minigpt4.common.errors import BadSample
 from minigpt4.common.registry import registry
-from minigpt4.datasets.datasets.base_dataset import BadSample
-from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest, unpack_features
+from minigpt4.datasets.builders import WebdatasetBuilder
+from minigpt4.datasets.datasets.shard_reader import RawSample
+from minigpt4.datasets.features.reader import (
+    CachedFeatureStream,
+    Manifest,
+    unpack_dialogue,
+    unpack_features,
+)
 from minigpt4.models import image_tokens
 from minigpt4.processors.blip_processors import BlipCaptionProcessor
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
 from minigpt4.tasks import setup_task
 from tests.support.caching import cache, config, draw_shards, load
@@ -77,9 +86,7 @@ def test_what_is_written(tmp_path) -> None:
     assert manifest["shape"] == {"count": 6, "width": 48, "vit_width": 64}
 
     read = Manifest.read(out, "storage")
-    cached, skipped = sorted_out(
-        CachedFeatureStream(read.shards("train"), (6, 48), lambda text: text, training=False)
-    )
+    cached, skipped = sorted_out(CachedFeatureStream(read.shards("train"), (6, 48), str))
     assert [(s.image_id, s.dialogue.answer, s.group) for s in cached] == [
         ("a", "A Dog!", "animals"),
         ("b", "Ein Kätzchen", ""),
@@ -93,6 +100,54 @@ def test_what_is_written(tmp_path) -> None:
             tokens = model.image_tokens(torch.stack([s.image for s in seen[first:last]]))
         kept = torch.stack([s.features for s in cached[first:last]])
         assert torch.equal(kept, tokens.bfloat16())
+
+
+@registry.register_builder("talks")
+class TalksBuilder(WebdatasetBuilder):
+    """Shards whose JSON holds a conversation."""
+
+    def dialogue(self, raw: RawSample, rng: random.Random) -> Dialogue:
+        if not raw.fields["conversation"]:
+            raise BadSample("no conversation")
+        (question, answer), *more = raw.fields["conversation"]
+        return Dialogue.of([(f"<Img><ImageHere></Img> {question}", answer), *more])
+
+
+def test_a_dialogue_is_cached_whole(tmp_path) -> None:
+    """All turns, group and the picture's size: the cache trains what the shards do."""
+    talk = {"conversation": [["What?", "A Dog."], ["Where?", "Here."]], "group": "dogs"}
+    members = [*sample("a", encoded(picture(1, size=9)), meta=talk), *sample("b", meta={"conversation": []})]
+    shards = [write_shard(tmp_path / "0.tar", members)]
+    cfg_path = config(tmp_path / "p.yaml", shards, golden_model_config(), builder="talks")
+    manifest = Manifest.read(cache(cfg_path, tmp_path / "cache"), "storage")
+    (_, splits) = setup_task(load(cfg_path)).build_datasets(load(cfg_path))["cc_sbu"]
+    original, bad = sorted_out(splits["train"])
+    stream_of_cache = CachedFeatureStream(manifest.shards("train"), (6, 48), BlipCaptionProcessor())
+    cached, _ = sorted_out(stream_of_cache)
+    assert [(s.dialogue, s.image_id, s.group, s.size) for s in cached] == [
+        (s.dialogue, s.image_id, s.group, s.size) for s in original
+    ]
+    assert len(cached) == 1 and cached[0].size == (9, 9) and cached[0].group == "dogs"
+    assert [turn.text for turn in cached[0].dialogue.turns[1:]] == ["A Dog.", "Where?", "Here."]
+    assert bad == manifest.parts[0]["shards"][0]["bad"] == {"no conversation": 1}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [],
+        "What?",
+        [{"role": "user"}],
+        [{"role": "cat", "text": "a", "verbatim": False}],
+        [{"role": "user", "text": 3, "verbatim": False}],
+        [{"role": role, "text": "a", "verbatim": False} for role in ("user", "user")],
+        [["user", "a", False]],
+    ],
+)
+def test_a_broken_dialogue_of_a_cache_is_bad(turns) -> None:
+    raw = RawSample("a", "0.tar", {"json": json.dumps({"turns": turns}).encode()})
+    with pytest.raises(BadSample, match="broken dialogue"):
+        unpack_dialogue(raw)
 
 
 def test_the_loss_of_the_golden_model(golden_model, golden_io) -> None:
@@ -198,9 +253,7 @@ def test_features_that_are_none() -> None:
 def test_captions_go_through_the_processor(tiny) -> None:
     manifest = Manifest.read(tiny[1] / "manifest.json", "storage")
     shape = (manifest.shape.count, manifest.shape.width)
-    items = CachedFeatureStream(
-        manifest.shards("test"), shape, BlipCaptionProcessor(max_words=2), training=False
-    )
+    items = CachedFeatureStream(manifest.shards("test"), shape, BlipCaptionProcessor(max_words=2))
     samples, bad = sorted_out(items)
     assert len(samples) == 6 and not bad
     assert all(len(s.dialogue.answer.split()) == 2 for s in samples)

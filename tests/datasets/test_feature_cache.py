@@ -173,8 +173,8 @@ def test_manifests_that_are_none(tmp_path, golden_cache) -> None:
         Manifest.read(tmp_path / "nowhere", "storage")
     good = json.loads((golden_cache / "manifest.json").read_text())
     for content, message in [
-        ("{", "no manifest"),
-        ("[]", "no manifest"),
+        ("{", "is not the manifest"),
+        ("[]", "is not the manifest"),
         (json.dumps(good | {"format": "another"}), "is 'another', this program reads"),
         (
             json.dumps(good | {"parts": [{"split": "train", "shards": [{"file": "../x"}]}]}),

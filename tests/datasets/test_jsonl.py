@@ -34,7 +34,7 @@ def build(info: Any, split: str = "train", processor: str | None = None) -> Json
         "vis_processor": {"train": {"name": "blip2_image_train", "image_size": SIZE}},
         "text_processor": {"train": {"name": processor}} if processor else None,
     }
-    return build_datasets({"jsonl": section}, seed=0)["jsonl"][1][split]
+    return build_datasets({"jsonl": section})["jsonl"][1][split]
 
 
 def test_what_samples_are(tmp_path: Path) -> None:
@@ -59,6 +59,7 @@ def test_samples_have_as_many_pictures_as_their_lines_name(tmp_path: Path) -> No
     first, second = build({"ann_path": {"val": str(path)}}, "val")
     assert first.dialogue.turns[0].text == "<Img><ImageHere></Img> <Img><ImageHere></Img> What?"
     assert first.image.shape == (2, 3, SIZE, SIZE) and torch.equal(first.image[:1], second.image)
+    assert (first.size, second.size) == (None, (SIZE, SIZE))  # boxes are of one picture
     (batch,) = BatchStream(build({"ann_path": {"val": str(path)}}, "val"), 2)
     assert batch.images.shape == (3, 3, SIZE, SIZE) and batch.image_counts == [2, 1]
     assert torch.equal(batch.images_of(1), second.image)
@@ -85,14 +86,14 @@ def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
         build({"ann_path": str(path)})
     first, *shown = str(caught.value).split("\n  ")
     assert first == (
-        f"{KEY}: 7 lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` tells all):"
+        f"{KEY}: 7 lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` lists all):"
     )
     assert shown == [f"{path}:{number}: 'caption' is empty" for number in range(2, 7)]
     path = write(tmp_path / "d.jsonl", *[CAPTION | {"id": 4}] * 2)
     with pytest.raises(DataError, match=r"(?s)1 line of .*d\.jsonl:2: its 'id' is that of line 1$"):
         build({"ann_path": str(path)})
     path.write_bytes(b"\n")
-    with pytest.raises(DataError, match=rf"^{KEY}: there is not one entry in {path}$"):
+    with pytest.raises(DataError, match=rf"^{KEY}: there is no entry in {path}$"):
         build({"ann_path": str(path)})
     with pytest.raises(DataError, match=rf"^{KEY}: there is no file .*none\.jsonl$"):
         build({"ann_path": str(tmp_path / "none.jsonl")})

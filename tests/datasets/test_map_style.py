@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,12 @@ class MadeUpVQADataset(BaseDataset):
         super().__init__(*args, **kwargs)
         self.split_by = splitBy
 
-    def picture_name(self, entry: dict[str, Any]) -> str:
-        return entry["image"]
-
-    def sample(self, entry: dict[str, Any]) -> Sample:
+    def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
         question = f"<Img><ImageHere></Img> [vqa] {entry['question']}"
         return Sample(
             dialogue=Dialogue.of([(question, entry["answer"][0])]),
-            image=self.picture(entry),
             image_id=entry["image"],
+            **self.picture(entry["image"]),
         )
 
 
@@ -99,24 +97,21 @@ def build(info: dict[str, Any] | None, where: Path) -> dict[str, MadeUpVQADatase
     path = where / "config.yaml"
     path.write_text(yaml.safe_dump({"datasets": {"made_up_vqa": section}}))
     datasets = plain(Config(argparse.Namespace(cfg_path=path)).datasets_cfg)
-    return build_datasets(datasets, seed=0)["made_up_vqa"][1]
+    return build_datasets(datasets)["made_up_vqa"][1]
 
 
 def test_the_originals_layout_with_splits(folder: Path) -> None:
-    """OK-VQA's and COCO's captions' file: `annotations`, a section a split, and `images`."""
+    """OK-VQA's and COCO's captions' file: `annotations`, a section per split, and `images`."""
     annotations = {
         "train": {"storage": ["FOLDER/a.json", "FOLDER/b.json"]},
         "test": {"storage": "FOLDER/test.json"},
     }
     splits = build({"annotations": annotations, "images": {"storage": "FOLDER/images"}}, folder)
-    assert {name: (len(split), split.training) for name, split in splits.items()} == {
-        "train": (3, True),
-        "test": (1, False),
-    }
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3, "test": 1}
     (sample,) = splits["test"]
     assert sample.image.shape == (3, SIZE, SIZE)
     assert sample.dialogue == Dialogue.of([("<Img><ImageHere></Img> [vqa] What is 3?", "3")])
-    assert (sample.image_id, sample.group) == ("3.jpg", "")
+    assert (sample.image_id, sample.group, sample.size) == ("3.jpg", "", (SIZE, SIZE))
     assert [splits["train"][n].dialogue.answer for n in range(3)] == ["0", "1", "2"]
 
 
@@ -129,7 +124,7 @@ def flat_defaults(defaults: Path) -> None:
 
 @pytest.mark.usefixtures("flat_defaults")
 def test_the_originals_layout_without_splits(folder: Path) -> None:
-    """`image_path`, `ann_path`, and what else the dataset's class wants to know."""
+    """`image_path`, `ann_path`, and the arguments of the data set itself."""
     info = {"image_path": "FOLDER/images", "ann_path": "FOLDER/a.json", "splitBy": "unc"}
     splits = build(info, folder)
     assert splits.keys() == {"train"}
@@ -193,10 +188,8 @@ def test_a_class_that_does_not_check_its_names_is_safe(folder: Path) -> None:
     (folder / "secret.jpg").write_bytes(encoded(picture()))
     entry = {"image": "../secret.jpg", "question": "What?", "answer": ["x"]}
     (folder / "a.json").write_text(json.dumps([entry]))
-    dataset = MadeUpVQADataset(
-        BaseProcessor(), BaseProcessor(), folder / "images", [folder / "a.json"], training=False
-    )
+    dataset = MadeUpVQADataset(BaseProcessor(), BaseProcessor(), folder / "images", [folder / "a.json"])
     samples, bad = sorted_out(dataset)
     assert samples == [] and bad == {"image outside its folder": 1}
     with pytest.raises(BadSample):
-        dataset.open_below_root("/etc/hosts")
+        dataset.picture("/etc/hosts")

@@ -4,7 +4,7 @@ import json
 import logging
 import multiprocessing
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -16,10 +16,13 @@ import torch
 from dataset.shapes.make_shards import write_split
 from minigpt4.common.errors import CheckpointError
 from minigpt4.datasets.datasets import webdataset_stream
-from minigpt4.datasets.datasets.base_dataset import SampleStream
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.shard_order import parts_of_epoch
-from minigpt4.datasets.mixing import TrainLoader, TrainStream
+from minigpt4.datasets.datasets.shard_reader import RawSample
+from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue
+from minigpt4.datasets.loader import TrainLoader
+from minigpt4.datasets.mixing import TrainStream
+from minigpt4.datasets.stream import Reading, SampleStream, Skipped
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
 from minigpt4.weights.checkpoint import read_checkpoint, save_checkpoint
@@ -42,30 +45,30 @@ def small_buffer(monkeypatch) -> None:
     monkeypatch.setattr("minigpt4.datasets.datasets.shard_order.SHUFFLE_BUFFER", 8)
 
 
-def passes_of(dataset: SampleStream, readers: int, passes: int) -> list[list[Any]]:
-    """What all readers together read in each of the first passes, by the positions that they give."""
-    read: list[list[Any]] = [[] for _ in range(passes)]
+def epochs_of(dataset: SampleStream, readers: int, epochs: int) -> list[list[Any]]:
+    """What all readers together read in each of the first epochs, by the positions that they give."""
+    read: list[list[Any]] = [[] for _ in range(epochs)]
     for reader in range(readers):
-        for item, (number, _, _) in dataset.read(reader, readers):
-            if number >= passes:
+        for item, (epoch, _, _) in dataset.read(Reading(training=True, reader=reader, readers=readers)):
+            if epoch >= epochs:
                 break
-            read[number].append(item)
+            read[epoch].append(item)
     return read
 
 
 @pytest.mark.parametrize("shards", [1, 2, 7])
 @pytest.mark.parametrize(("ranks", "workers"), [(r, w) for r in (1, 2, 3) for w in (0, 1, 2, 3)])
-def test_each_pass_is_everything_once_over_all_readers(tmp_path, shards, ranks, workers) -> None:
+def test_each_epoch_is_everything_once_over_all_readers(tmp_path, shards, ranks, workers) -> None:
     """Fewer shards than readers too: then each is read by several, who divide its samples."""
-    everything = stream(write_good(tmp_path, shards, each=11), training=True)
-    for read in passes_of(everything, ranks * max(workers, 1), passes=3):
+    everything = stream(write_good(tmp_path, shards, each=11))
+    for read in epochs_of(everything, ranks * max(workers, 1), epochs=3):
         assert sorted(numbers(read)) == list(range(shards * 11))
 
 
 @pytest.mark.parametrize("readers", [1, 2, 5])
-def test_what_is_bad_is_counted_once_a_pass(tmp_path, readers) -> None:
+def test_what_is_bad_is_counted_once_per_epoch(tmp_path, readers) -> None:
     shards, reasons = damaged_shards(tmp_path)
-    for read in passes_of(stream(shards, training=True), readers, passes=3):
+    for read in epochs_of(stream(shards), readers, epochs=3):
         good, bad = sorted_out(read)
         assert sorted(numbers(good)) == list(range(30)) and bad == reasons
 
@@ -92,13 +95,13 @@ def damaged_shards(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def loader(dataset: SampleStream, workers: int = 0, **options: Any) -> TrainLoader:
-    arguments = {"max_bad_fraction": 1.0, "rank": 0, "world_size": 1, "pin_memory": False}
+    arguments = {"seed": 0, "max_bad_fraction": 1.0, "rank": 0, "world_size": 1, "pin_memory": False}
     return TrainLoader(dataset, 4, workers=workers, **arguments | options)
 
 
 def test_two_processes_read_disjoint_halves(tmp_path) -> None:
     """Workers are processes: two of them, and two of each of two ranks."""
-    halves = stream(write_good(tmp_path, shards=4, each=8), training=True)
+    halves = stream(write_good(tmp_path, shards=4, each=8))
     first, second = ([] for _ in range(2))
     for number, batch in enumerate(islice(loader(halves, workers=2), 8)):
         (first, second)[number % 2].extend(numbers(batch.answers))
@@ -112,10 +115,24 @@ def test_two_processes_read_disjoint_halves(tmp_path) -> None:
 
 def test_parts_of_epoch_are_dealt_evenly() -> None:
     for shards, readers in ((1, 4), (3, 4), (7, 3), (1256, 8)):
-        taken = [
-            sum(len(parts_of_epoch(shards, n, 0, r, readers)) for n in range(12)) for r in range(readers)
-        ]
+        taken = []
+        for reader in range(readers):
+            reading = Reading(training=True, reader=reader, readers=readers)
+            taken.append(sum(len(parts_of_epoch(shards, epoch, reading)) for epoch in range(12)))
         assert max(taken) - min(taken) <= 1 and min(taken) > 0
+
+
+class DrawingAlignDataset(CCSBUAlignDataset):
+    """Puts a number that it draws before each caption."""
+
+    def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
+        return super().sample(entry | {"caption": f"{rng.random()} {entry['caption']}"}, rng)
+
+
+def drawing_dialogue(raw: RawSample, rng: random.Random) -> Dialogue:
+    """A question with a number that it draws, and the caption."""
+    question = f"<Img><ImageHere></Img> {rng.random()}?"
+    return Dialogue.of([(question, caption_dialogue(raw).answer)])
 
 
 def align(folder: Path) -> CCSBUAlignDataset:
@@ -126,13 +143,41 @@ def align(folder: Path) -> CCSBUAlignDataset:
     entries = [{"image_id": n, "caption": f"picture {n}"} for n in range(11)]
     (folder / "filter_cap.json").write_text(json.dumps({"annotations": entries}))
     like = stream([])
-    return CCSBUAlignDataset(
-        like.image_transform, str, folder / "image", [folder / "filter_cap.json"], training=True
-    )
+    return DrawingAlignDataset(like.image_transform, str, folder / "image", [folder / "filter_cap.json"])
 
 
 def shards_or_folder(kind: str, folder: Path) -> SampleStream:
-    return align(folder) if kind == "folder" else stream(damaged_shards(folder)[0], training=True, seed=3)
+    """A data set that draws for each sample."""
+    if kind == "folder":
+        return align(folder)
+    return stream(damaged_shards(folder)[0], dialogue=drawing_dialogue)
+
+
+@pytest.mark.parametrize("kind", ["shards", "folder"])
+def test_draws_belong_to_seed_epoch_and_entry_whoever_reads(tmp_path, kind) -> None:
+    dataset = shards_or_folder(kind, tmp_path)
+
+    def draws(training: bool, seed: int, readers: int = 1) -> dict[str, list[Dialogue]]:
+        """What is said of each sample, epoch by epoch; of all readers together."""
+        said = defaultdict(list)
+        for reader in range(readers):
+            reading = Reading(training=training, seed=seed, reader=reader, readers=readers)
+            for item, _ in islice(dataset.read(reading), 90 // readers):
+                if not isinstance(item, Skipped):
+                    said[item.image_id].append(item.dialogue)
+        return said
+
+    once, again = draws(training=True, seed=3), draws(training=True, seed=3)
+    assert once == again
+    first, second = next(iter(once.values()))[:2]
+    assert first != second  # each epoch draws anew
+    assert len({str(dialogues[0]) for dialogues in once.values()}) == len(once)  # and each entry for itself
+    several = draws(training=True, seed=3, readers=3)
+    for image_id, dialogues in several.items():
+        assert {*dialogues} & {*once[image_id]}
+    assert draws(training=True, seed=4) != once
+    fixed = draws(training=False, seed=0)
+    assert fixed == draws(training=False, seed=0) == draws(training=False, seed=0, readers=2)
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -144,10 +189,10 @@ def same(first: Batch, second: Batch) -> bool:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2, 3])
 def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -> None:
-    """Pixels, captions, ids and counts of bad ones, over several passes."""
+    """Pixels, captions, ids and counts of bad ones, over several epochs."""
     dataset = shards_or_folder(kind, tmp_path)
     steps, after = 60, 4
-    whole = loader(dataset, workers)
+    whole = loader(dataset, workers, seed=3)
     batches, states = [], [whole.state()]
     for batch in islice(whole, steps + after):
         batches.append(batch)
@@ -155,7 +200,7 @@ def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -
     assert sum((Counter(b.bad) for b in batches), Counter()) == whole.bad()
     assert len(whole.bad()) == (2 if kind == "folder" else 7)
     for step in range(steps) if not workers else random.Random(workers).sample(range(steps), 5):
-        resumed = loader(dataset, workers, state=states[step])
+        resumed = loader(dataset, workers, seed=3, state=states[step])
         assert not resumed.reordered
         for expected, batch in zip(batches[step:], islice(resumed, after), strict=False):
             assert same(expected, batch)
@@ -165,13 +210,13 @@ def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -
 def test_a_resume_decodes_nothing_that_was_seen_and_reads_no_shard_that_is_through(
     tmp_path, monkeypatch
 ) -> None:
-    dataset = stream(write_good(tmp_path, shards=20, each=20), training=True)
+    dataset = stream(write_good(tmp_path, shards=20, each=20))
     opened, decoded = [], []
-    read, transform = webdataset_stream._read_shard, dataset.image_transform
-    monkeypatch.setattr(webdataset_stream, "_read_shard", lambda shard: opened.append(shard) or read(shard))
+    read, transform = webdataset_stream.read_shard, dataset.image_transform
+    monkeypatch.setattr(webdataset_stream, "read_shard", lambda shard: opened.append(shard) or read(shard))
     dataset.image_transform = lambda image: decoded.append(1) or transform(image)
     whole = loader(dataset)
-    (*_, last) = islice(whole, 280)  # 1,120 samples, 800 of them in passes that are over
+    (*_, last) = islice(whole, 280)  # 1,120 samples, 800 of them in epochs that are over
     state = whole.state()
     following = next(iter(loader(dataset, state=state)))
     opened.clear()
@@ -185,7 +230,7 @@ def test_a_resume_decodes_nothing_that_was_seen_and_reads_no_shard_that_is_throu
 def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
     """What lay in the buffer and is gone is bad; the run goes on."""
     shards = write_good(tmp_path, shards=3, each=9)
-    dataset = stream(shards, training=True)
+    dataset = stream(shards)
     whole = loader(dataset)
     (*_, state) = (whole.state() for _ in islice(whole, 3))
     for shard in shards:
@@ -207,36 +252,33 @@ def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
 )
 def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, reason) -> None:
     shards = write_good(tmp_path, shards=3, each=20)
-    whole = loader(stream(shards, training=True))
+    whole = loader(stream(shards))
     first = [batch.answers for batch in islice(whole, 4)]
     state = whole.state()
-    other = stream(shards[: change.pop("shards", 3)], training=True, seed=change.pop("seed", 0))
+    other = stream(shards[: change.pop("shards", 3)])
     resumed = loader(other, state=state, **change)
     assert resumed.reordered == reason
     with caplog.at_level(logging.INFO):
         TrainStream({"cc": resumed}, [1], seed=0).describe({"cc", "laion"})
-    assert (
-        f"cc is read in a new order, not the one that the checkpoint would have gone on with ({reason})"
-        in caplog.text
-    )
+    assert f"cc is read in a new order, since the checkpoint's cannot be resumed ({reason})" in caplog.text
     assert "laion is no longer trained on since the checkpoint" in caplog.text
     answers = [batch.answers for batch in islice(resumed, 4)]
     assert answers != first
     # What goes on with the new order stays in it.
     again = loader(other, state=resumed.state(), **change)
-    assert not again.reordered and again.dataset.seed == resumed.dataset.seed
+    assert not again.reordered and again.reading == resumed.reading
     assert next(iter(again)).answers not in answers
 
 
 def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:
-    few = stream(write_good(tmp_path, shards=3, each=8), training=True)
+    few = stream(write_good(tmp_path, shards=3, each=8))
     with caplog.at_level(logging.INFO):
         TrainStream({"cc.train": loader(few, workers=2, world_size=2)}, [1], seed=0).describe([])
     assert "cc.train: 4 readers share 3 shards or entries" in caplog.text
 
 
 def test_zero_workers_and_one_read_the_same(tmp_path) -> None:
-    dataset = stream(write_good(tmp_path, shards=2, each=10), training=True)
+    dataset = stream(write_good(tmp_path, shards=2, each=10))
     here, there = loader(dataset), loader(dataset, workers=1)
     for first, second in zip(islice(here, 9), islice(there, 9), strict=True):
         assert same(first, second)
@@ -247,10 +289,10 @@ def test_ratios_hold_and_ranks_draw_the_same_dataset(tmp_path) -> None:
     """10,000 draws at 1:3 from a stream and a folder; five standard deviations are 217."""
     draws = []
     for rank in (0, 1):
-        dataset = stream([], training=True)
+        dataset = stream([])
         few, many = (Sample(dialogue=Dialogue.prompted("", text)) for text in ("few", "many"))
         dataset.read = lambda *_, few=few: ((few, None) for _ in count())
-        other = stream([], training=True)
+        other = stream([])
         other.read = lambda *_, many=many: ((many, None) for _ in count())
         options = {"workers": 0, "rank": rank, "world_size": 2}
         loaders = {"a": loader(dataset, **options), "b": loader(other, **options)}

@@ -114,7 +114,7 @@ def test_one_builder_serves_two_entries_with_its_defaults(tmp_path) -> None:
 
 def test_two_entries_of_one_builder_are_drawn_by_their_ratios(tmp_path) -> None:
     """2,000 draws at 3:1; five standard deviations are 97."""
-    datasets = build_datasets(plain(written(tmp_path, two_files(tmp_path)).datasets_cfg), seed=0)
+    datasets = build_datasets(plain(written(tmp_path, two_files(tmp_path)).datasets_cfg))
     assert all(type(builder) is JsonlBuilder for builder, _ in datasets.values())
     reading = {"max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "workers": 0, "pin_memory": False}
     stream = TrainStream.of(datasets, ["train"], 0, {"drawn": 0, "loaders": {}}, **reading)

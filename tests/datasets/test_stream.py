@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from collections import Counter
+from functools import partial
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 
@@ -20,16 +21,18 @@ from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import remote
-from minigpt4.datasets.datasets.base_dataset import Bad
-from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue, expand_shards
 from minigpt4.datasets.mixing import mix
+from minigpt4.datasets.stream import Skipped
 from minigpt4.processors.blip_processors import BlipCaptionProcessor, normalize
 from tests.support import GOLDEN
 from tests.support.hub_server import FileServer
 from tests.support.shards import (
+    TRAINING,
     encoded,
     numbers,
     picture,
+    read,
     sample,
     sorted_out,
     stream,
@@ -43,7 +46,7 @@ def test_everything_is_read_once_and_in_order(tmp_path) -> None:
     samples, bad = sorted_out(stream(shards))
     assert list(numbers(samples)) == list(range(15)) and not bad
     assert [s.image_id for s in samples[:2]] == ["000000000", "000000001"]
-    assert list(numbers(stream(shards))) == list(range(15))
+    assert list(numbers(read(stream(shards)))) == list(range(15))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -51,22 +54,18 @@ def test_workers_share_the_shards(tmp_path, workers) -> None:
     shards = write_good(tmp_path, shards=3, each=4)
     loader = DataLoader(BatchStream(stream(shards), 3), batch_size=None, num_workers=workers)
     batches = list(loader)
-    read = [int(caption.split()[1]) for batch in batches for caption in batch.answers]
-    assert sorted(read) == list(range(12))
-    assert len(read) == 12
+    found = [int(caption.split()[1]) for batch in batches for caption in batch.answers]
+    assert sorted(found) == list(range(12))
+    assert len(found) == 12
     if workers == 1:
-        assert read == list(range(12))
+        assert found == list(range(12))
     assert all(batch.images.shape[1:] == (3, 8, 8) for batch in batches)
 
 
 def test_ranks_share_the_shards(tmp_path) -> None:
     shards = write_good(tmp_path, shards=3, each=2)
-    read = []
-    for rank in range(2):
-        part = stream(shards)
-        part.rank, part.world_size = rank, 2
-        read.append(list(numbers(part)))
-    assert read == [[0, 1, 4, 5], [2, 3]]
+    shares = [list(numbers(read(stream(shards), reader=rank, readers=2))) for rank in range(2)]
+    assert shares == [[0, 1, 4, 5], [2, 3]]
 
 
 def test_a_loader_survives_the_way_to_a_spawned_worker(tmp_path) -> None:
@@ -81,9 +80,8 @@ def test_a_limit_ends_the_stream(tmp_path) -> None:
     assert [len(batch.answers) for batch in batches] == [3, 3, 1]
 
 
-def drawn(shards: list[str], count: int, rank: int = 0, **options) -> list[int]:
-    endless = stream(shards, training=True, **options)
-    endless.rank, endless.world_size = rank, 2
+def drawn(shards: list[str], count: int, rank: int = 0, seed: int = 0) -> list[int]:
+    endless = read(stream(shards), training=True, seed=seed, reader=rank, readers=2)
     return list(numbers(islice(endless, count)))
 
 
@@ -97,17 +95,17 @@ def test_the_order_belongs_to_seed_and_rank(tmp_path) -> None:
 
 def test_workers_draw_different_orders(tmp_path) -> None:
     shards = write_good(tmp_path, shards=2, each=20)
-    batches = BatchStream(stream(shards, training=True), 10)
+    batches = BatchStream(stream(shards), 10, reading=TRAINING)
     first, second = islice(DataLoader(batches, batch_size=None, num_workers=2), 2)
     assert first.answers != second.answers
 
 
 @pytest.mark.parametrize("buffer", [8, 1000])
 def test_shuffling_loses_nothing_and_leaves_nothing_in_place(tmp_path, monkeypatch, buffer) -> None:
-    """One shard of 40 a hundred times: each pass is all of it, in an order of its own."""
+    """One shard of 40 a hundred times: each epoch is all of it, in an order of its own."""
     monkeypatch.setattr("minigpt4.datasets.datasets.shard_order.SHUFFLE_BUFFER", buffer)
     (shard,) = write_good(tmp_path, shards=1, each=40)
-    order = list(numbers(islice(stream([shard], training=True), 4000)))
+    order = list(numbers(islice(read(stream([shard]), training=True), 4000)))
     passes = [order[start : start + 40] for start in range(0, 4000, 40)]
     assert all(sorted(one) == list(range(40)) for one in passes)
     assert len({tuple(one) for one in passes}) == 100
@@ -135,7 +133,7 @@ def test_random_is_not_touched_by_a_stream(tmp_path) -> None:
 )
 def test_suffixes(tmp_path, suffix, kind) -> None:
     shard = write_shard(tmp_path / "0.tar", sample("a", encoded(picture(), kind), suffix=suffix))
-    (item,) = stream([shard])
+    (item,) = read(stream([shard]))
     assert item.image.shape == (3, 8, 8)
 
 
@@ -153,7 +151,7 @@ def test_suffixes(tmp_path, suffix, kind) -> None:
 )
 def test_modes_become_three_channels(tmp_path, mode, kind) -> None:
     data = encoded(picture(mode=mode), kind)
-    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", data))])
+    (item,) = read(stream([write_shard(tmp_path / "0.tar", sample("a", data))]))
     assert item.image.dtype == torch.uint8 and item.image.shape == (3, 8, 8)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert np.array_equal(item.image.permute(1, 2, 0).numpy(), expected)
@@ -162,7 +160,7 @@ def test_modes_become_three_channels(tmp_path, mode, kind) -> None:
 def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
     data = [encoded(picture(seed, size=32), quality=90) for seed in range(5)]
     shard = write_shard(tmp_path / "0.tar", [m for n, d in enumerate(data) for m in sample(f"{n}", d)])
-    for item, jpeg in zip(stream([shard], size=32), data, strict=True):
+    for item, jpeg in zip(read(stream([shard], size=32)), data, strict=True):
         assert np.array_equal(item.image.permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg))))
 
 
@@ -177,7 +175,7 @@ def test_pixels_at_native_size_are_pils_bit_for_bit(tmp_path) -> None:
     ],
 )
 def test_caption_from_json_before_text(tmp_path, caption, meta, expected) -> None:
-    (item,) = stream([write_shard(tmp_path / "0.tar", sample("a", caption=caption, meta=meta))])
+    (item,) = read(stream([write_shard(tmp_path / "0.tar", sample("a", caption=caption, meta=meta))]))
     assert item.dialogue.answer == expected
 
 
@@ -197,9 +195,10 @@ def test_a_named_caption(tmp_path, key, expected) -> None:
     """It comes from where it was asked for, or the sample is bad: never from somewhere else."""
     meta = {"caption": "from the json", "top_caption": "the better one"}
     members = [*sample("a", caption="from the text", meta=meta), ("a.ALT", b"from a file of its own")]
-    (item,) = stream([write_shard(tmp_path / "0.tar", members)], caption_key=key)
+    shard = write_shard(tmp_path / "0.tar", members)
+    (item,) = read(stream([shard], dialogue=partial(caption_dialogue, key=key)))
     if expected is None:
-        assert isinstance(item, Bad) and item.reason == "no caption"
+        assert isinstance(item, Skipped) and item.reason == "no caption"
     else:
         assert item.dialogue.answer == expected
 
@@ -212,13 +211,14 @@ def test_the_yaml_names_the_caption(tmp_path) -> None:
         "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 8}},
     }
     for name in ("cc_sbu", "laion"):
-        ((_, splits),) = build_datasets({name: section}, seed=0).values()
-        assert [item.dialogue.answer for item in splits["test"]] == ["named"]
+        ((_, splits),) = build_datasets({name: section}).values()
+        assert [item.dialogue.answer for item in read(splits["test"])] == ["named"]
 
 
 def test_the_group_of_the_json_travels_along(tmp_path) -> None:
     members = sample("a", meta={"group": "birds"}) + sample("b")
-    assert [item.group for item in stream([write_shard(tmp_path / "0.tar", members)])] == ["birds", ""]
+    shard = write_shard(tmp_path / "0.tar", members)
+    assert [item.group for item in read(stream([shard]))] == ["birds", ""]
 
 
 def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:
@@ -252,8 +252,8 @@ def test_shards_over_http(tmp_path) -> None:
         samples, bad = sorted_out(stream(expand_shards(pattern, "k")))
         assert list(numbers(samples)) == list(range(11))
         assert bad == {"truncated shard": 1, "missing shard": 1, "unreadable shard": 1}
-        endless = stream(expand_shards([pattern, good[0]], "k"), training=True)
-        assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Bad))) == set(range(11))
+        endless = read(stream(expand_shards([pattern, good[0]], "k")), training=True)
+        assert set(numbers(s for s in islice(endless, 60) if not isinstance(s, Skipped))) == set(range(11))
 
 
 @pytest.mark.integration
@@ -289,7 +289,7 @@ def test_mix_goes_on_where_it_stopped_and_wants_streams_without_end() -> None:
     loaders = [repeat("few"), repeat("many")]
     draws = list(islice(mix(loaders, [1, 3], seed=0), 300))
     assert draws[200:] == list(islice(mix(loaders, [1, 3], seed=0, start=200), 100))
-    with pytest.raises(DataError, match="must be a stream without end"):
+    with pytest.raises(DataError, match="must be read without end"):
         list(mix([[1, 2, 3]], [1], seed=0))
 
 

@@ -17,9 +17,11 @@ from minigpt4.datasets.datasets.webdataset_stream import expand_shards
 from tests.support.golden import build_golden_model
 from tests.support.shards import (
     JPEG,
+    TRAINING,
     encoded,
     numbers,
     picture,
+    read,
     sample,
     sorted_out,
     stream,
@@ -54,7 +56,7 @@ def test_storage_that_was_not_set_names_its_key(value) -> None:
         "vis_processor": {"train": {"name": "blip2_image_train"}},
     }
     with pytest.raises(ConfigError, match=r"^datasets\.laion\.build_info\.storage is "):
-        build_datasets({"laion": entry}, 0)
+        build_datasets({"laion": entry})
 
 
 def test_no_shard_names_key_and_pattern(tmp_path) -> None:
@@ -129,7 +131,7 @@ BAD_SAMPLES = {
     "empty caption": (sample("x", caption=" \n"), "empty caption"),
     "empty caption in json": (sample("x", caption=None, meta={"caption": ""}), "empty caption"),
     "caption of signs alone": (sample("x", caption="...!"), "empty caption"),
-    "caption that is a list": (sample("x", meta={"caption": ["a", "b"]}), "caption is no text"),
+    "caption that is a list": (sample("x", meta={"caption": ["a", "b"]}), "caption is not text"),
     "cut json": (sample("x", meta=b'{"caption": "a do'), "broken json"),
     "json that is a list": (sample("x", meta=b'["a dog"]'), "broken json"),
     "json that is no utf-8": (sample("x", meta=b'{"caption": "\xff\xfe"}'), "broken json"),
@@ -148,20 +150,20 @@ def small_bomb(monkeypatch) -> None:
 def test_a_bad_sample_is_skipped_with_its_reason(tmp_path, name) -> None:
     members, reason = BAD_SAMPLES[name]
     shard = write_shard(tmp_path / "0.tar", [*sample("a"), *members, *sample("b")])
-    first, bad, second = stream([shard])
+    first, bad, second = read(stream([shard]))
     assert (first.image_id, second.image_id) == ("a", "b")
     assert (bad.reason, bad.where) == (reason, f"{shard}:x")
 
 
 def test_a_picture_just_small_enough_is_no_bomb(tmp_path) -> None:
     members = sample("x", encoded(Image.new("1", (200, 100)), "PNG"))
-    (item,) = stream([write_shard(tmp_path / "0.tar", members)])
+    (item,) = read(stream([write_shard(tmp_path / "0.tar", members)]))
     assert item.image.shape == (3, 8, 8)
 
 
 def test_pils_own_limit_counts_as_well(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    (bad,) = stream([write_shard(tmp_path / "0.tar", sample("x"))])
+    (bad,) = read(stream([write_shard(tmp_path / "0.tar", sample("x"))]))
     assert bad.reason == "image too large"
 
 
@@ -243,19 +245,18 @@ def test_endless_training_on_nothing_ends(tmp_path, spoil, reason) -> None:
     (shard,) = write_good(tmp_path, shards=1, each=1)
     spoil(shard)
     with pytest.raises(DataError, match=rf"^32 of 32 samples are bad \({reason}: 32; up to {shard}"):
-        next(iter(BatchStream(stream([shard], training=True), 4)))
+        next(iter(BatchStream(stream([shard]), 4, reading=TRAINING)))
 
 
 def test_endless_training_on_nothing_ends_whatever_is_allowed(tmp_path) -> None:
-    batches = BatchStream(stream([str(tmp_path / "0.tar")], training=True), 4, max_bad_fraction=1)
+    batches = BatchStream(stream([str(tmp_path / "0.tar")]), 4, 1, reading=TRAINING)
     with pytest.raises(DataError, match=f"missing shard: {HOPELESS}.*not one of them is good"):
         next(iter(batches))
 
 
 def test_an_error_in_a_worker_reaches_the_loop_in_one_line(tmp_path) -> None:
-    loader = DataLoader(
-        BatchStream(stream([str(tmp_path / "0.tar")], training=True), 4), batch_size=None, num_workers=2
-    )
+    batches = BatchStream(stream([str(tmp_path / "0.tar")]), 4, reading=TRAINING)
+    loader = DataLoader(batches, batch_size=None, num_workers=2)
     with pytest.raises(UserError, match=r"^32 of 32 samples are bad .* allows$") as error:
         next(iter(loader))
     traceback.clear_frames(error.tb)  # else torch's workers outlive the test
@@ -263,7 +264,7 @@ def test_an_error_in_a_worker_reaches_the_loop_in_one_line(tmp_path) -> None:
 
 def test_training_goes_on_beside_what_is_bad(tmp_path) -> None:
     good = write_good(tmp_path, shards=1, each=8)
-    batches = BatchStream(stream([*good, str(tmp_path / "missing.tar")], training=True), 8)
+    batches = BatchStream(stream([*good, str(tmp_path / "missing.tar")]), 8, reading=TRAINING)
     seen = list(islice(batches, 20))
     assert all(len(batch.answers) == 8 for batch in seen)
     # About one shard drawn in two is missing: as often as eight pictures are read.

@@ -93,7 +93,7 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
             storage = empty_align(tmp_path) if name == "cc_sbu_align" else empty_shard(tmp_path)
             splits = dict.fromkeys(["train", *settings.test_splits], storage)
             cfg.datasets_cfg[name].build_info.storage = splits
-        for builder, datasets in build_datasets(cfg.datasets_cfg, seed=0).values():
+        for builder, datasets in build_datasets(cfg.datasets_cfg).values():
             assert builder.batch_size >= 1
             assert set(settings.train_splits + settings.test_splits) <= set(datasets)
 

@@ -58,7 +58,7 @@ def test_every_key_of_the_datasets_binds(name: str) -> None:
         assert builder.text_processor("train").max_words == 50
     first = next(iter(cfg.datasets_cfg))
     with pytest.raises(ConfigError, match=rf"^datasets\.{first}\.build_info\.storage is .*please set it"):
-        build_datasets(cfg.datasets_cfg, seed=0)
+        build_datasets(cfg.datasets_cfg)
 
 
 @pytest.mark.parametrize("name", EVAL)

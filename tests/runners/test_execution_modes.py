@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.modes import (
     updates_of,
     write_config,
 )
+from tests.support.shards import read
 
 
 def assert_same_run(folder: Path, name: str) -> None:
@@ -50,8 +52,7 @@ def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
     """Of the first update's samples, as two ranks share them, and as they are accumulated."""
     cfg = modes.config_of(write_config(runs.folder, "unused"))
     dataset = setup_task(cfg).build_datasets(cfg)["jsonl"][1]["train"]
-    dataset.training = True
-    samples = [sample for sample, _ in zip(dataset, range(TOGETHER), strict=False)]
+    samples = list(islice(read(dataset, training=True, seed=cfg.run_cfg.get("seed", 42)), TOGETHER))
     model = build_golden_model(llm_sanity_check=False)
     with torch.no_grad():
         sums = [model(Batch.of([sample]), reduction="sum")["loss"].item() for sample in samples]

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-import train as train_script
+from minigpt4.commands import train as train_script
 from minigpt4.common import cli
 from minigpt4.common.errors import DataError, Interrupted
-from minigpt4.datasets import mixing
+from minigpt4.datasets import loader
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.prompts.sample import Batch
 from minigpt4.runners.checkpoints import BEST, LATEST
@@ -38,7 +38,7 @@ def before_batch(
 
     def watched(self: BatchStream) -> Iterator[Batch]:
         for batch in read(self):
-            if self.stream.training is training and next(numbers) == number:
+            if self.reading.training is training and next(numbers) == number:
                 do()
             yield batch
 
@@ -126,9 +126,9 @@ def test_a_worker_that_hangs_is_named_and_waited_for(shapes, tmp_path, monkeypat
         while not told.exists():
             time.sleep(0.01)
 
-    monkeypatch.setattr(mixing.log, "error", tell)
-    monkeypatch.setattr(mixing, "SECONDS_BETWEEN_LOOKS", 1)
-    monkeypatch.setattr(mixing, "SECONDS_WITHOUT_DATA", 2)
+    monkeypatch.setattr(loader.log, "error", tell)
+    monkeypatch.setattr(loader, "SECONDS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(loader, "SECONDS_WITHOUT_DATA", 2)
     before_batch(monkeypatch, 2, hang)
     train(run_config(shapes, tmp_path / "job", num_workers=1))
     message, (name, seconds, workers) = logged[0]

@@ -154,10 +154,10 @@ class Attempts:
 def main() -> None:
     """Fork off an attempt for each line, and answer with how it ended."""
     import train
-    from minigpt4.datasets.datasets import shard_order as passes
+    from minigpt4.datasets.datasets import shard_order
     from minigpt4.runners.reporting import reporter as report
 
-    passes.SHUFFLE_BUFFER = 8  # smaller than a shard: the place in it must be found again
+    shard_order.SHUFFLE_BUFFER = 8  # smaller than a shard: the position in it must be found again
     # Three quarters of the time would go into drawing; that these files are written at all is enough.
     report.draw_loss = report.draw_samples = lambda drawn, path, *more: path.write_bytes(b"a picture")
     for line in sys.stdin:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minigpt4.datasets.datasets.base_dataset import Bad
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+from minigpt4.datasets.stream import Reading, SampleStream, Skipped
 from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
 from minigpt4.prompts.sample import Sample
 
@@ -79,21 +79,26 @@ def write_good(folder: Path, shards: int, each: int) -> list[str]:
     ]
 
 
+TRAINING = Reading(training=True)
+
+
 def stream(shards: list[str], *, size: int = SIZE, **options: Any) -> WebdatasetStream:
-    """A stream with the processors of stage 1; in evaluation mode unless told otherwise."""
+    """A stream with the processors of stage 1."""
     return WebdatasetStream(
-        shards,
-        Blip2ImageTrainProcessor(size).to_batch,
-        BlipCaptionProcessor(),
-        **{"training": False} | options,
+        shards, Blip2ImageTrainProcessor(size).to_batch, BlipCaptionProcessor(), **options
     )
 
 
-def sorted_out(items: Iterable[Sample | Bad]) -> tuple[list[Sample], Counter[str]]:
-    """The good samples, and how many were bad for each reason."""
-    items = list(items)
-    bad = Counter(item.reason for item in items if isinstance(item, Bad))
-    return [item for item in items if not isinstance(item, Bad)], bad
+def read(dataset: SampleStream, **reading: Any) -> Iterator[Sample | Skipped]:
+    """What a reader reads; once and in order unless told otherwise."""
+    return (item for item, _ in dataset.read(Reading(**reading)))
+
+
+def sorted_out(items: SampleStream | Iterable[Sample | Skipped]) -> tuple[list[Sample], Counter[str]]:
+    """The good samples, and how many were skipped for each reason."""
+    items = list(read(items) if isinstance(items, SampleStream) else items)
+    bad = Counter(item.reason for item in items if isinstance(item, Skipped))
+    return [item for item in items if not isinstance(item, Skipped)], bad
 
 
 def numbers(said: Iterable[Sample | str]) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from minigpt4.common.config import CONFIG_DIR
 from minigpt4.common.errors import ConfigError
@@ -18,6 +18,7 @@ from minigpt4.processors.base_processor import (
 )
 
 if TYPE_CHECKING:
+    from minigpt4.datasets.stream import SampleStream
     from minigpt4.models.image_tokens import TokenShape
 
 
@@ -78,18 +79,18 @@ class BaseDatasetBuilder:
     def token_shape(self) -> "TokenShape | None":
         """The shape of an image's tokens, where the data sets give cached ones."""
 
-    def build_datasets(self, seed: int = 0) -> dict[str, Any]:
+    def build_datasets(self) -> Mapping[str, "SampleStream"]:
         """Split name -> data set."""
         raise NotImplementedError
 
 
 # Name -> the builder, and what it built by split.
-Datasets = dict[str, tuple[BaseDatasetBuilder, dict[str, Any]]]
+Datasets = dict[str, tuple[BaseDatasetBuilder, Mapping[str, "SampleStream"]]]
 
 
-def build_datasets(datasets_cfg: Mapping, seed: int) -> Datasets:
+def build_datasets(datasets_cfg: Mapping) -> Datasets:
     """Everything in `datasets:`, in order: name -> (its builder, its data sets by split)."""
     builders = check_datasets(datasets_cfg)
     if not builders:
         raise ConfigError("the section `datasets` is missing or empty: please name at least one dataset")
-    return {name: (builder, builder.build_datasets(seed)) for name, builder in builders.items()}
+    return {name: (builder, builder.build_datasets()) for name, builder in builders.items()}

@@ -30,7 +30,7 @@ class CachedFeaturesBuilder(BaseDatasetBuilder):
     def key(self) -> str:
         return f"{self.where}.build_info.storage"
 
-    def build_datasets(self, seed: int = 0) -> dict[str, "CachedFeatureStream"]:
+    def build_datasets(self) -> dict[str, "CachedFeatureStream"]:
         from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
         from minigpt4.weights.resolver import require_value
 
@@ -43,9 +43,7 @@ class CachedFeaturesBuilder(BaseDatasetBuilder):
             if missing or not shards:
                 lacks = f"lacks {missing[0]}" if missing else "holds no sample"
                 raise DataError(f"{self.key}: the split {split!r} of the cache {manifest.folder} {lacks}")
-            streams[split] = CachedFeatureStream(
-                shards, shape, self.text_processor(split), training=split == "train", seed=seed
-            )
+            streams[split] = CachedFeatureStream(shards, shape, self.text_processor(split))
         return streams
 
     def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """The image-caption sets: shards for stage 1, a folder of clean pairs for stage 2."""
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common.registry import registry
@@ -9,33 +10,56 @@ from minigpt4.datasets.settings import FolderInfo, WebdatasetInfo
 
 if TYPE_CHECKING:
     from minigpt4.datasets.datasets.base_dataset import BaseDataset
+    from minigpt4.datasets.datasets.shard_reader import RawSample
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+    from minigpt4.prompts.dialogue import Dialogue
 
 
 class WebdatasetBuilder(BaseDatasetBuilder):
     """Webdataset shards: a brace pattern, or a list of them, of files, URLs and `pipe:` commands.
 
-    The split `train` is endless and shuffled, the others are read once in order.
+    Where shards hold something other than captions, a subclass says what dialogue a sample makes:
+
+        @registry.register_builder("colours")
+        class ColoursBuilder(WebdatasetBuilder):
+            def dialogue(self, raw, rng):
+                question = rng.choice(["What colour is it?", "Which colour?"])
+                return Dialogue.of([(f"<Img><ImageHere></Img> {question}", raw.fields["colour"])])
     """
 
     BUILD_INFO = WebdatasetInfo
     build_info: WebdatasetInfo
 
-    def build_datasets(self, seed: int = 0) -> dict[str, "WebdatasetStream"]:
+    def dialogue(self, raw: "RawSample", rng: random.Random) -> "Dialogue":
+        """What is said about the image of a sample.
+
+        Args:
+            raw: its files; `raw.fields` is the object in its JSON, `raw.text("txt")` a text file.
+            rng: for what is drawn at random: it is seeded by seed, epoch and sample.
+
+        Returns:
+            A caption, or turns with one `<Img><ImageHere></Img>` where the image goes.
+
+        Raises:
+            BadSample: to skip the sample, with the reason that is counted.
+        """
+        from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue
+
+        return caption_dialogue(raw, rng, key=self.build_info.caption_key)
+
+    def build_datasets(self) -> dict[str, "WebdatasetStream"]:
         storage = self.build_info.storage
         by_split = storage if isinstance(storage, dict) else {"train": storage}
-        return {split: self._build_split(split, shards, seed) for split, shards in by_split.items()}
+        return {split: self._build_split(split, shards) for split, shards in by_split.items()}
 
-    def _build_split(self, split: str, storage: Any, seed: int) -> "WebdatasetStream":
+    def _build_split(self, split: str, storage: Any) -> "WebdatasetStream":
         from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
 
         return WebdatasetStream(
             expand_shards(storage, f"{self.where}.build_info.storage"),
             self.vis_processor(split).to_batch,
             self.text_processor(split),
-            training=split == "train",
-            seed=seed,
-            caption_key=self.build_info.caption_key,
+            self.dialogue,
         )
 
 

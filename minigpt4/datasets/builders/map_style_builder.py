@@ -29,7 +29,7 @@ class Split:
 
 
 class MapStyleBuilder(BaseDatasetBuilder):
-    """Builds `DATASET` for every split that `build_info` names; the split `train` is endless and shuffled.
+    """Builds `DATASET` for every split that `build_info` names.
 
     A data set needs no more than this, and `BaseDataset` shows the class that goes with it:
 
@@ -57,20 +57,18 @@ class MapStyleBuilder(BaseDatasetBuilder):
         """The class of the data sets; ours override it to import it only here."""
         return cls.DATASET
 
-    def build_datasets(self, seed: int = 0) -> dict[str, "BaseDataset"]:
+    def build_datasets(self) -> dict[str, "BaseDataset"]:
         own = [one.name for one in fields(self.BUILD_INFO) if one.name not in LAYOUT_KEYS]
         options = {name: getattr(self.build_info, name) for name in own}
-        return {split.name: self._build_split(split, options, seed) for split in self._splits()}
+        return {split.name: self._build_split(split, options) for split in self._splits()}
 
-    def _build_split(self, split: Split, options: dict[str, Any], seed: int) -> "BaseDataset":
+    def _build_split(self, split: Split, options: dict[str, Any]) -> "BaseDataset":
         try:
             return self.dataset_class()(
                 self.vis_processor(split.name).to_batch,
                 self.text_processor(split.name),
-                split.image_path,
+                split.image_path,  # type: ignore[arg-type]  # None only where NEEDS_IMAGE_PATH says so
                 split.ann_paths,
-                training=split.name == "train",
-                seed=seed,
                 **options,
             )
         except DataError as error:

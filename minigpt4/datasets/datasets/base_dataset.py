@@ -1,114 +1,57 @@
-"""What all datasets share: what is bad, and who reads what.
-
-A dataset is a stream: iterated, it yields samples and, where something is wrong, a `Bad` with the reason.
-It never stops for one broken picture, and nothing is dropped without being counted.
-"""
+"""Data sets that are a folder of images and files of annotations: the base class for sets of your own."""
 
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count
-from pathlib import Path, PureWindowsPath
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
 
 from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.files import check_inside
+from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import decode_picture
 from minigpt4.prompts.sample import Sample
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A sample or a shard that was skipped, and why."""
+class Picture(TypedDict):
+    """What an image file gives a `Sample`."""
 
-    reason: str
-    where: str
-
-
-def check_caption(caption: Any) -> str:
-    """The caption, if it is text that says something. Raises BadSample."""
-    if not isinstance(caption, str):
-        raise BadSample("caption is no text")
-    if not caption.strip():
-        raise BadSample("empty caption")
-    return caption
+    image: torch.Tensor
+    size: tuple[int, int]
 
 
-class SampleStream:
-    """What ranks and workers read together: each of them is a reader, and reads a part of its own.
+class BaseDataset(SampleStream):
+    """Images in a folder and a list of annotations; subclasses say what sample an annotation makes.
 
-    Attributes:
-        rank, world_size: this process among all that read.
-        training: whether the stream is endless and shuffled, or everything once and in order.
-        seed: decides the order in training, together with reader and number of readers.
-        size: of how many shards or entries a pass consists; positions hold for this number only.
-    """
-
-    rank, world_size = 0, 1
-    training: bool
-    seed: int
-    size: int
-
-    def read(self, reader: int, readers: int, position: Any = None) -> Iterator[tuple[Sample | Bad, Any]]:
-        """All that is reader `reader`'s of `readers`, each item with the position after it.
-
-        Args:
-            reader: from 0 to `readers` - 1.
-            readers: ranks times workers.
-            position: one that was given with an item, to go on after it (in training only); None: the
-                beginning. What lies before is not decoded again.
-        """
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Sample | Bad]:
-        worker, workers = this_worker()
-        reader = self.rank * workers + worker
-        return (item for item, _ in self.read(reader, self.world_size * workers))
-
-
-def this_worker() -> tuple[int, int]:
-    """Which of how many workers of its rank this process is."""
-    worker = get_worker_info()
-    return (worker.id, worker.num_workers) if worker else (0, 1)
-
-
-class BaseDataset(SampleStream, Dataset):
-    """Pictures in a folder and a list of annotations; subclasses say what sample one annotation makes.
-
-    This is where data of your own comes in that is not in the JSONL format (and need not be rewritten):
+    This is the way in for data that is not in the JSONL format (and need not be rewritten):
 
         class BirdsDataset(BaseDataset):
             REQUIRED_KEYS = ("file", "species")
 
-            def picture_name(self, entry):
-                return entry["file"]
-
-            def sample(self, entry):
-                question = "<Img><ImageHere></Img> Which bird is this?"
+            def sample(self, entry, rng):
+                question = rng.choice(["Which bird is this?", "What is its name?"])
                 return Sample(
-                    dialogue=Dialogue.of([(question, entry["species"])]),
-                    image=self.picture(entry),
+                    dialogue=Dialogue.of([(f"<Img><ImageHere></Img> {question}", entry["species"])]),
                     image_id=entry["file"],
+                    **self.picture(entry["file"]),
                 )
 
-    For a caption, `Dialogue.caption(text)`: the model asks what it asks for captions. `MapStyleBuilder` shows
-    the builder that goes with it.
+    For a caption, `Dialogue.caption(text)`: the model then asks as it asks for all captions.
+    `MapStyleBuilder` shows the builder that goes with it.
 
-    Indexed, it answers a sample or a `Bad`. Iterated, it is a stream: in training without end, each pass
-    in a new order that seed and number of the pass decide; else once, in order. All ranks and workers
-    together read each entry of a pass once.
+    In training each epoch has an order that the seed and its number decide, and all readers together read
+    each entry once. Indexed, a data set gives a sample or a `Skipped`, with the draws of a first epoch.
 
     Args:
         vis_processor: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: text -> text.
-        vis_root: the folder of the pictures.
+        vis_root: the folder of the images.
         ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations`.
-        training: whether the stream is endless and shuffled.
-        seed: decides the order.
 
     Raises:
         DataError: for files that are not as they should be.
@@ -122,18 +65,13 @@ class BaseDataset(SampleStream, Dataset):
         text_processor: Callable[[str], str],
         vis_root: str | Path,
         ann_paths: Sequence[str | Path],
-        *,
-        training: bool,
-        seed: int = 0,
     ) -> None:
         self.vis_processor = vis_processor
         self.text_processor = text_processor
         self.vis_root = Path(vis_root)
-        self.training = training
-        self.seed = seed
         self.annotation = self.read_entries(ann_paths)
         if not self.annotation:
-            raise DataError(f"there is not one entry in {', '.join(map(str, ann_paths))}")
+            raise DataError(f"there is no entry in {', '.join(map(str, ann_paths))}")
         if not self.vis_root.is_dir():
             raise DataError(f"there is no folder of pictures {self.vis_root}")
 
@@ -151,31 +89,36 @@ class BaseDataset(SampleStream, Dataset):
         return annotation
 
     def check_entry(self, entry: Any) -> None:
-        """Raise ValueError if an entry cannot be used, whatever its picture is."""
+        """Raise ValueError if an entry cannot be used, whatever its image is."""
         if not isinstance(entry, dict):
-            raise ValueError(f"{entry!r} is no mapping")
+            raise ValueError(f"{entry!r} is not a mapping")
         missing = [key for key in self.REQUIRED_KEYS if key not in entry]
         if missing:
             raise ValueError(f"{missing[0]!r} is missing (it has {', '.join(map(repr, entry)) or 'nothing'})")
 
-    def picture_name(self, entry: Any) -> str:
-        """The path of an entry's picture below `vis_root`."""
+    def sample(self, entry: Any, rng: random.Random) -> Sample:
+        """The sample that an entry makes.
+
+        Args:
+            entry: of the annotations.
+            rng: for what is drawn at random, e.g. a template. It is seeded by seed, epoch and entry: another
+                source of randomness would not survive a resume.
+
+        Raises:
+            BadSample: to skip the entry, with the reason that is counted.
+        """
         raise NotImplementedError
 
-    def sample(self, entry: Any) -> Sample:
-        """The sample that an entry makes. Raises BadSample."""
-        raise NotImplementedError
+    def where(self, index: int) -> str:
+        """What an entry is called when it is skipped."""
+        return f"entry {index}"
 
-    def where(self, entry: Any) -> str:
-        """How an entry is called where it has to be skipped."""
-        return str(self.vis_root / self.picture_name(entry))
+    def picture(self, name: str) -> Picture:
+        """The image file of that path below `vis_root`, as `image` [3, H, W] and its original `size`.
 
-    def picture(self, entry: Any) -> torch.Tensor:
-        """An entry's picture [3, H, W]. Raises BadSample."""
-        return self.open_below_root(self.picture_name(entry))
-
-    def open_below_root(self, name: str) -> torch.Tensor:
-        """The picture of that path below `vis_root` [3, H, W]. Raises BadSample."""
+        Raises:
+            BadSample: if it is missing, outside the folder, or cannot be decoded.
+        """
         try:
             check_inside(name)
         except ValueError as error:
@@ -187,37 +130,41 @@ class BaseDataset(SampleStream, Dataset):
             data = path.read_bytes()
         except OSError as error:
             raise BadSample("unreadable image") from error
-        return self.vis_processor(decode_picture(data))
+        pixels = decode_picture(data)
+        return {"image": self.vis_processor(pixels), "size": (pixels.shape[0], pixels.shape[1])}
 
     def __len__(self) -> int:
         return len(self.annotation)
-
-    def __getitem__(self, index: int) -> Sample | Bad:
-        entry = self.annotation[index]
-        try:
-            return self.sample(entry)
-        except BadSample as bad:
-            return Bad(str(bad), self.where(entry))
 
     @property
     def size(self) -> int:
         return len(self)
 
-    def read(
-        self, reader: int, readers: int, position: int | None = None
-    ) -> Iterator[tuple[Sample | Bad, int | None]]:
+    def __getitem__(self, index: int) -> Sample | Skipped:
+        return self._sample(index, Reading().rng(0, index))
+
+    def _sample(self, index: int, rng: random.Random) -> Sample | Skipped:
+        entry = self.annotation[index]
+        try:
+            return self.sample(entry, rng)
+        except UNUSABLE as error:
+            return Skipped.because(error, self.where(index))
+
+    def read(self, reading: Reading) -> Iterator[tuple[Sample | Skipped, int | None]]:
         """As `SampleStream.read`; a position is how many entries the reader has read."""
-        if not self.training:
-            yield from ((self[index], None) for index in range(reader, len(self), readers))
+        if not reading.training:
+            for index in range(reading.reader, len(self), reading.readers):
+                yield self._sample(index, reading.rng(0, index)), None
             return
-        # The passes follow each other in one endless row, of which a reader takes every `readers`-th: none
-        # gets more than another, and none is left without where there are more readers than entries.
+        # The epochs follow each other in one endless row, of which a reader takes every `readers`-th entry:
+        # none gets more than another, and none goes without where there are more readers than entries.
         shuffled, order = -1, np.empty(0)
-        for taken in count(position or 0):
-            number, index = divmod(reader + taken * readers, len(self))
-            if number != shuffled:
-                shuffled, order = number, np.random.default_rng([self.seed, number]).permutation(len(self))
-            yield self[order[index]], taken + 1
+        for taken in count(reading.position or 0):
+            epoch, place = divmod(reading.reader + taken * reading.readers, len(self))
+            if epoch != shuffled:
+                shuffled, order = epoch, np.random.default_rng([reading.seed, epoch]).permutation(len(self))
+            index = int(order[place])
+            yield self._sample(index, reading.rng(epoch, index)), taken + 1
 
 
 def read_annotations(path: str | Path) -> list[Any]:
@@ -227,7 +174,7 @@ def read_annotations(path: str | Path) -> list[Any]:
         DataError: if there is no such file, or it holds something else.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a mark at its head
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
     except FileNotFoundError as error:
         raise DataError(f"there is no annotation file {path}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -236,11 +183,3 @@ def read_annotations(path: str | Path) -> list[Any]:
     if not isinstance(entries, list):
         raise DataError(f"{path} must hold a list of entries, or a mapping with one under 'annotations'")
     return entries
-
-
-def check_inside(name: str) -> None:
-    """Raise ValueError if a name out of an annotation file would leave the folder it is joined to."""
-    # Windows' rules know both separators and drives.
-    path = PureWindowsPath(name)
-    if path.anchor or ".." in path.parts:
-        raise ValueError(f"{name!r} leaves the folder of the pictures")

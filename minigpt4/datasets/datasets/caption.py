@@ -1,18 +1,21 @@
-"""Pictures with one caption each."""
+"""Images with one caption each."""
 
+import random
 from typing import Any
 
-from minigpt4.datasets.datasets.base_dataset import BaseDataset, check_caption, check_inside
+from minigpt4.common.files import check_inside
+from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
 
 
 class CCSBUAlignDataset(BaseDataset):
-    """Stage 2's pairs: `{"image_id": "2", "caption": "..."}` beside the picture `2.jpg`.
+    """Stage 2's pairs: `{"image_id": "2", "caption": "..."}` beside the image `2.jpg`.
 
-    Captions stay as they were written, capitals, full stops and all: they are what the model will talk
+    Captions stay as they were written, with capitals and punctuation: they are what the model will talk
     like. (The original names a text processor in the YAML, and does not call it either.) A key `group`
-    may say which kind of sample it is, and evaluation reports each by itself.
+    can say which kind of sample it is; evaluation reports each group separately.
     """
 
     REQUIRED_KEYS = ("image_id", "caption")
@@ -20,16 +23,13 @@ class CCSBUAlignDataset(BaseDataset):
     def check_entry(self, entry: Any) -> None:
         super().check_entry(entry)
         if not isinstance(entry["image_id"], str | int):
-            raise ValueError(f"'image_id' is {entry['image_id']!r}, it must be a text or a number")
-        check_inside(self.picture_name(entry))
+            raise ValueError(f"'image_id' is {entry['image_id']!r}, it must be text or a number")
+        check_inside(f"{entry['image_id']}.jpg")
 
-    def picture_name(self, entry: dict[str, Any]) -> str:
-        return f"{entry['image_id']}.jpg"
-
-    def sample(self, entry: dict[str, Any]) -> Sample:
+    def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
         return Sample(
-            dialogue=Dialogue.caption(check_caption(entry["caption"])),
-            image=self.picture(entry),
+            dialogue=Dialogue.caption(clean_caption(entry["caption"])),
             image_id=str(entry["image_id"]),
             group=str(entry.get("group", "")),
+            **self.picture(f"{entry['image_id']}.jpg"),
         )

@@ -1,5 +1,6 @@
-"""Anybody's pictures with captions, questions or conversations, out of JSONL files."""
+"""Images of your own with captions, questions or conversations, from JSONL files."""
 
+import random
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
+from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
 
@@ -19,8 +21,8 @@ SHOWN_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a sample stands."""
+class LineLocation:
+    """Where a line is in its file."""
 
     path: Path
     number: int
@@ -30,7 +32,7 @@ class Place:
         return f"{self.path}:{self.number}"
 
 
-class LineIndex(Sequence):
+class LineIndex(Sequence[LineLocation]):
     """The lines of some files, of which 8 bytes each are kept in memory.
 
     Raises:
@@ -58,7 +60,7 @@ class LineIndex(Sequence):
         if bad:
             command = f"python -m minigpt4.datasets.validate {path}"
             raise DataError(
-                f"{bad} line{'s' * (bad > 1)} of {path} cannot be used (`{command}` tells all):\n  "
+                f"{bad} line{'s' * (bad > 1)} of {path} cannot be used (`{command}` lists all):\n  "
                 + "\n  ".join(problems)
             )
         return offsets
@@ -66,25 +68,25 @@ class LineIndex(Sequence):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> Place:
+    def __getitem__(self, index: int) -> LineLocation:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(index)
         file = bisect_right(self._ends, index)
         number = int(index) - (self._ends[file - 1] if file else 0)
-        return Place(self.paths[file], number + 1, self._offsets[file][number])
+        return LineLocation(self.paths[file], number + 1, self._offsets[file][number])
 
 
 class JsonlDataset(BaseDataset):
     """The project's own format; dataset/README_YOUR_DATA.md describes it.
 
     Args:
-        vis_processor, training, seed: see `BaseDataset`.
+        vis_processor: see `BaseDataset`.
         text_processor: for captions; questions and answers stay as they are.
-        vis_root: the folder of the pictures; None is the folder of the files.
+        vis_root: the folder of the images; None is the folder of the files.
         ann_paths: JSONL files.
 
     Raises:
-        DataError: for a file with a line that cannot be used. Whether pictures are there is not looked at.
+        DataError: for a file with a line that cannot be used. Whether the images exist is not checked.
     """
 
     def __init__(
@@ -93,32 +95,23 @@ class JsonlDataset(BaseDataset):
         text_processor: Callable[[str], str],
         vis_root: str | Path | None,
         ann_paths: Sequence[str | Path],
-        *,
-        training: bool,
-        seed: int = 0,
     ) -> None:
         folders = {Path(path).parent for path in ann_paths}
         if vis_root is None and len(folders) > 1:
             raise DataError(
-                f"the files are in {len(folders)} folders: please set `image_path`, from which the paths of "
-                "all pictures go"
+                f"the files are in {len(folders)} folders: please set `image_path`, the folder that "
+                "the paths of all pictures are relative to"
             )
-        super().__init__(
-            vis_processor,
-            text_processor,
-            folders.pop() if vis_root is None else vis_root,
-            ann_paths,
-            training=training,
-            seed=seed,
-        )
+        root = folders.pop() if vis_root is None else vis_root
+        super().__init__(vis_processor, text_processor, root, ann_paths)
 
     def read_entries(self, ann_paths: Sequence[str | Path]) -> LineIndex:
         return LineIndex(ann_paths)
 
-    def where(self, entry: Place) -> str:
-        return str(entry)
+    def where(self, index: int) -> str:
+        return str(self.annotation[index])
 
-    def sample(self, entry: Place) -> Sample:
+    def sample(self, entry: LineLocation, rng: random.Random) -> Sample:
         with open(entry.path, "rb") as stream:
             stream.seek(entry.offset)
             said, _ = check_line(stream.readline())
@@ -126,12 +119,12 @@ class JsonlDataset(BaseDataset):
             raise BadSample("line changed since the start")
         answers = said.answers
         if said.kind == "caption":
-            answers = [self.text_processor(answers[0])]
-            if not answers[0].strip():
-                raise BadSample("empty caption")
+            answers = [clean_caption(answers[0], self.text_processor)]
+        pictures = [self.picture(name) for name in said.images]
         return Sample(
             dialogue=Dialogue.of(zip(said.questions, answers, strict=True)),
-            image=torch.stack([self.open_below_root(name) for name in said.images]),
+            image=torch.stack([picture["image"] for picture in pictures]),
+            size=pictures[0]["size"] if len(pictures) == 1 else None,
             image_id=said.id or str(entry),
             group=said.group,
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigpt4.common.errors import DataError, nearest
-from minigpt4.datasets.datasets.base_dataset import check_inside
+from minigpt4.common.files import check_inside
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 MARK = "<image>"  # where a picture goes in a text

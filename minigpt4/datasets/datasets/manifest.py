@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.files import check_inside
 from minigpt4.common.logger import write_json
-from minigpt4.datasets.datasets.base_dataset import check_inside
 
 
 def write_manifest(path: Path, samples: Mapping[str, int]) -> None:

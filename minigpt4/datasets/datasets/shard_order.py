@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from minigpt4.datasets.datasets.base_dataset import Bad
+from minigpt4.datasets.stream import Reading, Skipped
 
 SHUFFLE_BUFFER = 1000
 
@@ -27,8 +27,7 @@ class ShardPart(NamedTuple):
 
 
 class ReaderPosition(NamedTuple):
-    """Where a reader stands: all that is needed to resume. It is given out as a bare tuple, which a
-    checkpoint can hold.
+    """Where a reader stands: all that is needed to resume. (A checkpoint holds it as a bare tuple.)
 
     Attributes:
         epoch: its number.
@@ -51,37 +50,37 @@ class _Unread(NamedTuple):
 ReadPart = Callable[[ShardPart], Iterator[Any]]
 
 
-def parts_of_epoch(shards: int, epoch: int, seed: int, reader: int, readers: int) -> list[ShardPart]:
-    """The parts of an epoch that are this reader's, in its order; there is at least one."""
-    parts = math.ceil(readers / shards)
+def parts_of_epoch(shards: int, epoch: int, reading: Reading) -> list[ShardPart]:
+    """The parts of an epoch that are the reader's, in its order; there is at least one."""
+    parts = math.ceil(reading.readers / shards)
     everything = [ShardPart(shard, part, parts) for shard in range(shards) for part in range(parts)]
-    random.Random(f"{seed}/{epoch}").shuffle(everything)
-    return everything[(reader - epoch * len(everything)) % readers :: readers]
+    random.Random(f"{reading.seed}/{epoch}").shuffle(everything)
+    first = (reading.reader - epoch * len(everything)) % reading.readers
+    return everything[first :: reading.readers]
 
 
-def read_epochs(
-    read: ReadPart, shards: int, seed: int, reader: int, readers: int, position: ReaderPosition
-) -> Iterator[tuple[Any, tuple]]:
-    """All items of one reader from `position` on, each with the position after it. It never ends.
+def read_epochs(read: ReadPart, shards: int, reading: Reading) -> Iterator[tuple[Any, ReaderPosition]]:
+    """All items of a reader from its position on, each with the position after it. It never ends.
 
     Resuming costs no more than reading what lay in the shuffle buffer and the part that was begun: the
     epochs and parts before are counted off, not read.
     """
+    position = ReaderPosition(*reading.position or ())
     while True:
-        rng = random.Random(f"{seed}/{position.epoch}/{reader}/{readers}")
-        parts = parts_of_epoch(shards, position.epoch, seed, reader, readers)
+        rng = random.Random(f"{reading.seed}/{position.epoch}/{reading.reader}/{reading.readers}")
+        parts = parts_of_epoch(shards, position.epoch, reading)
         yield from _read_epoch(read, parts, rng, position)
         position = ReaderPosition(position.epoch + 1)
 
 
 def _read_epoch(
     read: ReadPart, parts: list[ShardPart], rng: random.Random, position: ReaderPosition
-) -> Iterator[tuple[Any, tuple]]:
+) -> Iterator[tuple[Any, ReaderPosition]]:
     counts, buffer = list(position.counts), []
     items = _shuffled(_items(read, parts, counts), rng, buffer)
     for drawn, item in enumerate(items, 1):
         if drawn > position.drawn:
-            yield item, (position.epoch, drawn, tuple(counts))
+            yield item, ReaderPosition(position.epoch, drawn, tuple(counts))
         elif drawn == position.drawn:
             _fill_in(buffer, read, parts)
 
@@ -131,4 +130,4 @@ def _fill_in(buffer: list[Any], read: ReadPart, parts: list[ShardPart]) -> None:
             if not slots:
                 break
         for slot in slots.values():
-            buffer[slot] = Bad("shard changed", f"shard {parts[part].shard}")
+            buffer[slot] = Skipped("shard changed", f"shard {parts[part].shard}")

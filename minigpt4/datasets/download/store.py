@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.files import check_inside
 from minigpt4.common.logger import write_json
 from minigpt4.datasets.download.items import Item
 from minigpt4.weights.download import Download, beside, require_space
@@ -136,8 +137,6 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
 
 
 def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
-    from minigpt4.datasets.datasets.base_dataset import check_inside  # late: `--list` needs no torch
-
     for info in zipped.infolist():
         if not info.is_dir():
             check_inside(info.filename)

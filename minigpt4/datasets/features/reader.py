@@ -1,24 +1,27 @@
-"""Image tokens that an encoder and a Q-Former made once (`minigpt4 cache-features`), as a stream.
+"""Image tokens that an encoder and a Q-Former computed once (`minigpt4 cache-features`), as a data set.
 
-A cache is a folder: `manifest.json`, and shards in which each sample is `KEY.json` (caption, group) and
-`KEY.safetensors` with one tensor `image_features` [P, width] in bfloat16. P is tokens an image.
+A cache is a folder: `manifest.json`, and shards in which each sample is `KEY.json` (its texts, `group` and
+`size`) and `KEY.safetensors` with one tensor `image_features` [P, width] in bfloat16. P is tokens per image.
 """
 
 import json
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from minigpt4.common.errors import DataError
-from minigpt4.datasets.datasets.base_dataset import BadSample, check_inside
-from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.files import check_inside
+from minigpt4.datasets.datasets.shard_reader import RawSample
+from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
 from minigpt4.models.image_tokens import TokenShape
-from minigpt4.processors.base_processor import BaseProcessor
+from minigpt4.prompts.dialogue import Dialogue, Role, Turn
 
 MANIFEST = "manifest.json"
 FORMAT = "minigpt4 cached features 1"
@@ -44,37 +47,57 @@ def unpack_features(data: bytes | None, shape: tuple[int, int]) -> torch.Tensor:
     return features
 
 
+def pack_dialogue(dialogue: Dialogue) -> dict[str, Any]:
+    """What the JSON of a sample says of its texts: a caption, or the turns."""
+    if dialogue.is_caption and len(dialogue.turns) == 1:
+        return {"caption": dialogue.answer}
+    return {"turns": [asdict(turn) for turn in dialogue.turns]}
+
+
+def unpack_dialogue(raw: RawSample, rng: random.Random | None = None) -> Dialogue:
+    """What `pack_dialogue` wrote. Raises BadSample."""
+    turns = raw.fields.get("turns")
+    if turns is None:
+        return caption_dialogue(raw)
+    try:
+        parts = [(turn["role"], turn["text"], turn["verbatim"]) for turn in turns]
+        if not all(role in get_args(Role) and isinstance(text, str) for role, text, _ in parts):
+            raise BadSample("broken dialogue")
+        return Dialogue(tuple(Turn(role, text, verbatim is True) for role, text, verbatim in parts))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadSample("broken dialogue") from error
+
+
 class CachedFeatureStream(WebdatasetStream):
-    """As WebdatasetStream, in the same order, with `image_features` [P, width] where that has `image`.
+    """As WebdatasetStream, in the same order, with `features` [P, width] where that has `image`.
 
     Args:
-        shards, text_processor, training, seed: as WebdatasetStream's.
+        shards, text_processor: as WebdatasetStream's.
         shape: P and width.
     """
 
     def __init__(
-        self,
-        shards: list[str],
-        shape: tuple[int, int],
-        text_processor: Callable[[str], str],
-        *,
-        training: bool,
-        seed: int = 0,
+        self, shards: list[str], shape: tuple[int, int], text_processor: Callable[[str], str]
     ) -> None:
-        # There are no pictures to transform.
-        super().__init__(shards, BaseProcessor(), text_processor, training=training, seed=seed)
+        super().__init__(shards, _no_image, text_processor, unpack_dialogue)
         self.shape = shape
 
-    def look(self, raw: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return {"features": unpack_features(raw.get("safetensors"), self.shape)}
+    def load_image(self, raw: RawSample) -> dict[str, Any]:
+        height_width = raw.fields.get("size")
+        size = None if height_width is None else (int(height_width[0]), int(height_width[1]))
+        return {"features": unpack_features(raw.files.get("safetensors"), self.shape), "size": size}
+
+
+def _no_image(_: np.ndarray) -> torch.Tensor:
+    raise BadSample("image among cached features")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache says of itself.
+    """What a cache says about itself.
 
     Attributes:
-        folder: where it lies.
+        folder: where it is.
         vision: what made it, as `vision_identity` writes it.
         shape: of an image's tokens.
         parts: dicts with `dataset`, `split`, `vis_processor` and `shards`, a list of dicts with `file`
@@ -95,7 +118,7 @@ class Manifest:
             key: the YAML key that names it, for messages.
 
         Raises:
-            DataError: if there is none, it is of another kind, unfinished, or names files outside.
+            DataError: if there is none, it is of another format, unfinished, or names files outside.
         """
         path = Path(place).expanduser()
         path = path / MANIFEST if path.is_dir() else path
@@ -105,7 +128,7 @@ class Manifest:
                 raise DataError(f"{key}: {path} is {content['format']!r}, this program reads {FORMAT!r}")
             if not content["complete"]:
                 raise DataError(
-                    f"{key}: the cache {path.parent} is not finished; the command goes on with it"
+                    f"{key}: the cache {path.parent} is not finished; the command that makes it resumes it"
                 )
             for part in content["parts"]:
                 for shard in part["shards"]:
@@ -117,7 +140,7 @@ class Manifest:
                 f"{key}: there is no cache {str(place)!r} (no {path}); minigpt4 cache-features makes one"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{key}: {path} is no manifest of a cache ({error})") from error
+            raise DataError(f"{key}: {path} is not the manifest of a cache ({error})") from error
 
     @property
     def splits(self) -> list[str]:

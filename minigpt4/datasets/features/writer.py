@@ -1,6 +1,5 @@
-"""How a cache of features is written: shard by shard, each whole or not at all."""
+"""How a cache of features is written: shard by shard, each completely or not at all."""
 
-import copy
 import io
 import json
 import os
@@ -17,20 +16,19 @@ from tqdm import tqdm
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.logger import write_json
-from minigpt4.datasets.datasets.base_dataset import Bad, this_worker
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
-from minigpt4.datasets.features.reader import pack_features
+from minigpt4.datasets.features.reader import pack_dialogue, pack_features
+from minigpt4.datasets.stream import Reading, Skipped, this_worker
 from minigpt4.models.image_tokens import ImageTokens, TokenShape
-from minigpt4.processors.base_processor import BaseProcessor
 from minigpt4.prompts.sample import Batch
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of pictures, and what becomes of it.
+    """One shard of images, and what becomes of it.
 
     Attributes:
-        stream: its samples, once and in order, with the captions as they are.
+        stream: its samples, with captions as they are.
         out: the cache's folder.
         file: the shard of features below it.
         batch_size: pictures that the encoder sees at a time.
@@ -44,9 +42,7 @@ class Shard:
     @classmethod
     def of(cls, stream: WebdatasetStream, number: int, out: Path, file: str, batch_size: int) -> "Shard":
         """Shard `number` of a stream, by itself."""
-        single = copy.copy(stream)
-        single.shards, single.training = [stream.shards[number]], False
-        single.text_processor = BaseProcessor()
+        single = WebdatasetStream([stream.shards[number]], stream.image_transform, str, stream.dialogue)
         return cls(single, out, file, batch_size)
 
     @property
@@ -95,8 +91,8 @@ class ShardBatches(IterableDataset):
         worker, workers = this_worker()
         for number in range(worker, len(self.shards), workers):
             shard, samples, bad = self.shards[number], [], Counter()
-            for item, _ in shard.stream.read(0, 1):
-                if isinstance(item, Bad):
+            for item, _ in shard.stream.read(Reading()):
+                if isinstance(item, Skipped):
                     bad[item.reason] += 1
                     continue
                 if len(samples) == shard.batch_size:
@@ -120,10 +116,10 @@ class ShardWriter:
     def add(self, batch: Batch, features: torch.Tensor) -> None:
         """Write a batch, whose features are [B, P, width]."""
         for row, key in enumerate(batch.image_ids):
-            text = {"caption": batch.answers[row]}
+            fields = pack_dialogue(batch.dialogues[row]) | {"size": batch.sizes[row]}
             if batch.groups[row]:
-                text["group"] = batch.groups[row]
-            self._write(f"{key}.json", json.dumps(text, ensure_ascii=False).encode())
+                fields["group"] = batch.groups[row]
+            self._write(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
             self._write(f"{key}.safetensors", pack_features(features[row]))
             self.samples += 1
 
