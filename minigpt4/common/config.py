@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import key, parse, plain, read, require_mapping
+from minigpt4.common.schema import key, merge, parse, plain, read, require_mapping
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
@@ -109,12 +109,9 @@ def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
         one = OmegaConf.create()
         try:
             OmegaConf.update(one, name, _option_value(text))
-            merged: Any = OmegaConf.merge(config, one)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"--options {word}: it does not fit what the YAML has there ({error})"
-            ) from error
-        config = merged
+            raise ConfigError(f"--options {word}: {error}") from error
+        config = merge(config, one, f"--options {word}")
     return config
 
 
@@ -224,8 +221,8 @@ class Config:
         require_mapping(section, f"datasets.{name}")
         path = _builder_class(name, section).default_config_path()
         # A YAML of defaults holds one entry, by the name of its builder; here it may be called otherwise.
-        defaults = next(iter(load_yaml(path).datasets.values())) if path else OmegaConf.create()
-        return OmegaConf.merge(defaults, section or {})
+        defaults = (load_yaml(path).get("datasets") or {}) if path else {}
+        return merge(next(iter(defaults.values()), {}), section or {}, f"datasets.{name}")
 
     def _check(self) -> None:
         """Look at every key that is there."""

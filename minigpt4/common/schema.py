@@ -137,6 +137,18 @@ def plain_section(section: Any, where: str) -> dict[str, Any]:
     return dict(plain(section) or {})
 
 
+def merge(defaults: Any, section: Any, where: str) -> Any:
+    """A section of YAML over its defaults, as an OmegaConf node.
+
+    Raises:
+        ConfigError: where a list meets a mapping, in a key of the section or below.
+    """
+    try:
+        return OmegaConf.merge(defaults, section)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: it does not fit what stands there otherwise ({error})") from error
+
+
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """A value as its type wants it, e.g. 1 as 1.0."""
     for one in get_args(kind) if _is_union(kind) else (kind,):

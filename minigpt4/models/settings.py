@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from omegaconf import OmegaConf
-
 from minigpt4.common.config import CONFIG_DIR, load_yaml
 from minigpt4.common.errors import ConfigError, nearest
-from minigpt4.common.schema import key, plain_section
+from minigpt4.common.schema import key, merge, plain_section
 
 # In place of a file: random weights, which must be trained.
 RANDOM = "random"
@@ -190,4 +188,4 @@ def merge_defaults(
     for part, described_by in DESCRIBED_BY.items():
         if given.get(part, defaults.get(part)) != defaults.get(part):
             defaults = {name: value for name, value in defaults.items() if name not in described_by}
-    return plain_section(OmegaConf.merge(defaults, given), "model")
+    return plain_section(merge(defaults, given, "model"), "model")

@@ -241,6 +241,18 @@ def test_bad_forms_of_options(tmp_path, options, message) -> None:
         config(tmp_path, "", *options)
 
 
+@pytest.mark.parametrize(
+    ("section", "facts"),
+    [
+        ("model:\n  arch: minigpt4\n  model_type: tiny_gemma\n  vit_kwargs: [1]\n", "model: it does not fit"),
+        ("datasets:\n  cc_sbu:\n    build_info: [1]\n", "datasets.cc_sbu: it does not fit"),
+    ],
+)
+def test_a_list_where_the_defaults_have_a_mapping(tmp_path, section, facts) -> None:
+    with pytest.raises(ConfigError, match=re.escape(facts)):
+        config(tmp_path, section)
+
+
 def test_a_missing_yaml_names_the_nearest_file(tmp_path) -> None:
     (tmp_path / "minigpt4_stage1.yaml").write_text("")
     with pytest.raises(
