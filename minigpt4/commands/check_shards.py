@@ -134,6 +134,7 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
             findings.bad[item.reason] += 1
             continue
         findings.good += 1
+        assert item.dialogue.answer is not None and item.size is not None  # of a picture with its caption
         findings.words[len(item.dialogue.answer.split())] += 1
         height, width = item.size
         findings.widths[width] += 1

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from minigpt4.common.errors import DataError
 from minigpt4.conversation.messages import Conversation
 from minigpt4.conversation.streaming import ReplyStream
+from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import open_picture
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.reply_end import read_reply
@@ -49,7 +50,7 @@ class Chat:
     def __init__(
         self,
         model: torch.nn.Module,
-        vis_processor: Callable[[Image.Image], torch.Tensor],
+        vis_processor: ImageProcessor | Callable[[Image.Image], torch.Tensor],
         device: str | torch.device | None = None,
         stopping_criteria: list[StoppingCriteria] | None = None,
     ) -> None:
@@ -86,7 +87,8 @@ class Chat:
             image = open_picture(image)
         if not isinstance(image, torch.Tensor):
             # uint8 is normalised by the model, with its own encoder's statistics.
-            process = getattr(self.vis_processor, "to_batch", self.vis_processor)
+            process = self.vis_processor
+            process = process.to_batch if isinstance(process, ImageProcessor) else process
             image = process(image)
         return self.model.encode_img(image.reshape(1, *image.shape[-3:]))[0]
 

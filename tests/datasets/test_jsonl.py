@@ -85,9 +85,7 @@ def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         build({"ann_path": str(path)})
     first, *shown = str(caught.value).split("\n  ")
-    assert first == (
-        f"{KEY}: 7 lines of {path} cannot be used (`python -m minigpt4.datasets.validate {path}` lists all):"
-    )
+    assert first == (f"{KEY}: 7 lines of {path} cannot be used (`minigpt4 validate {path}` lists all):")
     assert shown == [f"{path}:{number}: 'caption' is empty" for number in range(2, 7)]
     path = write(tmp_path / "d.jsonl", *[CAPTION | {"id": 4}] * 2)
     with pytest.raises(DataError, match=r"(?s)1 line of .*d\.jsonl:2: its 'id' is that of line 1$"):

@@ -1,4 +1,4 @@
-"""`python -m minigpt4.weights.fetch`: everything a config needs is fetched ahead of time, and listed."""
+"""`minigpt4 fetch`: everything a config needs is fetched ahead of time, and listed."""
 
 import random
 import subprocess

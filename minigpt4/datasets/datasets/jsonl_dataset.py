@@ -58,7 +58,7 @@ class LineIndex(Sequence[LineLocation]):
             bad += 1
             problems += [f"{path}:{number}: {problem}"] * (bad <= SHOWN_PROBLEMS)
         if bad:
-            command = f"python -m minigpt4.datasets.validate {path}"
+            command = f"minigpt4 validate {path}"
             raise DataError(
                 f"{bad} line{'s' * (bad > 1)} of {path} cannot be used (`{command}` lists all):\n  "
                 + "\n  ".join(problems)
