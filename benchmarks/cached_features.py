@@ -150,8 +150,8 @@ def small_model(folder: Path) -> dict[str, Any]:
     from transformers import LlamaForCausalLM
 
     from benchmarks.random_model import SIZES as MODELS
+    from minigpt4.models.encoders.timm_models import _eva_clip_g
     from minigpt4.models.qformer import build_qformer, to_original_key
-    from minigpt4.models.vision import _eva_clip_g
 
     size = MODELS["small"]
     torch.manual_seed(0)

@@ -70,8 +70,8 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
     import torch
     from accelerate import init_empty_weights
 
+    from minigpt4.models.encoders.timm_models import _eva_clip_g
     from minigpt4.models.qformer import build_qformer, to_original_key
-    from minigpt4.models.vision import _eva_clip_g
 
     torch.manual_seed(0)
     noise = torch.randn(1 << 20) * 0.02
@@ -157,8 +157,8 @@ def load_baseline(folder: Path, depth: int, device: str) -> tuple[list, Callable
     """Build in float32, read the file, copy, cast: two copies at the peak."""
     import torch
 
+    from minigpt4.models.encoders.timm_models import _eva_clip_g, visual_tokens
     from minigpt4.models.qformer import build_qformer, to_transformers_key
-    from minigpt4.models.vision import _eva_clip_g, visual_tokens
 
     encoder = _eva_clip_g(224, 0.0, {"depth": depth})
     tensors = torch.load(folder / "eva_vit_g.pth", map_location="cpu", weights_only=True)

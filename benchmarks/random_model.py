@@ -14,9 +14,9 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig
 
+from minigpt4.models.encoders.timm_models import EVA_CLIP_G_KWARGS, _eva_clip_g
 from minigpt4.models.minigpt4 import MiniGPT4
 from minigpt4.models.qformer import build_qformer, to_original_key
-from minigpt4.models.vision import EVA_CLIP_G_KWARGS, _eva_clip_g
 from minigpt4.prompts.sample import Batch
 
 # Words in both tokenizers' vocabularies.

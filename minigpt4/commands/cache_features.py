@@ -76,7 +76,7 @@ def cache_features(args: argparse.Namespace) -> None:
 def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError if the config's checkpoint would change what looks at the pictures."""
     from minigpt4.common.errors import ConfigError
-    from minigpt4.models.image_tokens import VISION_PARTS
+    from minigpt4.models.vision_tower import VISION_PARTS
     from minigpt4.weights.checkpoint import read_checkpoint
     from minigpt4.weights.resolver import resolve_file
 
@@ -186,7 +186,7 @@ def run_on_device(
     from tqdm import tqdm
 
     from minigpt4.datasets.features.writer import write_shards
-    from minigpt4.models.image_tokens import ImageTokens
+    from minigpt4.models.vision_tower import ImageTokens
 
     model = ImageTokens(**{**vision, "features": None, "device": devices[number]})
     with tqdm(desc=devices[number], unit=" pictures", position=number, disable=None) as bar:

@@ -10,7 +10,7 @@ import transformers
 from minigpt4 import __version__
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.base_model import FIRST_LAYER_INPUT
-from minigpt4.models.image_tokens import ImageTokens
+from minigpt4.models.vision_tower import ImageTokens
 from minigpt4.weights.download import sha256_of
 from minigpt4.weights.resolver import locate
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 
 from minigpt4.common.registry import registry
-from minigpt4.models.image_tokens import TokenShape
+from minigpt4.models.encoders.timm_models import EVA_CLIP_G
 from minigpt4.models.minigpt_base import MiniGPTBase
-from minigpt4.models.vision import EVA_CLIP_G
+from minigpt4.models.vision_tower import TokenShape
 from minigpt4.weights.locations import BLIP2_URL
 from minigpt4.weights.resolver import WeightSource
 

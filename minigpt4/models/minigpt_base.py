@@ -17,8 +17,8 @@ from minigpt4.models.base_model import TABLE_ROW
 from minigpt4.models.execution import compile_language_model, is_causal, recompute_layers, unmasked
 from minigpt4.models.head_loss import head_losses
 from minigpt4.models.identity import describe, find_mismatch
-from minigpt4.models.image_tokens import ImageTokens
-from minigpt4.models.llm import load_language_model, ranks_share_layers, warn_if_dead
+from minigpt4.models.llm_loading import load_language_model, ranks_share_layers, warn_if_dead
+from minigpt4.models.vision_tower import ImageTokens
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from minigpt4.prompts.reply_end import StopAtText, read_reply

@@ -22,7 +22,7 @@ from minigpt4.datasets.features.reader import (
     unpack_dialogue,
     unpack_features,
 )
-from minigpt4.models import image_tokens
+from minigpt4.models import vision_tower as image_tokens
 from minigpt4.processors.blip_processors import BlipCaptionProcessor
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from minigpt4.common.device import has_fast_bf16
 from minigpt4.models import execution
-from minigpt4.models.llm import load_language_model
+from minigpt4.models.llm_loading import load_language_model
 from tests.support.families import FAMILIES, save_model
 from tests.support.golden import build_golden_model
 

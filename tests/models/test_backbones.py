@@ -14,7 +14,7 @@ from minigpt4.models.backbones import (
     PlainBackbone,
     choose_backbone,
 )
-from minigpt4.models.llm import sanity_loss
+from minigpt4.models.llm_loading import sanity_loss
 from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.prompts.templates import CHATML, GEMMA, LLAMA2, PLAIN, PromptTemplate
 from minigpt4.weights.checkpoint import save_checkpoint

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minigpt4.models.vision import build_vision_encoder, visual_tokens
+from minigpt4.models.encoders.timm_models import build_vision_encoder, visual_tokens
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support import GOLDEN
 from tests.support.golden import build_golden_model, golden_model_config

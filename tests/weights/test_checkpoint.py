@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.models.vision import build_vision_encoder
+from minigpt4.models.encoders.timm_models import build_vision_encoder
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys, save_checkpoint
 from tests.support import GOLDEN
 from tests.support.golden import build_golden_model, golden_model_config

@@ -19,7 +19,7 @@ from minigpt4.common.logger import write_json
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.datasets.features.reader import pack_dialogue, pack_features
 from minigpt4.datasets.stream import Reading, Skipped, this_worker
-from minigpt4.models.image_tokens import ImageTokens, TokenShape
+from minigpt4.models.vision_tower import ImageTokens, TokenShape
 from minigpt4.prompts.sample import Batch
 
 

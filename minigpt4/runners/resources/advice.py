@@ -13,8 +13,8 @@ from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import TrainingError
 from minigpt4.common.formatting import format_bytes
 from minigpt4.models.execution import layers_of
-from minigpt4.models.image_tokens import VISION_PARTS
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.vision_tower import VISION_PARTS
 from minigpt4.runners.resources.memory import available_memory, count_memory, sharded_away, weight_bytes
 from minigpt4.weights.download import DISK_FULL
 

@@ -15,9 +15,7 @@ from torch import nn
 from minigpt4.common.device import dtype_for, pick_device
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.base_model import BaseModel
-from minigpt4.models.execution import compile_blocks
-from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
-from minigpt4.models.vision import (
+from minigpt4.models.encoders.timm_models import (
     EVA_CLIP_G,
     build_vision_encoder,
     image_statistics,
@@ -25,6 +23,8 @@ from minigpt4.models.vision import (
     vision_blocks,
     visual_tokens,
 )
+from minigpt4.models.execution import compile_blocks
+from minigpt4.models.qformer import build_qformer, load_blip2, to_original_key
 from minigpt4.processors.blip_processors import normalize
 from minigpt4.weights.locations import BLIP2_URL
 from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file

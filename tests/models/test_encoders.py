@@ -11,7 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.models.vision import _eva_clip_g, build_vision_encoder, image_statistics, visual_tokens
+from minigpt4.models.encoders.timm_models import (
+    _eva_clip_g,
+    build_vision_encoder,
+    image_statistics,
+    visual_tokens,
+)
 from tests.support.golden import build_golden_model, golden_model_config
 
 LITE0 = "tf_efficientnet_lite0"

@@ -1,0 +1,1 @@
+"""Vision encoders, one short file each."""
