@@ -150,12 +150,12 @@ def small_model(folder: Path) -> dict[str, Any]:
     from transformers import LlamaForCausalLM
 
     from benchmarks.random_model import SIZES as MODELS
-    from minigpt4.models.encoders.timm_models import _eva_clip_g
+    from minigpt4.models.encoders.eva_clip_g import EvaClipG
     from minigpt4.models.qformer import build_qformer, to_original_key
 
     size = MODELS["small"]
     torch.manual_seed(0)
-    torch.save(_eva_clip_g(224, 0.0, size.vit).state_dict(), folder / "vit.pth")
+    torch.save(EvaClipG("eva_clip_g", 224, **size.vit).module.state_dict(), folder / "vit.pth")
     width = size.vit_sizes["embed_dim"]
     qformer, queries = build_qformer(32, width)
     tensors = {to_original_key(f"Qformer.{name}"): p.detach() for name, p in qformer.named_parameters()}

@@ -70,7 +70,7 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
     import torch
     from accelerate import init_empty_weights
 
-    from minigpt4.models.encoders.timm_models import _eva_clip_g
+    from minigpt4.models.encoders.eva_clip_g import EvaClipG
     from minigpt4.models.qformer import build_qformer, to_original_key
 
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def write_files(folder: Path, depth: int) -> dict[str, float]:
         return noise.to(dtype).repeat(count // len(noise) + 1)[:count].reshape(shape).clone()
 
     with init_empty_weights(include_buffers=False):
-        encoder = _eva_clip_g(224, 0.0, {"depth": depth})
+        encoder = EvaClipG("eva_clip_g", 224, depth=depth).module
         qformer, queries = build_qformer(32, 1408)
     eva = {name: random(p.shape, torch.float16) for name, p in encoder.named_parameters()}
     torch.save(eva, folder / "eva_vit_g.pth")
@@ -157,22 +157,22 @@ def load_baseline(folder: Path, depth: int, device: str) -> tuple[list, Callable
     """Build in float32, read the file, copy, cast: two copies at the peak."""
     import torch
 
-    from minigpt4.models.encoders.timm_models import _eva_clip_g, visual_tokens
-    from minigpt4.models.qformer import build_qformer, to_transformers_key
+    from minigpt4.models.encoders.eva_clip_g import EvaClipG
+    from minigpt4.models.qformer import build_qformer, to_tower_key
 
-    encoder = _eva_clip_g(224, 0.0, {"depth": depth})
+    encoder = EvaClipG("eva_clip_g", 224, depth=depth)
     tensors = torch.load(folder / "eva_vit_g.pth", map_location="cpu", weights_only=True)
-    encoder.load_state_dict(tensors, strict=False)
+    encoder.module.load_state_dict(tensors, strict=False)
     qformer, queries = build_qformer(32, 1408)
     blip2 = torch.load(folder / "blip2.pth", map_location="cpu", weights_only=True)["model"]
-    blip2 = {to_transformers_key(key).removeprefix("Qformer."): value for key, value in blip2.items()}
+    blip2 = {to_tower_key(key).removeprefix("bridge.Qformer."): value for key, value in blip2.items()}
     qformer.load_state_dict(blip2, strict=False)
     dtype = torch.bfloat16 if device == "cpu" else torch.float16
     encoder.to(device, dtype).eval()
     qformer.to(device, dtype).eval()
 
     def look(image: torch.Tensor) -> torch.Tensor:
-        vision = visual_tokens(encoder, image.to(dtype))
+        vision = encoder(image.to(dtype))
         query = queries.to(device, dtype)
         return qformer(query_embeds=query, encoder_hidden_states=vision).last_hidden_state
 

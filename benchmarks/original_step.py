@@ -42,7 +42,7 @@ def original_step(model: MiniGPT4, batches: Iterator[Batch]) -> Callable[[], flo
         images = batch.images.to(device)
         with torch.autocast(device.type, dtype if amp else torch.bfloat16, enabled=amp):
             tokens = model.prepare(batch).tokens.to(device)
-            embeds = model._embed(tokens, model.project(model.image_tokens(images)))
+            embeds = model.embed(tokens, model.project(model.image_tokens(images)))
             logits = model.llama_model(
                 inputs_embeds=embeds, attention_mask=tokens.attention_mask, use_cache=False
             ).logits.float()

@@ -4,17 +4,16 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig
 
-from minigpt4.models.encoders.timm_models import EVA_CLIP_G_KWARGS, _eva_clip_g
+from minigpt4.models.encoders.eva_clip_g import EvaClipG, EvaSizes
 from minigpt4.models.minigpt4 import MiniGPT4
 from minigpt4.models.qformer import build_qformer, to_original_key
 from minigpt4.prompts.sample import Batch
@@ -40,7 +39,7 @@ class Size:
 
     @property
     def vit_sizes(self) -> dict[str, Any]:
-        return {**EVA_CLIP_G_KWARGS, **self.vit}
+        return {**asdict(EvaSizes()), **self.vit}
 
 
 SMALL_LLAMA = LlamaConfig(
@@ -105,7 +104,7 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 def write_vision(folder: Path, size: Size) -> None:
     """EVA-ViT-g's file and BLIP-2's in the published layouts; each tensor is a single zero, expanded."""
     with init_empty_weights():
-        encoder = _eva_clip_g(224, 0.0, size.vit)
+        encoder = EvaClipG("eva_clip_g", 224, **size.vit).module
         qformer, queries = build_qformer(32, encoder.num_features)
     zero = torch.zeros(())
     torch.save({name: zero.expand(p.shape) for name, p in encoder.named_parameters()}, folder / "vit.pth")
@@ -137,9 +136,10 @@ def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
 
 
 @torch.no_grad()
-def fill(model: nn.Module) -> None:
+def fill(model: MiniGPT4) -> None:
     """Draw all weights, the same ones in every precision: matrices small, norms near one, the rest zero."""
     for name, parameter in model.named_parameters():
+        name = model.checkpoint_key(name)
         torch.manual_seed(len(name))
         if parameter.ndim > 1:
             parameter.copy_(torch.randn(parameter.shape, device=parameter.device) * 0.02)

@@ -23,6 +23,7 @@ from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:
     from minigpt4.datasets.features.writer import Shard
+    from minigpt4.models.settings import ModelSettings
 
 log = logging.getLogger("cache_features")
 
@@ -64,8 +65,8 @@ def cache_features(args: argparse.Namespace) -> None:
     log.info("%d shards, %d of them finished", len(shards), len(shards) - len(left))
 
     started = time.perf_counter()
-    vision = model_class.vision_arguments(model_cfg)
-    run_on_devices(args.devices or all_devices(), vision, left, cfg.run_value("num_workers"))
+    settings = model_class.settings(model_cfg)
+    run_on_devices(args.devices or all_devices(), settings, left, cfg.run_value("num_workers"))
     seconds = time.perf_counter() - started
 
     finish(manifest, head, [shard.record() for shard in shards])
@@ -76,7 +77,7 @@ def cache_features(args: argparse.Namespace) -> None:
 def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError if the config's checkpoint would change what looks at the pictures."""
     from minigpt4.common.errors import ConfigError
-    from minigpt4.models.vision_tower import VISION_PARTS
+    from minigpt4.models.original_names import VISION_PARTS
     from minigpt4.weights.checkpoint import read_checkpoint
     from minigpt4.weights.resolver import resolve_file
 
@@ -160,17 +161,17 @@ def all_devices() -> list[str]:
 
 
 def run_on_devices(
-    devices: list[str], vision: Mapping[str, Any], shards: list["Shard"], workers: int
+    devices: list[str], settings: "ModelSettings", shards: list["Shard"], workers: int
 ) -> None:
     """Deal the shards out to one process a device; with one device, this process does it."""
     devices = devices[: len(shards)]
     if len(devices) == 1:
-        run_on_device(0, devices, vision, shards, workers)
+        run_on_device(0, devices, settings, shards, workers)
     elif devices:
         from torch.multiprocessing import ProcessExitedException, spawn
 
         try:
-            spawn(_in_own_process, (devices, vision, shards, workers), nprocs=len(devices))
+            spawn(_in_own_process, (devices, settings, shards, workers), nprocs=len(devices))
         except ProcessExitedException as error:
             sys.exit(error.exit_code)  # the process has said why
 
@@ -180,17 +181,18 @@ def _in_own_process(number: int, *arguments: Any) -> None:
 
 
 def run_on_device(
-    number: int, devices: list[str], vision: Mapping[str, Any], shards: list["Shard"], workers: int
+    number: int, devices: list[str], settings: "ModelSettings", shards: list["Shard"], workers: int
 ) -> None:
     """Cache what falls to process `number`: every `len(devices)`-th shard."""
     from tqdm import tqdm
 
+    from minigpt4.common.device import pick_device
     from minigpt4.datasets.features.writer import write_shards
-    from minigpt4.models.vision_tower import ImageTokens
+    from minigpt4.models.assembly import build_vision
 
-    model = ImageTokens(**{**vision, "features": None, "device": devices[number]})
+    vision = build_vision(settings, pick_device(devices[number]))
     with tqdm(desc=devices[number], unit=" pictures", position=number, disable=None) as bar:
-        write_shards(model, shards[number :: len(devices)], workers, bar)
+        write_shards(vision, shards[number :: len(devices)], workers, bar)
 
 
 def finish(path: Path, head: Mapping[str, Any], records: list[dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ PACKAGES = {
     "task": "minigpt4.tasks",
     "processor": "minigpt4.processors",
     "model": "minigpt4.models",
+    "encoder": "minigpt4.models.encoders",
     "backbone": "minigpt4.models.backbones",
     "runner": "minigpt4.runners",
     "lr_scheduler": "minigpt4.runners",
@@ -104,6 +105,7 @@ class Registry:
         self.register_task, self.get_task_class, self.list_tasks = self._methods("task")
         self.register_processor, self.get_processor_class, self.list_processors = self._methods("processor")
         self.register_model, self.get_model_class, self.list_models = self._methods("model")
+        self.register_encoder, self.get_encoder_class, self.list_encoders = self._methods("encoder")
         self.register_backbone, self.get_backbone_class, self.list_backbones = self._methods("backbone")
         self.register_runner, self.get_runner_class, self.list_runners = self._methods("runner")
         self.register_lr_scheduler, self.get_lr_scheduler_class, self.list_lr_schedulers = self._methods(

@@ -1,50 +1,35 @@
-"""What every model here can do: be built from YAML, keep frozen parts frozen, save what it trains."""
+"""What every model here can do: be built from YAML, save what it trains, and load it again."""
 
-import inspect
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from minigpt4.common.config import CONFIG_DIR, bind, load_yaml, plain
+from minigpt4.common.config import CONFIG_DIR
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.schema import parse
+from minigpt4.models.settings import FIRST_LAYER_INPUT, ModelSettings, merge_defaults
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
-from minigpt4.weights.resolver import WeightSource, locate, resolve_file
+from minigpt4.weights.resolver import WeightSource
 
 log = logging.getLogger(__name__)
 
-# `arch` and `model_type` chose the class; `prompt` stands in the original's model defaults and has no
-# meaning there either.
-IGNORED_KEYS = ("arch", "model_type", "prompt")
-
-# An image token is what the first layer sees: it stands beside word embeddings as the model's own
-# embedding call returns them, and nothing rescales it. Since transformers 5.4 that is so in Gemma too.
-FIRST_LAYER_INPUT = "first_layer_input"
-# An image token is in the scale of the embedding table's rows, and the model multiplies both by its factor
-# (Gemma's sqrt(width)), as Gemma did in transformers before 5.4.
-TABLE_ROW = "table_row"
+M = TypeVar("M", bound="BaseModel")
 
 
 class BaseModel(nn.Module):
-    """An nn.Module with frozen parts.
+    """An nn.Module that a YAML's section `model:` describes, and of which checkpoints hold what is trained.
 
-    Subclasses name their defaults in PRETRAINED_MODEL_CONFIG_DICT (model type -> YAML below configs/).
+    Subclasses name their settings (`SETTINGS`) and defaults (`PRETRAINED_MODEL_CONFIG_DICT`: model type -> a
+    YAML below minigpt4/configs/).
     """
 
+    SETTINGS: ClassVar[type[ModelSettings]] = ModelSettings
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
     DEFAULT_MODEL_TYPE = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._frozen: list[nn.Module] = []
-        # Beginnings of the keys that `ckpt` may leave out even where they are trained: the parts whose
-        # weights came from a file of their own.
-        self.loaded_elsewhere: tuple[str, ...] = ()
 
     @classmethod
     def default_config_path(cls, model_type: str) -> Path:
@@ -57,65 +42,34 @@ class BaseModel(nn.Module):
         return CONFIG_DIR / known[model_type]
 
     @classmethod
-    def arguments(cls, cfg: Mapping) -> dict[str, Any]:
-        """The constructor's arguments that a `model:` section holds. Unknown keys raise ConfigError."""
-        checkpoint_keys = inspect.signature(_checkpoint_keys).parameters
-        return bind(cls, cfg, where="model", ignore=(*IGNORED_KEYS, *checkpoint_keys))
-
-    @classmethod
-    def from_config(cls, cfg: Mapping, device: str | torch.device | None = None, **built: Any) -> "BaseModel":
-        """Build from a YAML's `model:` section and load its `ckpt`, if it names one.
-
-        Where the section names a `model_type`, what it does not say comes from that type's defaults.
-
-        Args:
-            cfg: the section.
-            device: where the model goes; None takes the best there is.
-            built: arguments of the constructor that no YAML holds.
+    def settings(cls, cfg: Mapping[str, Any] | ModelSettings) -> ModelSettings:
+        """A section `model:`, checked; where it names a model type, that type's defaults are merged in.
 
         Raises:
-            ConfigError: for unknown keys, placeholders and paths that do not exist.
-            CheckpointError: for weights that do not fit.
+            ConfigError: naming the key.
         """
-        if cfg.get("model_type"):
-            cfg = OmegaConf.merge(load_yaml(cls.default_config_path(cfg["model_type"])).model, cfg)
-        cfg = plain(cfg)
-        arguments = cls.arguments(cfg)
-        checkpoint_keys = inspect.signature(_checkpoint_keys).parameters
-        path, how = _checkpoint_keys(**{key: cfg[key] for key in checkpoint_keys if key in cfg})
-        for source in cls.weight_sources(cfg):
-            locate(source)  # all that is mistyped is told before anything is fetched or read
-        path = None if path is None else resolve_file(path, "model.ckpt")
-        model = cls(**{"device": device} | arguments | built)
-        if path is not None:
-            model.load_checkpoint(path, allow_missing=model.loaded_elsewhere, **how)
-        return model
+        if isinstance(cfg, ModelSettings):
+            return cfg
+        return parse(cls.SETTINGS, merge_defaults(cfg, cls.SETTINGS.TYPES), "model")
 
     @classmethod
-    def weight_sources(cls, cfg: Mapping) -> list[WeightSource]:
+    def from_config(
+        cls: type[M],
+        cfg: Mapping[str, Any] | ModelSettings,
+        device: str | torch.device | None = None,
+        **built: Any,
+    ) -> M:
+        """Build from a YAML's `model:` section, on a device or the best there is."""
+        raise NotImplementedError
+
+    @classmethod
+    def weight_sources(cls, cfg: Mapping[str, Any] | ModelSettings) -> list[WeightSource]:
         """The files and folders that a `model:` section needs, defaults included."""
-        return [WeightSource("model.ckpt", cfg["ckpt"], "file")] if cfg.get("ckpt") else []
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def freeze(self, module: nn.Module) -> None:
-        """Take a part out of training for good: no gradients, and evaluation mode whatever is called."""
-        module.requires_grad_(False).eval()
-        self._frozen.append(module)
-
-    def own_precision(self, module: nn.Module) -> AbstractContextManager:
-        """The context to run a part in: frozen parts keep their dtype, trained ones take autocast's."""
-        if module in self._frozen:
-            return torch.autocast(self.device.type, enabled=False)
-        return nullcontext()
-
-    def train(self, mode: bool = True) -> "BaseModel":
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
 
     def part_to_shard(self) -> nn.Module | None:
         """What lies on the CPU until the engine spreads it over the ranks; None if nothing does."""
@@ -187,30 +141,22 @@ class BaseModel(nn.Module):
         require_keys(needed, checkpoint["model"], source=str(path))
         tensors = {own[key]: value for key, value in checkpoint["model"].items()}
         tensors = self.in_own_convention(tensors, convention)
-        load_into(self, tensors, source=str(path))
+        load_into(self, tensors, source=str(path), key_of=self.checkpoint_key)
         return checkpoint
 
-    def parameter_summary(self) -> dict[str, dict[str, int]]:
-        """Part name -> {"total", "trainable"}: numbers of parameters."""
-        summary: dict[str, dict[str, int]] = {}
+    def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
+        """Part, by its name in checkpoints -> its parameters."""
+        parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
-            part = summary.setdefault(name.split(".")[0], {"total": 0, "trainable": 0})
-            part["total"] += parameter.numel()
-            part["trainable"] += parameter.numel() * parameter.requires_grad
-        return summary
+            parts.setdefault(self.checkpoint_key(name).split(".")[0], []).append(parameter)
+        return parts
 
-
-def _checkpoint_keys(
-    ckpt: str | None = None,
-    ckpt_allow_mismatch: bool = False,
-    ckpt_embedding_convention: str | None = None,
-) -> tuple[str | None, dict[str, Any]]:
-    """The keys about the checkpoint -> its source, and the arguments of `load_checkpoint`."""
-    conventions = (FIRST_LAYER_INPUT, TABLE_ROW)
-    if ckpt_embedding_convention not in (None, *conventions):
-        raise ConfigError(
-            f"model.ckpt_embedding_convention is {ckpt_embedding_convention!r}"
-            f"{nearest(str(ckpt_embedding_convention), conventions)} (known: {', '.join(conventions)})"
-        )
-    how = {"allow_mismatch": ckpt_allow_mismatch, "embedding_convention": ckpt_embedding_convention}
-    return ckpt or None, how
+    def parameter_summary(self) -> dict[str, dict[str, int]]:
+        """Part -> {"total", "trainable"}: numbers of parameters."""
+        return {
+            part: {
+                "total": sum(p.numel() for p in parameters),
+                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            }
+            for part, parameters in self.parameters_by_part().items()
+        }

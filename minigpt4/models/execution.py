@@ -1,11 +1,11 @@
-"""How the frozen parts are run: compiled, recomputed, without masks. None of this changes a loss."""
+"""How the parts are run: in which precision, compiled, recomputed, without masks."""
 
 import importlib.util
 import inspect
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -23,20 +23,25 @@ UNMASKED_SDPA = "unmasked_sdpa"
 AttentionInterface.register(UNMASKED_SDPA, sdpa_attention_forward)
 
 # On a CPU in bf16, plain products beat torch's flash kernel up to about so many tokens. Measured on one core
-# with AVX512-BF16: an encoder's 257 twice, a language model's 64, forth and back, 2.6 times. An encoder's
-# 1,025 take 2.5 times as long in plain products, and in float32 the kernel is always the faster one.
+# with AVX512-BF16: twice as fast for an encoder's 257, 2.6 times for a language model's 64, forward and
+# backward. An encoder's 1,025 take 2.5 times as long in plain products. In float32 the kernel always wins.
 PLAIN_ATTENTION_TOKENS = 512
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
 def plain_attention_wins(device: torch.device, dtype: torch.dtype, tokens: int) -> bool:
-    """Whether attention is faster as two matrix products and a softmax than as one kernel of torch's."""
+    """Whether attention is faster as two matrix products and a softmax than as one kernel of torch."""
     return device.type == "cpu" and dtype is torch.bfloat16 and tokens <= PLAIN_ATTENTION_TOKENS
 
 
+def own_precision(frozen: bool, device: torch.device) -> AbstractContextManager:
+    """The context to run a part in: frozen parts compute in their own dtype, trained ones in autocast's."""
+    return torch.autocast(device.type, enabled=False) if frozen else nullcontext()
+
+
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether no token sees those behind it."""
+    """Whether a token never sees those after it."""
     return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
 
 
@@ -65,22 +70,17 @@ def layers_of(llm: nn.Module) -> list[nn.Module]:
     return [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def recompute_layers(llm: PreTrainedModel) -> None:
-    """Keep only each layer's input, and compute the rest of it again in the backward pass.
+def recompute_blocks(blocks: Iterable[nn.Module], *, random: bool) -> None:
+    """Keep only each block's input, and compute the rest of it again in the backward pass.
 
     transformers' own switch asks for training mode, in which a frozen model would drop out.
 
-    Raises:
-        ConfigError: for a model whose layers are not known.
+    Args:
+        blocks: whatever repeats.
+        random: whether something in it is random (dropout), so that the random state must be put back.
     """
-    if not layers_of(llm):
-        raise ConfigError(
-            f"model.llm_grad_checkpoint: transformers does not say what the layers of a "
-            f"{llm.config.model_type} are"
-        )
-    for layer in layers_of(llm):
-        # Nothing in it is random, so no random state has to be put back.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
 
 
 def has_compiler() -> bool:
@@ -120,10 +120,3 @@ def is_compile_error(error: BaseException) -> bool:
     from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
     return isinstance(error, TorchDynamoException)
-
-
-def compile_language_model(llm: PreTrainedModel) -> None:
-    """Compile its layers for training, whose captions have many lengths; `generate` goes on without."""
-    compile_blocks(layers_of(llm), llm.device, dynamic=True)
-    # A reply grows token by token and layer by layer: none of it would fit what was compiled.
-    llm.generate = torch.compiler.set_stance("force_eager")(llm.generate)

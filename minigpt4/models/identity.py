@@ -1,7 +1,7 @@
 """What parts a checkpoint was trained beside, or cached features came from, and whether they are ours."""
 
-import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,42 +9,38 @@ import transformers
 
 from minigpt4 import __version__
 from minigpt4.common.errors import ConfigError
-from minigpt4.models.base_model import FIRST_LAYER_INPUT
-from minigpt4.models.vision_tower import ImageTokens
+from minigpt4.models.assembly import vision_sources
+from minigpt4.models.base_model import BaseModel
+from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.settings import FIRST_LAYER_INPUT, QFormerSettings
+from minigpt4.models.vision_tower import CachedVision, VisionTower
+from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.weights.download import sha256_of
 from minigpt4.weights.resolver import locate
 
 
-def describe(model: ImageTokens) -> dict[str, Any]:
+def describe(
+    vision: VisionTower | CachedVision, language: LanguageModel, prompts: PromptEncoder
+) -> dict[str, Any]:
     """What a checkpoint remembers of the parts it was trained beside."""
-    config = model.llama_model.config.get_text_config()
     return {
-        "vit_model": model.vit_name,
-        "llama_model": model.llm_name,
-        "vit_width": model.token_shape.vit_width,
-        "llm_fingerprint": _fingerprint(model),
-        "llm_width": config.hidden_size,
-        "llm_vocabulary": config.vocab_size,
-        "image_size": model.image_size,
+        "vit_model": vision.name,
+        "llama_model": language.name,
+        "vit_width": vision.token_shape.vit_width,
+        "llm_fingerprint": language.fingerprint,
+        "llm_width": language.width,
+        "llm_vocabulary": language.config.vocab_size,
+        "image_size": vision.image_size,
         "embedding_convention": FIRST_LAYER_INPUT,
-        "template": vars(model.template),
-        # Without prompts no turn was written, and another template may follow.
-        "prompted": bool(model.prompt_list),
+        "template": vars(prompts.template),
+        # Without requests no turn was written, and another template may follow.
+        "prompted": any(not turn.verbatim for turn in prompts.requests),
         "versions": {
             "minigpt4": __version__,
             "torch": torch.__version__.split("+")[0],
             "transformers": transformers.__version__,
         },
     }
-
-
-@torch.no_grad()
-def _fingerprint(model: ImageTokens) -> str:
-    """Tells language models apart whose folders have one name, and finds one again that was renamed."""
-    vocabulary = model.llama_model.config.get_text_config().vocab_size
-    some_words = torch.linspace(0, vocabulary - 1, 64, device=model.llama_model.device).long()
-    values = model.embed_tokens(some_words).bfloat16().view(torch.int16).cpu().numpy()
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 def find_mismatch(own: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
@@ -99,7 +95,7 @@ def _other_turns(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None
     )
 
 
-def vision_identity(model_class: type[ImageTokens], cfg: Mapping[str, Any]) -> dict[str, Any]:
+def vision_identity(model_class: type[BaseModel], cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the tokens of an image: the architecture, and the SHA-256 of the files of weights.
 
     Of the files, not of the built modules: a module would have to be built first, in this machine's dtype,
@@ -108,23 +104,34 @@ def vision_identity(model_class: type[ImageTokens], cfg: Mapping[str, Any]) -> d
     that are not on this disk are not fetched for it; their `sha256` is None.
 
     Args:
+        model_class: the class that `model.arch` names.
         cfg: the section `model:`, defaults included.
 
     Raises:
         ConfigError: if a part is not frozen, or a local file does not exist.
     """
-    values = model_class.vision_arguments(cfg)
+    settings = model_class.settings(cfg)
     for key in ("freeze_vit", "freeze_qformer"):
-        if not values[key] and (key == "freeze_vit" or values["has_qformer"]):
+        if not getattr(settings, key) and (key == "freeze_vit" or settings.has_qformer):
             raise ConfigError(f"model.{key} is False: what is trained changes, its features cannot be cached")
-    kept = ["vit_model", "vit_kwargs", "image_size", "has_qformer"]
-    kept += ["q_former_kwargs", "num_query_token"] if values["has_qformer"] else ["patches_per_token"]
-    weights = {}
-    for source in model_class.vision_sources(cfg):
+    identity: dict[str, Any] = {
+        "vit_model": settings.vit_model,
+        "vit_kwargs": settings.vit_kwargs or {},
+        "image_size": settings.image_size,
+        "has_qformer": settings.has_qformer,
+    }
+    if settings.has_qformer:
+        usual = asdict(QFormerSettings())
+        sizes = asdict(settings.q_former_kwargs)
+        identity["q_former_kwargs"] = {key: size for key, size in sizes.items() if size != usual[key]}
+        identity["num_query_token"] = settings.num_query_token
+    else:
+        identity["patches_per_token"] = settings.patches_per_token
+    for source in vision_sources(settings):
         place = locate(source)
-        digest = sha256_of(place.path) if place.present else None
-        weights[source.key.removeprefix("model.")] = {"source": source.shown, "sha256": digest}
-    return {key: values[key] or {} if key.endswith("kwargs") else values[key] for key in kept} | weights
+        digest = sha256_of(place.path) if place.present and place.path else None
+        identity[source.key.removeprefix("model.")] = {"source": source.shown, "sha256": digest}
+    return identity
 
 
 def other_vision(there: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:

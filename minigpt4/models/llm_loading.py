@@ -1,4 +1,4 @@
-"""The language model: whatever `AutoModelForCausalLM` loads."""
+"""Loading a language model: whatever `AutoModelForCausalLM` takes."""
 
 import logging
 import math
@@ -15,7 +15,6 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from minigpt4.common import launch
@@ -23,6 +22,8 @@ from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.backbones.base_backbone import BaseBackbone, choose_backbone
 from minigpt4.models.execution import plain_attention_wins
+from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.settings import QUANTIZED, SHARD
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ SANITY_SENTENCE = "The dog is running in the park, and the children are playing 
 SANITY_FRACTION = 0.75
 # Image, prompt and answer of a short dialogue; captions are shorter.
 USUAL_TOKENS = 256
-SHARD = "shard"  # of device_map
 
 
 def ranks_share_layers(device_map: str | None) -> bool:
@@ -44,70 +44,94 @@ def ranks_share_layers(device_map: str | None) -> bool:
 
 def load_language_model(
     source: Path,
-    llm_backbone: str,
-    llm_precision: str,
-    device: torch.device,
     *,
-    attn_implementation: str | None = None,
+    backbone: str = "auto",
+    precision: str = "bf16",
+    trainable: str = "frozen",
+    device: torch.device,
+    attention: str | None = None,
     device_map: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, BaseBackbone]:
+    name: str = "",
+) -> LanguageModel:
     """Load a causal language model and its tokenizer, straight into its final dtype and device.
 
     Args:
         source: a folder, or a `.gguf` file, which is dequantised.
-        llm_backbone: `auto` or the name of a registered family.
-        llm_precision: bf16, fp16, fp32, 8bit or 4bit.
+        backbone: `auto` or the name of a registered family.
+        precision: bf16, fp16, fp32, 8bit or 4bit, while it is frozen; what is trained is kept in float32.
+        trainable: which of its weights are trained: none (`frozen`) or all (`full`).
         device: where it will run.
-        attn_implementation: as transformers names them (sdpa, eager, flash_attention_2, ...); None
-            takes the best that the model supports here.
+        attention: as transformers names it (sdpa, eager, flash_attention_2, ...); None takes the best that
+            the model supports here.
         device_map: `auto` spreads a model over all cards (and the CPU's memory), for inference; `shard` is
             for training on several, each of which is to hold a part of every layer: the model is left on the
             CPU, and `part_to_shard` names it to the engine.
+        name: checkpoints remember it.
 
     Raises:
-        ConfigError: if the folder holds no language model, or a setting cannot be had.
+        ConfigError: if the folder does not hold a language model, or a setting cannot be had.
     """
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(source)}
-    if source.is_file():
-        if source.suffix != ".gguf":
-            raise ConfigError(f"model.llama_model: {source} is neither a folder nor a .gguf file")
-        where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    where = _location(source)
     config = _from_pretrained(AutoConfig.from_pretrained, where)
     tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
-    backbone = choose_backbone(llm_backbone, config.model_type, tokenizer)
-    arguments = _precision_arguments(llm_precision, backbone, device)
-    home = device
-    if ranks_share_layers(device_map):
-        if "quantization_config" in arguments:
-            raise ConfigError(
-                f"model.device_map: a language model of llm_precision {llm_precision} cannot be sharded: "
-                "please leave out one of the two"
-            )
-        home, device_map = torch.device("cpu"), None
-    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out in silence.
+    family = choose_backbone(backbone, config.model_type, tokenizer)
+    arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, family, device)
+    sharded = ranks_share_layers(device_map)
+    if sharded:
+        _check_sharding(precision, trainable)
+    home = torch.device("cpu") if sharded else device
+    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out without a word.
     capped = getattr(config, "attn_logit_softcapping", None)
-    if attn_implementation is None and (
-        capped or plain_attention_wins(device, arguments["dtype"], USUAL_TOKENS)
-    ):
-        attn_implementation = "eager"
-    if attn_implementation is not None:
-        arguments["attn_implementation"] = attn_implementation
+    if attention is None and (capped or plain_attention_wins(device, arguments["dtype"], USUAL_TOKENS)):
+        attention = "eager"
+    if attention is not None:
+        arguments["attn_implementation"] = attention
     if "gguf_file" in where:
         # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
         # was there, they always were.
         if hasattr(transformers, "GgufConfig"):
             arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     else:
-        arguments["device_map"] = {"": home} if device_map in (None, SHARD) else device_map
+        one_device = sharded or device_map in (None, SHARD)
+        arguments["device_map"] = {"": home} if one_device else device_map
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
         model = model.to(home)
+    _keep_backward_pass(model)
+    return LanguageModel(model, tokenizer, family, trainable=trainable, name=name, sharded=sharded)
+
+
+def _location(source: Path) -> dict[str, str]:
+    """Where a model lies, as the arguments of transformers' `from_pretrained`."""
+    if source.is_dir():
+        return {"pretrained_model_name_or_path": str(source)}
+    if source.suffix != ".gguf":
+        raise ConfigError(f"model.llama_model: {source} is neither a folder nor a .gguf file")
+    return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+
+
+def _check_sharding(precision: str, trainable: str) -> None:
+    if trainable != "frozen":
+        raise ConfigError(
+            f"model.device_map: shard is for a frozen language model, and model.llm_trainable is {trainable}"
+        )
+    if precision in QUANTIZED:
+        raise ConfigError(
+            f"model.device_map: a language model of llm_precision {precision} cannot be sharded: please "
+            "leave out one of the two"
+        )
+
+
+def _keep_backward_pass(model: PreTrainedModel) -> None:
+    """Have bitsandbytes leave 4-bit weights as they are.
+
+    On a CPU with AVX512-BF16 it would repack them at the first look without gradients, for a kernel that has
+    no backward pass, and training after it would get next to no gradient without a word.
+    """
+    module: Any
     for module in model.modules():
-        # On such CPUs bitsandbytes would repack 4-bit weights at the first look without gradients, for a
-        # kernel that has no backward pass, and training after it would silently get next to no gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model.eval(), tokenizer, backbone
 
 
 def _from_pretrained(load: Callable, arguments: dict[str, Any]) -> Any:
@@ -119,7 +143,7 @@ def _from_pretrained(load: Callable, arguments: dict[str, Any]) -> Any:
 
 
 def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.device) -> dict[str, Any]:
-    if precision in ("8bit", "4bit"):
+    if precision in QUANTIZED:
         try:
             import bitsandbytes  # noqa: F401  (transformers would fail later and less clearly)
         except ImportError as error:
@@ -130,7 +154,7 @@ def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.d
         # What stays dense (and what 4-bit weights are multiplied in) must be a dtype that is computed in
         # here, whatever the file has: float16 on a CPU has no backward pass.
         dtype = dtype_for("bf16", device, "model.llm_precision")
-        settings = {"load_in_8bit": True}
+        settings: dict[str, Any] = {"load_in_8bit": True}
         if precision == "4bit":
             settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
         return {"quantization_config": BitsAndBytesConfig(**settings), "dtype": dtype}
@@ -142,30 +166,29 @@ def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.d
 
 
 @torch.no_grad()
-def sanity_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_id: int | None) -> float:
-    """The mean loss a token, in nats, of an easy English sentence read after BOS."""
-    ids = tokenizer(SANITY_SENTENCE, add_special_tokens=False).input_ids
-    ids = torch.tensor([[*([] if bos_id is None else [bos_id]), *ids]], device=model.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+def sanity_loss(language: LanguageModel) -> float:
+    """The mean loss per token, in nats, of an easy English sentence read after BOS."""
+    bos = language.backbone.bos_id
+    ids = language.tokenizer(SANITY_SENTENCE, add_special_tokens=False).input_ids
+    ids = torch.tensor([[*([] if bos is None else [bos]), *ids]], device=language.model.device)
+    logits = language.model(input_ids=ids, use_cache=False).logits[0, :-1]
     return F.cross_entropy(logits.float(), ids[0, 1:].to(logits.device)).item()
 
 
-def warn_if_dead(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_id: int | None, name: str
-) -> None:
-    """Say so if a language model knows no more English than random weights do.
+def warn_if_dead(language: LanguageModel, source: str) -> None:
+    """Say so if a language model does not know more English than random weights do.
 
     Weights that were never loaded, a damaged file, or a precision that the model does not survive all
     look like this, and hours of training on top of it end at a loss of ln(vocabulary).
     """
-    loss = sanity_loss(model, tokenizer, bos_id)
-    chance = math.log(model.config.get_text_config().vocab_size)
-    if not loss < SANITY_FRACTION * chance:  # also where it is no number at all
+    loss = sanity_loss(language)
+    chance = math.log(language.config.vocab_size)
+    if not loss < SANITY_FRACTION * chance:  # also where it is not a number at all
         log.warning(
-            "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats a token "
-            "(random weights: %.2f). Are the files whole, and is model.llm_precision one the model survives? "
-            "model.llm_sanity_check=False switches this check off",
-            name,
+            "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats per "
+            "token (random weights: %.2f). Are the files whole, and is model.llm_precision one the model "
+            "survives? model.llm_sanity_check=False switches this check off",
+            source,
             loss,
             chance,
         )

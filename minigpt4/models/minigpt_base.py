@@ -1,6 +1,6 @@
 """Images into text: what MiniGPT-4 and MiniGPT-v2 share.
 
-Shapes: B batch, N images of the whole batch, P tokens an image, T text and image tokens, D width of the
+Shapes: B batch, N images of the whole batch, P tokens per image, T text and image tokens, D width of the
 language model, V its vocabulary.
 """
 
@@ -9,106 +9,107 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, StoppingCriteriaList
 
-from minigpt4.models.base_model import TABLE_ROW
-from minigpt4.models.execution import compile_language_model, is_causal, recompute_layers, unmasked
-from minigpt4.models.head_loss import head_losses
+from minigpt4.models.backbones.base_backbone import BaseBackbone
+from minigpt4.models.base_model import BaseModel
 from minigpt4.models.identity import describe, find_mismatch
-from minigpt4.models.llm_loading import load_language_model, ranks_share_layers, warn_if_dead
-from minigpt4.models.vision_tower import ImageTokens
+from minigpt4.models.image_tokens import TokenShape
+from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.original_names import OriginalNames
+from minigpt4.models.settings import TABLE_ROW
+from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from minigpt4.prompts.reply_end import StopAtText, read_reply
-from minigpt4.prompts.requests import read_requests
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import PromptTemplate
-from minigpt4.weights.resolver import resolve_model
 
 log = logging.getLogger(__name__)
 
 
-class MiniGPTBase(ImageTokens):
-    """A vision encoder and a language model. Subclasses add `llama_proj`, which joins them.
+class MiniGPTBase(OriginalNames, BaseModel):
+    """A vision tower and a language model, joined by a projection.
 
     Args:
-        vision: the arguments of `ImageTokens`, the device too; `compile` is the language model's too.
-        llama_model, llm_backbone, llm_precision: see `load_language_model`.
-        low_resource: True is the original's way to say `llm_precision: 8bit`.
-        prompt_path: a file of requests for captions, one per line, of which training draws one per batch.
-        prompt_template: e.g. `[INST] {} [/INST] `; None takes the language model's own.
-        end_sym: what ends an answer; None takes the language model's own.
-        max_txt_len: longest answer in tokens.
-        max_context_len: longest prompt in tokens.
-        llm_sanity_check: warn at the start if the language model knows no English.
-        llm_grad_checkpoint: keep less of the language model for the backward pass, and compute it again.
-        attn_implementation, device_map: see `load_language_model`; the first is the encoder's too.
+        vision: makes image tokens [N, P, width] of pictures.
+        language: reads embeddings.
+        projection: image tokens -> embeddings, Linear(width, D).
+        prompts: how dialogues become ids.
     """
 
     def __init__(
         self,
-        *,
-        vision: dict[str, Any],
-        llama_model: str,
-        llm_backbone: str,
-        llm_precision: str,
-        low_resource: bool,
-        prompt_path: str,
-        prompt_template: str | None,
-        end_sym: str | None,
-        max_txt_len: int,
-        max_context_len: int,
-        llm_sanity_check: bool,
-        llm_grad_checkpoint: bool,
-        attn_implementation: str | None,
-        device_map: str | None,
+        vision: VisionTower | CachedVision,
+        language: LanguageModel,
+        projection: nn.Linear,
+        prompts: PromptEncoder,
     ) -> None:
-        requests = read_requests(prompt_path)
-        llama_path = resolve_model(llama_model, "model.llama_model")
-        super().__init__(**vision, attn_implementation=attn_implementation)
-        self.llama_model, self.llama_tokenizer, self.backbone = load_language_model(
-            llama_path,
-            llm_backbone,
-            "8bit" if low_resource else llm_precision,
-            self._target_device,
-            attn_implementation=attn_implementation,
-            device_map=device_map,
-        )
-        self.freeze(self.llama_model)
-        self._shared = ranks_share_layers(device_map)
-        if llm_sanity_check:
-            warn_if_dead(self.llama_model, self.llama_tokenizer, self.backbone.bos_id, llama_model)
-        template = self.backbone.template.with_overrides(prompt_template, end_sym)
-        self.prompt_list = [template.turn(request) for request in requests]
-        self.vit_name = vision["vit_model"]
-        self.llm_name = str(llama_model).rstrip("/").rsplit("/", 1)[-1]
-        self.stop_ids = self.backbone.end_ids(self.llama_model.generation_config, template.end)
-        self.max_txt_len, self.max_context_len = max_txt_len, max_context_len
-        self.prompts = PromptEncoder(
-            self.llama_tokenizer,
-            self.backbone.bos_id,
-            self.token_shape.count,
-            template,
-            max_txt_len,
-            max_context_len,
-            requests,
-        )
-        width = self.llama_model.config.get_text_config().hidden_size
-        self.llama_proj = nn.Linear(self.token_shape.width, width).to(self._target_device)
-        if vision["compile"]:
-            compile_language_model(self.llama_model)
-        if llm_grad_checkpoint:
-            recompute_layers(self.llama_model)
+        super().__init__()
+        self.vision = vision
+        self.language = language
+        self.projection = projection
+        self.prompts = prompts
+        self.stop_ids = self.backbone.end_ids(language.model.generation_config, self.template.end)
+
+    @property
+    def device(self) -> torch.device:
+        return self.projection.weight.device
+
+    @property
+    def backbone(self) -> BaseBackbone:
+        """The family of the language model."""
+        return self.language.backbone
 
     @property
     def template(self) -> PromptTemplate:
         """How turns are written."""
         return self.prompts.template
 
-    def part_to_shard(self) -> PreTrainedModel | None:
-        return self.llama_model if self._shared else None
+    @property
+    def token_shape(self) -> TokenShape:
+        return self.vision.token_shape
+
+    @property
+    def image_size(self) -> int:
+        return self.vision.image_size
+
+    @property
+    def prompt_list(self) -> list[str]:
+        """The requests for captions as turns; none where captions answer the bare image."""
+        return [self.template.turn(turn.text) for turn in self.prompts.requests if not turn.verbatim]
+
+    def forward(self, samples: Batch | Mapping[str, Any], reduction: str = "mean") -> dict[str, torch.Tensor]:
+        """The loss of a batch.
+
+        Args:
+            samples: a batch, or the original's dict (see `Batch.from_mapping`). What `prepare` has prepared
+                is not prepared again.
+            reduction: `mean` or `sum` over target tokens; `none` for one loss per sample, averaged over the
+                padded length of the batch as the original does.
+        """
+        losses, tokens = self.token_losses(samples)
+        if reduction != "none":
+            return {"loss": losses.mean() if reduction == "mean" else losses.sum()}
+        batch, length = tokens.ids.shape
+        sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
+        return {"loss": sums / (length - 1)}
+
+    def token_losses(self, samples: Batch | Mapping[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
+        """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
+
+        Args:
+            samples: as for `forward`.
+        """
+        batch = samples if isinstance(samples, Batch) and samples.tokens else self.prepare(samples)
+        assert batch.tokens is not None
+        tokens = batch.tokens.to(self.device)
+        images = None if batch.images is None else self.project(self.vision(batch.images))
+        embeds = self.embed(tokens, images)
+        return self.language.token_losses(embeds, tokens), tokens
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens [N, P, width] -> embeddings [N, P, D].
@@ -117,25 +118,12 @@ class MiniGPTBase(ImageTokens):
         next to nothing, and its gradient is exact.
         """
         with torch.autocast(self.device.type, enabled=False):
-            weight = self.llama_proj.weight
-            return self.llama_proj(tokens.to(weight.device, weight.dtype, non_blocking=True))
+            weight = self.projection.weight
+            return self.projection(tokens.to(weight.device, weight.dtype, non_blocking=True))
 
-    def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P]."""
-        embeds = self.project(self.image_tokens(image))
-        return embeds, torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-
-    def _see(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels [N, 3, H, W], or what `image_tokens` made of them [N, P, width] -> embeddings [N, P, D]."""
-        return self.project(images) if images.ndim == 3 else self.encode_img(images)[0]
-
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
-        return self.llama_model.get_input_embeddings()(ids)
-
-    def _embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
         """Text embeddings with image embeddings [N, P, D] in their places -> [B, T, D]."""
-        embeds = self.embed_tokens(tokens.ids).to(self.device)
+        embeds = self.language.embed(tokens.ids).to(self.device)
         if images is not None:
             # In place: what the first layer gets is a tensor of its own, as the other layers get, and not a
             # view, for which torch would compile once more.
@@ -153,7 +141,7 @@ class MiniGPTBase(ImageTokens):
         dialogue = _as_dialogue(prompt)
         _check_image_count(dialogue, len(img_list))
         tokens = self.prompts.encode([dialogue]).to(self.device)
-        return self._embed(tokens, torch.cat(list(img_list)) if img_list else None)
+        return self.embed(tokens, torch.cat(list(img_list)) if img_list else None)
 
     def caption_prompt(self) -> str:
         """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
@@ -178,59 +166,28 @@ class MiniGPTBase(ImageTokens):
         tokens = self.prompts.encode(dialogues, learn_all=not evaluation)
         return replace(batch, dialogues=dialogues, tokens=tokens)
 
-    def token_losses(self, samples: Batch | Mapping[str, Any]) -> tuple[torch.Tensor, TokenBatch]:
-        """Cross entropy of every target token: [targets] in float32, and the batch they belong to.
+    def image_tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """[N, 3, H, W] (uint8, or normalised floats) -> tokens [N, P, width], before the projection."""
+        return self.vision(images)
 
-        Only target positions go through the head, so no logits are built where there is no label.
+    def encode_img(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, 3, H, W] (uint8, or normalised floats) -> embeddings [N, P, D] and their mask [N, P]."""
+        embeds = self.project(self.vision(image))
+        return embeds, torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
 
-        Args:
-            samples: as `prepare` gives them, or as it takes them.
-        """
-        batch = samples if isinstance(samples, Batch) and samples.tokens else self.prepare(samples)
-        assert batch.tokens is not None
-        tokens = batch.tokens.to(self.device)
-        embeds = self._embed(tokens, None if batch.images is None else self._see(batch.images))
-        causal = is_causal(self.llama_model.config.get_text_config())
-        with self.own_precision(self.llama_model), unmasked(self.llama_model, embeds.shape[1]):
-            hidden = self.llama_model.get_decoder()(
-                inputs_embeds=embeds,
-                # Padding stands at the right end, where causal attention does not look.
-                attention_mask=None if causal else tokens.attention_mask,
-                use_cache=False,
-            ).last_hidden_state
-            # Under `device_map: auto` the last layer may be on another card than the first.
-            wanted = hidden.flatten(0, 1).index_select(0, tokens.target_index.to(hidden.device))
-            vocabulary = self.llama_model.config.get_text_config().vocab_size
-            losses = head_losses(wanted, tokens.target_ids, self._logits, vocabulary)
-        return losses, tokens
+    def to_pixels(self, image: torch.Tensor) -> np.ndarray:
+        """[3, H, W], uint8 or normalised -> uint8 array [H, W, 3], for a person to look at."""
+        return self.vision.to_pixels(image)
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
-        logits = self.llama_model.get_output_embeddings()(hidden).to(self.device).float()
-        cap = getattr(self.llama_model.config, "final_logit_softcapping", None)
-        return cap * torch.tanh(logits / cap) if cap else logits
-
-    def forward(self, samples: Batch | Mapping[str, Any], reduction: str = "mean") -> dict[str, torch.Tensor]:
-        """The loss of a batch.
-
-        Args:
-            samples: a batch, or the original's dict (see `Batch.from_mapping`). What `prepare` has prepared
-                is not prepared again.
-            reduction: `mean` or `sum` over target tokens; `none` for one loss per sample, averaged over the
-                padded length of the batch as the original does.
-        """
-        losses, tokens = self.token_losses(samples)
-        if reduction != "none":
-            return {"loss": losses.mean() if reduction == "mean" else losses.sum()}
-        batch, length = tokens.ids.shape
-        sums = losses.new_zeros(batch).index_add(0, tokens.target_row, losses)
-        return {"loss": sums / (length - 1)}
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
+        return self.language.embed(ids)
 
     def text_stops(self) -> StoppingCriteriaList:
         """What ends a reply beside `stop_ids`: an end symbol of several tokens, such as "###"."""
         end = self.template.end
-        one_token = self.llama_tokenizer.convert_tokens_to_ids(end) in self.stop_ids
-        stops = [StopAtText(self.llama_tokenizer, end)] if end and not one_token else []
+        one_token = self.language.tokenizer.convert_tokens_to_ids(end) in self.stop_ids
+        stops = [StopAtText(self.language.tokenizer, end)] if end and not one_token else []
         return StoppingCriteriaList(stops)
 
     @torch.no_grad()
@@ -260,10 +217,10 @@ class MiniGPTBase(ImageTokens):
         dialogues = [_as_dialogue(text) for text in texts]
         _check_image_count(dialogues, 0 if images is None else len(images))
         tokens = self.prompts.encode(dialogues, pad_left=True).to(self.device)
-        embeds = None if images is None else self._see(images)
+        embeds = None if images is None else self.project(self.vision(images))
         sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
-        ids = self.llama_model.generate(
-            inputs_embeds=self._embed(tokens, embeds),
+        ids = self.language.model.generate(
+            inputs_embeds=self.embed(tokens, embeds),
             attention_mask=tokens.attention_mask,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
@@ -277,10 +234,13 @@ class MiniGPTBase(ImageTokens):
             **sampling,
         )
         end = self.template.end
-        return [read_reply(self.llama_tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
+        return [read_reply(self.language.tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
+
+    def part_to_shard(self) -> PreTrainedModel | None:
+        return self.language.model if self.language.sharded else None
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        return describe(self)
+        return describe(self.vision, self.language, self.prompts)
 
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
@@ -289,10 +249,10 @@ class MiniGPTBase(ImageTokens):
         """A projection into the embedding table's scale, times the factor that the model applied later."""
         if convention != TABLE_ROW:
             return tensors
-        factor = self.backbone.embedding_factor(self.llama_model.config.get_text_config())
+        factor = self.backbone.embedding_factor(self.language.config)
         log.info("the projection is multiplied by %g, the language model's embedding factor", factor)
         return {
-            name: value * factor if name.startswith("llama_proj.") else value
+            name: value * factor if name.startswith("projection.") else value
             for name, value in tensors.items()
         }
 

@@ -10,8 +10,9 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from minigpt4.common.config import bind
 from minigpt4.common.errors import CheckpointError
+from minigpt4.models.bridges import Bridge
+from minigpt4.models.settings import RANDOM
 from minigpt4.weights.checkpoint import load_into, require_keys
 
 # What BLIP-2's file holds beside the part that looks at images: its text half and other heads.
@@ -21,19 +22,57 @@ TEXT_HALF = re.compile(
     r"|Qformer\.cls\.|(t5|opt|llm|vision|text)_proj\.|itm_head\.|temp$"
 )
 
-# original's name -> transformers' name
+# the original's name -> its name here, below a vision tower
 RENAMES = (
-    ("Qformer.bert.", "Qformer."),
+    ("Qformer.bert.", "bridge.Qformer."),
+    ("query_tokens", "bridge.query_tokens"),
     ("Qformer.embeddings.LayerNorm", "Qformer.layernorm"),
     (".attention.self.", ".attention.attention."),
     (".crossattention.self.", ".crossattention.attention."),
 )
 
 
+class QFormerBridge(Bridge):
+    """Learned queries look at the encoder's tokens; what they become is what the language model is given.
+
+    Args:
+        qformer: transformers' module.
+        query_tokens: the queries, [1, P, width].
+        frozen: whether both stay as they are.
+    """
+
+    def __init__(
+        self, qformer: Blip2QFormerModel, query_tokens: nn.Parameter, *, frozen: bool = True
+    ) -> None:
+        super().__init__()
+        self.Qformer = qformer.requires_grad_(not frozen)
+        self.query_tokens = query_tokens.requires_grad_(not frozen)
+        _, self.count, self.width = query_tokens.shape
+        self.frozen = frozen
+
+    def train(self, mode: bool = True) -> "QFormerBridge":
+        """Frozen, it stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        dtype = self.Qformer.layernorm.weight.dtype
+        queries = self.query_tokens.to(dtype).expand(len(tokens), -1, -1)
+        return self.Qformer(query_embeds=queries, encoder_hidden_states=tokens.to(dtype)).last_hidden_state
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.Qformer.encoder.layer)
+
+    def settle(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Onto its device, the module in `dtype`; the queries stay in float32."""
+        self.Qformer.to(device, dtype)  # type: ignore[arg-type]  (a decorator hides what it takes)
+        self.query_tokens.data = self.query_tokens.data.to(device)
+
+
 def build_qformer(
     num_query_token: int,
     vision_width: int,
-    q_former_kwargs: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
     *,
     empty: bool = False,
 ) -> tuple[Blip2QFormerModel, nn.Parameter]:
@@ -42,15 +81,14 @@ def build_qformer(
     Args:
         num_query_token: how many tokens an image becomes.
         vision_width: width of the encoder's tokens.
-        q_former_kwargs: overrides of BERT-base's sizes.
+        sizes: overrides of BERT-base's, as `Blip2QFormerConfig` names them.
         empty: True builds it without memory (on the `meta` device), for `load_blip2`; False gives it
             random weights.
 
     Returns:
         The module, and its learned queries [1, num_query_token, hidden].
     """
-    sizes = bind(_sizes, q_former_kwargs, where="model.q_former_kwargs")
-    config = Blip2QFormerConfig(**sizes, encoder_hidden_size=vision_width)
+    config = Blip2QFormerConfig(**(sizes or {}), encoder_hidden_size=vision_width)
     queries = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
     if not empty:  # what is loaded is not drawn: with the same seed, a model without vision starts alike
         nn.init.normal_(queries, std=config.initializer_range)
@@ -58,25 +96,15 @@ def build_qformer(
         return Blip2QFormerModel(config), queries
 
 
-def _sizes(
-    hidden_size: int = 768,
-    num_hidden_layers: int = 12,
-    num_attention_heads: int = 12,
-    intermediate_size: int = 3072,
-    cross_attention_frequency: int = 2,
-) -> None:
-    """The keys that `q_former_kwargs` may have."""
-
-
-def to_transformers_key(key: str) -> str:
-    """The original's name of a tensor -> transformers'."""
-    for ours, theirs in RENAMES:
-        key = key.replace(ours, theirs)
+def to_tower_key(key: str) -> str:
+    """The original's name of a tensor -> its name in a vision tower."""
+    for theirs, ours in RENAMES:
+        key = key.replace(theirs, ours)
     return key
 
 
 def to_original_key(key: str) -> str:
-    """transformers' name of a tensor -> the original's, as checkpoints have it."""
+    """transformers' name of a tensor, below `Qformer.` -> the original's, as checkpoints have it."""
     if not key.startswith("Qformer."):
         return key
     key = key.replace(".attention.attention.", ".attention.self.")
@@ -86,14 +114,14 @@ def to_original_key(key: str) -> str:
 
 
 def load_blip2(
-    model: nn.Module,
+    tower: nn.Module,
     tensors: Mapping[str, Any],
     *,
     source: str,
     dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | None = None,
 ) -> None:
-    """Load BLIP-2's `Qformer`, `query_tokens` and `ln_vision` into a model that has all three.
+    """Load BLIP-2's `Qformer`, `query_tokens` and `ln_vision` into a vision tower.
 
     An empty Q-Former is made in `dtype` on `device`.
 
@@ -101,15 +129,19 @@ def load_blip2(
         CheckpointError: for missing or unexpected keys, or shapes that differ.
     """
     tensors = tensors.get("model", tensors)
-    wanted = {to_transformers_key(key): value for key, value in tensors.items() if not TEXT_HALF.match(key)}
-    parts = ("Qformer.", "query_tokens", "ln_vision.")
-    needed = {name for name, _ in model.named_parameters() if name.startswith(parts)}
-    require_keys(needed, wanted, source=source)
-    made_for, here = len(wanted["ln_vision.weight"]), len(model.ln_vision.weight)
+    wanted = {to_tower_key(key): value for key, value in tensors.items() if not TEXT_HALF.match(key)}
+    parts = [name for name, _ in tower.named_parameters() if name.startswith(("bridge.", "ln_vision."))]
+    require_keys({_key_in_file(name) for name in parts}, tensors, source=source)
+    made_for, here = len(wanted["ln_vision.weight"]), len(tower.get_parameter("ln_vision.weight"))
     if made_for != here:
         raise CheckpointError(
             f"{source} was made for an encoder {made_for} wide, model.vit_model is {here} wide: please set "
-            "model.has_qformer: False, or train a new Q-Former (model.q_former_model: null and "
+            f"model.has_qformer: False, or train a new Q-Former (model.q_former_model: {RANDOM} and "
             "model.freeze_qformer: False)"
         )
-    load_into(model, wanted, source=source, dtype=dtype, device=device)
+    load_into(tower, wanted, source=source, dtype=dtype, device=device, key_of=_key_in_file)
+
+
+def _key_in_file(name: str) -> str:
+    """The inverse of `to_tower_key`."""
+    return to_original_key(name.removeprefix("bridge."))

@@ -12,6 +12,8 @@ from minigpt4.common.config import CONFIG_DIR, load_yaml
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.schema import key, merge, plain_section
 
+QUANTIZED = ("8bit", "4bit")  # of llm_precision
+SHARD = "shard"  # of device_map
 # In place of a file: random weights, which must be trained.
 RANDOM = "random"
 
@@ -155,6 +157,27 @@ class ModelSettings:
         choices=(FIRST_LAYER_INPUT, TABLE_ROW),
     )
     prompt: str | None = key(None, "stands in the original's defaults; nothing reads it", effect=False)
+
+    def __post_init__(self) -> None:
+        for weights, frozen in (("vit_weights", "freeze_vit"), ("q_former_model", "freeze_qformer")):
+            used = weights == "vit_weights" or self.has_qformer
+            if used and getattr(self, weights) == RANDOM and getattr(self, frozen):
+                raise ConfigError(
+                    f"model.{weights} is {RANDOM}, but model.{frozen} is True: please name a file or train it"
+                )
+        if self.llm_trainable == "frozen":
+            return
+        if self.low_resource or self.llm_precision in QUANTIZED:
+            bits = "low_resource: True" if self.low_resource else f"llm_precision: {self.llm_precision}"
+            raise ConfigError(
+                f"model.llm_trainable is {self.llm_trainable}, but quantised weights (model.{bits}) "
+                "cannot be trained"
+            )
+        if self.device_map == SHARD:
+            raise ConfigError(
+                f"model.device_map: {SHARD} is for a frozen language model, but model.llm_trainable is "
+                f"{self.llm_trainable}"
+            )
 
     @classmethod
     def with_defaults(cls, section: Mapping[str, Any]) -> dict[str, Any]:

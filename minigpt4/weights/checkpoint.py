@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read without running code, and checked key by key."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def load_into(
     source: str,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    key_of: Callable[[str], str] = str,
 ) -> None:
     """Copy tensors into parameters and buffers of the same names.
 
@@ -76,16 +77,25 @@ def load_into(
     Strict in one direction: each tensor must have a place of its shape. That everything that should be
     loaded was there is for the caller to check (`require_keys`), who knows what may be absent.
 
+    Args:
+        module: what they are copied into.
+        tensors: by the names of its parameters and buffers.
+        source: the file, for messages.
+        device, dtype: of parameters that are made here.
+        key_of: a name -> what the file calls it, for messages.
+
     Raises:
         CheckpointError: naming the unexpected key or both shapes.
     """
     places = dict(module.named_parameters()) | dict(module.named_buffers())
-    for key, tensor in tensors.items():
-        if key not in places:
-            raise CheckpointError(f"{source}: unexpected key {key!r}{nearest(key, places)}")
-        if places[key].shape != tensor.shape:
+    for name, tensor in tensors.items():
+        if name not in places:
+            key, known = key_of(name), map(key_of, places)
+            raise CheckpointError(f"{source}: unexpected key {key!r}{nearest(key, known)}")
+        if places[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {key} is {list(tensor.shape)}, the model wants {list(places[key].shape)}"
+                f"{source}: {key_of(name)} is {list(tensor.shape)}, "
+                f"the model wants {list(places[name].shape)}"
             )
     with torch.no_grad():
         for key, tensor in tensors.items():

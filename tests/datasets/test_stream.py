@@ -317,7 +317,9 @@ def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
     image = picture(size=56)  # nothing to resize
     batch = processor.to_batch(image)
     assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
-    torch.testing.assert_close(golden_model._normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        golden_model.vision.normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("given", [{"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}, {"mean": [0, 0, 0]}])
@@ -329,7 +331,7 @@ def test_mean_and_std_of_the_yaml_are_honoured(golden_model, given) -> None:
     torch.testing.assert_close(batch, normalize(pixels, given["mean"], std), rtol=0, atol=1e-6)
     assert batch.dtype == torch.float32
     # The model takes floats as they are.
-    torch.testing.assert_close(golden_model._normalized(batch[None])[0], batch, rtol=0, atol=0)
+    torch.testing.assert_close(golden_model.vision.normalized(batch[None])[0], batch, rtol=0, atol=0)
 
 
 def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:

@@ -33,14 +33,15 @@ def test_gemma2s_attention_is_capped(tmp_path) -> None:
     for cap in (0.001, None):
         (folder / "config.json").write_text(json.dumps(config | {"attn_logit_softcapping": cap}))
         for attention in (None, "eager"):
-            model, tokenizer, _ = load_language_model(
-                folder, "auto", "fp32", torch.device("cpu"), attn_implementation=attention
+            language = load_language_model(
+                folder, precision="fp32", device=torch.device("cpu"), attention=attention
             )
-            for parameter in model.model.layers.parameters():
-                parameter.data.mul_(10)  # sharp scores, for a cap to change
-            ids = tokenizer("a dog runs in the park", return_tensors="pt").input_ids
+            for layer in language.layers:
+                for parameter in layer.parameters():
+                    parameter.data.mul_(10)  # sharp scores, for a cap to change
+            ids = language.tokenizer("a dog runs in the park", return_tensors="pt").input_ids
             with torch.no_grad():
-                logits[cap, attention] = model(input_ids=ids).logits
+                logits[cap, attention] = language.model(input_ids=ids).logits
     torch.testing.assert_close(logits[0.001, None], logits[0.001, "eager"])
     assert (logits[0.001, None] - logits[None, None]).abs().max() > 0.01
 
@@ -48,7 +49,7 @@ def test_gemma2s_attention_is_capped(tmp_path) -> None:
 def with_a_mask(model: torch.nn.Module, samples: dict[str, Any]) -> torch.Tensor:
     """The losses of all targets with padding masked, by the library's own forward."""
     tokens = model.prepare(samples).tokens
-    embeds = model._embed(tokens, model.encode_img(samples["image"])[0])
+    embeds = model.embed(tokens, model.encode_img(samples["image"])[0])
     logits = model.llama_model(inputs_embeds=embeds, attention_mask=tokens.attention_mask).logits
     return F.cross_entropy(
         logits.flatten(0, 1)[tokens.target_index].float(), tokens.target_ids, reduction="none"

@@ -137,7 +137,7 @@ def test_loss_equals_the_librarys_over_all_logits(model) -> None:
     losses, tokens = model.token_losses(SAMPLES)
     labels = torch.full((tokens.ids.numel() + 1,), -100)
     labels[tokens.target_index + 1] = tokens.target_ids
-    embeds = model._embed(tokens, model.encode_img(IMAGES)[0])
+    embeds = model.embed(tokens, model.encode_img(IMAGES)[0])
     whole = model.llama_model(
         inputs_embeds=embeds, attention_mask=tokens.attention_mask, labels=labels[:-1].view(tokens.ids.shape)
     )
@@ -272,10 +272,10 @@ def test_what_nothing_is_known_about() -> None:
 def test_weights_that_look_dead_are_warned_of(tmp_path, caplog) -> None:
     folder = save_model(tmp_path, "qwen2")
     model = build_golden_model(llama_model=str(folder), end_sym=None, ckpt=None)
-    loss = sanity_loss(model.llama_model, model.llama_tokenizer, None)
+    loss = sanity_loss(model.language)
     assert loss == pytest.approx(math.log(259), rel=0.05)
     assert "these weights look dead" in caplog.text
-    assert f"costs {loss:.2f} nats a token (random weights: 5.56)" in caplog.text
+    assert f"costs {loss:.2f} nats per token (random weights: 5.56)" in caplog.text
     caplog.clear()
     build_golden_model(llama_model=str(folder), end_sym=None, ckpt=None, llm_sanity_check=False)
     assert "look dead" not in caplog.text

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from minigpt4.common.errors import ConfigError
-from minigpt4.models import execution
+from minigpt4.models import execution, language_model
 from minigpt4.models.execution import layers_of
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model, can_compile
@@ -127,6 +127,6 @@ def test_recomputing_keeps_less_and_changes_nothing(family: str, tmp_path) -> No
 
 
 def test_layers_that_are_not_known_cannot_be_recomputed(golden_model, monkeypatch) -> None:
-    monkeypatch.setattr(execution, "layers_of", lambda _llm: [])
+    monkeypatch.setattr(language_model, "layers_of", lambda _llm: [])
     with pytest.raises(ConfigError, match=r"model.llm_grad_checkpoint: .* the layers of a llama"):
-        execution.recompute_layers(golden_model.llama_model)
+        golden_model.language.recompute_layers()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minigpt4.models.encoders.timm_models import build_vision_encoder, visual_tokens
+from minigpt4.models.encoders.build import build_encoder
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support import GOLDEN
 from tests.support.golden import build_golden_model, golden_model_config
@@ -17,11 +17,11 @@ def close(actual: torch.Tensor, expected: torch.Tensor, atol: float) -> None:
 def test_encoder(inputs: str, outputs: str, size: int) -> None:
     recorded = torch.load(GOLDEN / "eva_vit_io.pt", weights_only=True)
     config = golden_model_config()
-    encoder = build_vision_encoder(
-        "eva_clip_g", size, vit_weights=config["vit_weights"], vit_kwargs=config["vit_kwargs"]
+    encoder = build_encoder(
+        "eva_clip_g", size, weights=config["vit_weights"], kwargs=config["vit_kwargs"]
     ).eval()
     with torch.no_grad():
-        close(visual_tokens(encoder, recorded[inputs]), recorded[outputs], atol=5e-6)
+        close(encoder(recorded[inputs]), recorded[outputs], atol=5e-6)
 
 
 def test_image_embeddings(golden_model, golden_io) -> None:

@@ -11,21 +11,22 @@ from tests.support.golden import build_golden_model
 UINT8 = torch.randint(0, 256, (3, 3, 56, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def modes(model: torch.nn.Module, parts: tuple[str, ...]) -> dict[str, bool]:
+    """Whether each part trains, all of its modules alike."""
+    found = {part: {module.training for module in getattr(model, part).modules()} for part in parts}
+    return {part: mode.pop() for part, mode in found.items() if len(mode) == 1}
+
+
 def test_only_the_projection_is_trained_and_frozen_parts_stay_in_eval_mode() -> None:
     model = build_golden_model()
     model.train()
-    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
-        "llama_proj.weight",
-        "llama_proj.bias",
+    assert list(model.trainable_state_dict()) == ["llama_proj.weight", "llama_proj.bias"]
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        "projection.weight",
+        "projection.bias",
     ]
-    modes = {name.split(".")[0]: m.training for name, m in model.named_modules() if name}
-    assert modes == {
-        "visual_encoder": False,
-        "ln_vision": False,
-        "llama_model": False,
-        "Qformer": False,
-        "llama_proj": True,
-    }
+    parts = ("visual_encoder", "ln_vision", "Qformer", "llama_model", "llama_proj")
+    assert modes(model, parts) == dict.fromkeys(parts, False) | {"llama_proj": True}
 
 
 def test_logits_are_built_for_targets_only(golden_model, golden_io) -> None:
@@ -46,7 +47,7 @@ def test_loss_equals_the_one_over_all_logits(golden_model, golden_io) -> None:
     losses, tokens = golden_model.token_losses(samples)
     labels = torch.full((tokens.ids.numel() + 1,), -100)
     labels[tokens.target_index + 1] = tokens.target_ids
-    embeds = golden_model._embed(tokens, golden_model.encode_img(golden_io["image"])[0])
+    embeds = golden_model.embed(tokens, golden_model.encode_img(golden_io["image"])[0])
     whole = golden_model.llama_model(
         inputs_embeds=embeds,
         attention_mask=tokens.attention_mask,
@@ -104,7 +105,9 @@ def test_without_qformer_neighbours_are_joined_in_raster_order() -> None:
         model.llama_proj.weight.copy_(torch.eye(64, 256))
         model.llama_proj.bias.zero_()
         embeds, mask = model.encode_img(UINT8)
-        patches = model.ln_vision(model.visual_encoder.forward_features(model._normalized(UINT8)))[:, 1:]
+        patches = model.ln_vision(model.visual_encoder.forward_features(model.vision.normalized(UINT8)))[
+            :, 1:
+        ]
     assert mask.shape == (3, 4)
     torch.testing.assert_close(embeds, patches[:, ::4], rtol=0, atol=1e-6)
 
@@ -181,14 +184,8 @@ def test_what_is_trained_is_float32_and_what_is_frozen_is_not() -> None:
 
 def test_an_unfrozen_encoder_is_trained() -> None:
     model = build_golden_model(freeze_vit=False, freeze_qformer=False, drop_path_rate=0.5).train()
-    modes = {name: child.training for name, child in model.named_children()}
-    assert modes == {
-        "visual_encoder": True,
-        "ln_vision": True,
-        "llama_model": False,
-        "Qformer": True,
-        "llama_proj": True,
-    }
+    parts = ("visual_encoder", "ln_vision", "Qformer", "llama_model", "llama_proj")
+    assert modes(model, parts) == dict.fromkeys(parts, True) | {"llama_model": False}
     torch.manual_seed(0)
     first, second = (model.encode_img(UINT8)[0] for _ in range(2))
     assert not torch.allclose(first, second, atol=1e-3)  # drop path leaves out blocks at random

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minigpt4.models import minigpt_base
+from minigpt4.models import language_model
 from minigpt4.prompts.sample import Batch
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model
@@ -95,6 +95,6 @@ def test_nothing_is_read_from_the_device_up_to_the_gradient(family: str, tmp_pat
 
 def test_transformers_would_wait_for_the_device(golden_model, monkeypatch) -> None:
     """So the test above can fail."""
-    monkeypatch.setattr(minigpt_base, "unmasked", lambda *_: nullcontext())
+    monkeypatch.setattr(language_model, "unmasked", lambda *_: nullcontext())
     with pytest.raises(AssertionError, match="waits for the device"), NothingIsRead(), torch.no_grad():
         golden_model(golden_model.prepare(SAMPLES))

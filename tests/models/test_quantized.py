@@ -74,7 +74,7 @@ def test_the_linear_layers_of_the_decoder_are_quantised(library, golden_model, o
             assert parameter.numel() * parameter.element_size() == dense[key].numel() // per_byte, key
         else:  # embedding, head and norms stay as they are
             assert parameter.is_floating_point() and parameter.shape == dense[key].shape, key
-    trained = {key: p.dtype for key, p in model.named_parameters() if p.requires_grad}
+    trained = {key: value.dtype for key, value in model.trainable_state_dict().items()}
     assert trained == {"llama_proj.weight": torch.float32, "llama_proj.bias": torch.float32}
 
 

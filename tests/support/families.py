@@ -1,6 +1,7 @@
 """Tiny language models of several families, with random weights, as folders that transformers reads."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -65,14 +66,15 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(GOLDEN / "llm" if family == "llama" else TINY / "gemma")
 
 
-def save_model(folder: Path, family: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+def save_model(
+    folder: Path, family: str, tokenizer: PreTrainedTokenizerBase | None = None, **keys: Any
+) -> Path:
     """Write a model of the family with seeded weights, its tokenizer and its end ids."""
     tokenizer = tokenizer or tokenizer_of(family)
     head_dim = {"head_dim": 16} if "gemma" in family else {}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = FAMILIES[family](
-        **SIZES, **head_dim, **ids, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
-    )
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = FAMILIES[family](**SIZES, **head_dim, **ids, **vocabulary, **keys)
     torch.manual_seed(0)
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     model.generation_config = GenerationConfig(**ids)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError
-from minigpt4.models.encoders.timm_models import build_vision_encoder
+from minigpt4.models.encoders.build import build_encoder
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys, save_checkpoint
 from tests.support import GOLDEN
 from tests.support.golden import build_golden_model, golden_model_config
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_fits_is_loaded_through_the_yaml(golden_model, tmp_pat
 
 def encoder(path: Path) -> torch.nn.Module:
     config = golden_model_config()
-    return build_vision_encoder("eva_clip_g", 56, vit_weights=str(path), vit_kwargs=config["vit_kwargs"])
+    return build_encoder("eva_clip_g", 56, weights=str(path), kwargs=config["vit_kwargs"])
 
 
 def test_vit_weights_as_safetensors(tmp_path) -> None:

@@ -19,7 +19,7 @@ from minigpt4.processors.base_processor import (
 
 if TYPE_CHECKING:
     from minigpt4.datasets.stream import SampleStream
-    from minigpt4.models.vision_tower import TokenShape
+    from minigpt4.models.image_tokens import TokenShape
 
 
 class BaseDatasetBuilder:

@@ -11,7 +11,7 @@ from minigpt4.datasets.settings import CacheInfo
 
 if TYPE_CHECKING:
     from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
-    from minigpt4.models.vision_tower import TokenShape
+    from minigpt4.models.image_tokens import TokenShape
 
 
 @registry.register_builder("cached_features")

@@ -20,7 +20,7 @@ from minigpt4.common.errors import BadSample, DataError
 from minigpt4.common.files import check_inside
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
-from minigpt4.models.vision_tower import TokenShape
+from minigpt4.models.image_tokens import TokenShape
 from minigpt4.prompts.dialogue import Dialogue, Role, Turn
 
 MANIFEST = "manifest.json"

@@ -19,7 +19,8 @@ from minigpt4.common.logger import write_json
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.datasets.features.reader import pack_dialogue, pack_features
 from minigpt4.datasets.stream import Reading, Skipped, this_worker
-from minigpt4.models.vision_tower import ImageTokens, TokenShape
+from minigpt4.models.image_tokens import TokenShape
+from minigpt4.models.vision_tower import VisionTower
 from minigpt4.prompts.sample import Batch
 
 
@@ -139,11 +140,11 @@ class ShardWriter:
 
 
 @torch.inference_mode()
-def write_shards(model: ImageTokens, shards: list[Shard], workers: int, bar: tqdm) -> None:
+def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tqdm) -> None:
     """Look at all pictures of `shards` and write their tokens.
 
     Args:
-        model: what looks.
+        vision: what looks.
         shards: none of them finished.
         workers: processes that read pictures meanwhile.
         bar: counts pictures.
@@ -155,9 +156,9 @@ def write_shards(model: ImageTokens, shards: list[Shard], workers: int, bar: tqd
         if number not in writers:
             writers[number] = ShardWriter(shards[number])
         if batch is not None:
-            writers[number].add(batch, model.image_tokens(batch.images).cpu())
+            writers[number].add(batch, vision(batch.images).cpu())
             bar.update(len(batch))
         if bad is not None:
-            writers.pop(number).finish(bad, model.token_shape)
+            writers.pop(number).finish(bad, vision.token_shape)
             finished += 1
             bar.set_postfix_str(f"{finished} of {len(shards)} shards")

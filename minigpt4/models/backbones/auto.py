@@ -46,7 +46,7 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
         ) from error
     end = _end_symbol(tokenizer, between)
     # A later turn begins behind the reply's end; what the first has in front of the same is a system text.
-    before = before.removeprefix(tokenizer.bos_token or "")
+    before = before.removeprefix(str(tokenizer.bos_token or ""))
     user = _common_end(before, between.lstrip().removeprefix(end)).lstrip()
     return PromptTemplate(user, assistant, end=end, next_turn=between.removesuffix(user))
 
@@ -61,7 +61,7 @@ def _common_end(first: str, second: str) -> str:
 def _write(tokenizer: PreTrainedTokenizerBase, *texts: str) -> str:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _end_symbol(tokenizer: PreTrainedTokenizerBase, between: str) -> str:
@@ -71,4 +71,4 @@ def _end_symbol(tokenizer: PreTrainedTokenizerBase, between: str) -> str:
     written = [token for token in special if between.lstrip().startswith(token)]
     if not written and tokenizer.eos_token is None:
         raise ConfigError("model.end_sym is missing: the chat template does not show what ends a reply")
-    return max(written, key=len, default=tokenizer.eos_token)
+    return max(written, key=len, default=str(tokenizer.eos_token))

@@ -32,16 +32,16 @@ class BaseBackbone:
     def bos_id(self) -> int | None:
         """The id that begins every text, or None: the tokenizer knows (LLaMA and Gemma have one)."""
         bos = self.tokenizer.bos_token_id
-        return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+        return bos if isinstance(bos, int) and self.tokenizer("a").input_ids[:1] == [bos] else None
 
     def end_ids(self, generation: GenerationConfig, end_sym: str) -> list[int]:
         """The ids that end a reply: the model's own EOS ids, and the end symbol where it is one token."""
         own = generation.eos_token_id
-        ids = {*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id}
+        ids = [*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id]
         symbol = self.tokenizer.convert_tokens_to_ids(end_sym)
         if symbol != self.tokenizer.unk_token_id:
-            ids.add(symbol)
-        return sorted(i for i in ids if i is not None)
+            ids.append(symbol)
+        return sorted({one for one in ids if isinstance(one, int)})
 
     @staticmethod
     def embedding_factor(config: PreTrainedConfig) -> float:

@@ -1,188 +1,77 @@
-"""The vision encoder: EVA-ViT-g as MiniGPT-4 uses it, or any timm model by name."""
+"""Any model of timm: transformers and convolutional networks."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
-from accelerate import init_empty_weights
-from timm.layers import resample_abs_pos_embed
-from timm.models.eva import Eva
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.errors import CheckpointError
+from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
-from minigpt4.weights.checkpoint import load_into, require_keys
-from minigpt4.weights.locations import EVA_CLIP_G_URL
-from minigpt4.weights.resolver import read_tensors, resolve_file
-
-EVA_CLIP_G = "eva_clip_g"
-# EVA-CLIP-g has 40 blocks; BLIP-2 cut the last one off and takes the output of the 39th, unnormalised.
-EVA_CLIP_G_KWARGS = {
-    "patch_size": 14,
-    "embed_dim": 1408,
-    "depth": 39,
-    "num_heads": 1408 // 88,
-    "mlp_ratio": 6144 / 1408,
-}
 
 
-def build_vision_encoder(
-    vit_model: str = EVA_CLIP_G,
-    image_size: int = 224,
-    *,
-    vit_weights: str | None = None,
-    vit_kwargs: Mapping[str, Any] | None = None,
-    drop_path_rate: float = 0.0,
-    use_grad_checkpoint: bool = False,
-    attn_implementation: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Build an encoder with its weights, which go from the file straight into `dtype` on `device`.
+class TimmEncoder(BaseEncoder):
+    """The network of timm that `model.vit_model` names; a feature map is read row by row."""
 
-    Args:
-        vit_model: `eva_clip_g`, or the name of a timm model.
-        image_size: side of the square input, in pixels.
-        vit_weights: see `minigpt4.weights.resolver.resolve_file`; None means the published ones.
-        vit_kwargs: overrides of the architecture.
-        drop_path_rate, use_grad_checkpoint: for training the encoder itself.
-        attn_implementation: `eager` computes attention in plain products; everything else leaves it to
-            torch's `scaled_dot_product_attention`, which chooses the flash kernel where it fits. None
-            takes the faster.
-        dtype, device: where the weights are wanted.
+    module: Any  # the attributes that are read of it are not nn.Module's
 
-    Returns:
-        A module with `num_features` (its width) that `visual_tokens` can read.
+    def __init__(self, name: str, image_size: int, drop_path_rate: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(name, image_size)
+        self.module = self.create(name, image_size, drop_path_rate, **kwargs)
+        self.width = self.module.num_features
+        self.prefix_tokens = getattr(self.module, "num_prefix_tokens", 0)
+        trained_with = getattr(self.module, "pretrained_cfg", None) or {}
+        self.mean = trained_with.get("mean", CLIP_MEAN)
+        self.std = trained_with.get("std", CLIP_STD)
 
-    Raises:
-        ConfigError: for a model timm does not know, or arguments it does not take.
-        CheckpointError: if the weights do not fit.
-    """
-    kwargs = dict(vit_kwargs or {})
-    source = published_weights(vit_model) if vit_weights is None else vit_weights
-    try:
-        with init_empty_weights(include_buffers=False):
-            if vit_model == EVA_CLIP_G:
-                encoder = _eva_clip_g(image_size, drop_path_rate, kwargs)
-            else:
-                encoder = _timm_encoder(vit_model, image_size, drop_path_rate, kwargs)
-    except (TypeError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"model.vit_model {vit_model!r} with vit_kwargs {kwargs}: {error}") from error
-    weights = resolve_file(source, "model.vit_weights")
-    tensors = read_tensors(weights, mapped=True)
-    if vit_model == EVA_CLIP_G:
-        tensors = _fit_eva_clip_g(encoder, tensors)
-    else:
-        tensors = _fit_timm(encoder, tensors, str(weights))
-    require_keys({name for name, _ in encoder.named_parameters()}, tensors, source=str(weights))
-    load_into(encoder, tensors, source=str(weights), dtype=dtype, device=device)
-    encoder.to(device, dtype)  # buffers; the parameters are there already
-    if use_grad_checkpoint:
-        encoder.set_grad_checkpointing()
-    tokens = getattr(getattr(encoder, "patch_embed", None), "num_patches", 0)
-    wins = plain_attention_wins(torch.device(device), dtype, tokens)
-    if attn_implementation == "eager" or (attn_implementation is None and wins):
-        for module in encoder.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False
-    return encoder
-
-
-def published_weights(vit_model: str) -> str:
-    """Where an encoder's own weights are published: a URL, or the id of a repository on the hub.
-
-    Raises:
-        ConfigError: for a model timm does not know, or has no weights for.
-    """
-    if vit_model == EVA_CLIP_G:
-        return EVA_CLIP_G_URL
-    if not timm.is_model(vit_model):
-        raise ConfigError(
-            f"model.vit_model {vit_model!r} is neither {EVA_CLIP_G} nor a model of timm"
-            f"{nearest(vit_model, timm.list_models())}"
-        )
-    config = timm.get_pretrained_cfg(vit_model, allow_unregistered=False)
-    published = config and (config.hf_hub_id or config.url)
-    if not published:
-        raise ConfigError(f"model.vit_weights: timm publishes no weights of {vit_model}: please name a file")
-    return published
-
-
-def _eva_clip_g(image_size: int, drop_path_rate: float, overrides: Mapping[str, Any]) -> Eva:
-    unknown = set(overrides) - set(EVA_CLIP_G_KWARGS)
-    if unknown:
-        raise ConfigError(
-            f"unknown key model.vit_kwargs.{sorted(unknown)[0]}"
-            f"{nearest(sorted(unknown)[0], EVA_CLIP_G_KWARGS)} (known: {', '.join(EVA_CLIP_G_KWARGS)})"
-        )
-    kwargs = {**EVA_CLIP_G_KWARGS, **overrides}
-    if image_size % kwargs["patch_size"]:
-        raise ConfigError(
-            f"model.image_size is {image_size}, which is no multiple of the encoder's patches of "
-            f"{kwargs['patch_size']} pixels"
-        )
-    encoder = Eva(
-        img_size=image_size,
-        num_classes=0,
-        global_pool="",
-        qkv_bias=True,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        drop_path_rate=drop_path_rate,
-        **kwargs,
-    )
-    encoder.norm = nn.Identity()
-    return encoder
-
-
-def _timm_encoder(
-    vit_model: str, image_size: int, drop_path_rate: float, kwargs: Mapping[str, Any]
-) -> nn.Module:
-    # Networks with position embeddings are built for one image size; the others take any.
-    config = timm.get_pretrained_cfg(vit_model)
-    size = {"img_size": image_size} if config and config.fixed_input_size else {}
-    return timm.create_model(
-        vit_model, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate, **size, **kwargs
-    )
-
-
-def _fit_eva_clip_g(encoder: Eva, tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of EVA-CLIP-g that BLIP-2 keeps, with position embeddings for this image size."""
-    tensors = dict(tensors.get("model", tensors))
-    pos_embed = tensors.get("pos_embed")
-    if pos_embed is not None and pos_embed.shape[1] != encoder.pos_embed.shape[1]:
-        # Bicubic without antialiasing, as BLIP-2 resizes them.
-        tensors["pos_embed"] = resample_abs_pos_embed(
-            pos_embed.float(),
-            list(encoder.patch_embed.grid_size),
-            num_prefix_tokens=encoder.num_prefix_tokens,
-            antialias=False,
+    @staticmethod
+    def create(name: str, image_size: int, drop_path_rate: float, **kwargs: Any) -> Any:
+        """The network, without its classifier."""
+        # Networks with position embeddings are built for one image size; the others take any.
+        config = timm.get_pretrained_cfg(name)
+        size = {"img_size": image_size} if config and config.fixed_input_size else {}
+        return timm.create_model(
+            name, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate, **size, **kwargs
         )
 
-    def kept(key: str) -> bool:
-        part, _, rest = key.partition(".")
-        if part == "blocks":
-            return int(rest.split(".")[0]) < len(encoder.blocks)
-        return part not in ("norm", "fc_norm", "head")
+    @classmethod
+    def published_weights(cls, name: str) -> str | None:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        published = (config.hf_hub_id or config.url) if config else None
+        return published if isinstance(published, str) else None
 
-    return {key: value for key, value in tensors.items() if kept(key)}
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.module.forward_features(images)
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
+    def fit(self, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
+        """timm's own names, fitted to this image size by timm, or the same tensors in the same order."""
+        tensors = dict(tensors.get("model", tensors))
+        convert = getattr(sys.modules[type(self.module).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            tensors = convert(tensors, self.module)
+        if all(key not in self.module.state_dict() for key in tensors):
+            tensors = _match_by_order(self.module, tensors, source)
+        classifier = self.module.pretrained_cfg.get("classifier") or ()
+        names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        left_out = tuple(f"{name}." for name in names)
+        return {key: value for key, value in tensors.items() if not key.startswith(left_out)}
 
-def _fit_timm(encoder: nn.Module, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """The tensors under timm's names, fitted to this image size by timm, without the classifier."""
-    tensors = dict(tensors.get("model", tensors))
-    convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        tensors = convert(tensors, encoder)
-    if all(key not in encoder.state_dict() for key in tensors):
-        tensors = _match_by_order(encoder, tensors, source)
-    classifier = encoder.pretrained_cfg.get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    left_out = tuple(f"{name}." for name in names)
-    return {key: value for key, value in tensors.items() if not key.startswith(left_out)}
+    def blocks(self) -> list[nn.Module]:
+        """A transformer's blocks, a convolutional network's stages."""
+        return list(getattr(self.module, "blocks", self.module.children()))
+
+    def set_attention(self, implementation: str | None, device: torch.device, dtype: torch.dtype) -> None:
+        patches = getattr(getattr(self.module, "patch_embed", None), "num_patches", 0)
+        wins = plain_attention_wins(device, dtype, patches)
+        if implementation == "eager" or (implementation is None and wins):
+            for module in self.module.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = False
 
 
 def _match_by_order(
@@ -204,22 +93,3 @@ def _match_by_order(
                 f"{list(value.shape)} where {name} is {list(place.shape)}"
             )
     return dict(zip(own, tensors.values(), strict=False))
-
-
-def visual_tokens(encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """Normalised [B, 3, H, W] -> [B, tokens, width]; a feature map is read row by row."""
-    features = encoder.forward_features(image)
-    if features.ndim == 4:
-        features = features.flatten(2).transpose(1, 2)
-    return features
-
-
-def vision_blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The modules that an encoder is a row of: a transformer's blocks, a convolutional network's stages."""
-    return list(getattr(encoder, "blocks", encoder.children()))
-
-
-def image_statistics(encoder: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
-    """The per-channel mean and std the encoder was trained with (CLIP's for EVA-CLIP-g)."""
-    config = getattr(encoder, "pretrained_cfg", None) or {}
-    return config.get("mean", CLIP_MEAN), config.get("std", CLIP_STD)

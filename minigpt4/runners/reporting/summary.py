@@ -69,10 +69,10 @@ def mean_batch(datasets: Datasets, settings: RunSettings) -> float:
 
 
 def _parameters(model: BaseModel, counted: CountedMemory) -> str:
-    summary = model.parameter_summary()
+    summary, parts = model.parameter_summary(), model.parameters_by_part()
     rows = [("", "parameters", "trained", "dtype", "memory")]
     for part, count in summary.items():
-        dtypes = {str(p.dtype)[6:] for name, p in model.named_parameters() if name.split(".")[0] == part}
+        dtypes = {str(p.dtype)[6:] for p in parts[part]}
         trained = f"{count['trainable']:,}" if count["trainable"] else "frozen"
         memory = format_bytes(counted.weights[part])
         rows.append((part, f"{count['total']:,}", trained, ", ".join(sorted(dtypes)), memory))

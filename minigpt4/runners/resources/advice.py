@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +11,7 @@ from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import TrainingError
 from minigpt4.common.formatting import format_bytes
-from minigpt4.models.execution import layers_of
 from minigpt4.models.minigpt_base import MiniGPTBase
-from minigpt4.models.vision_tower import VISION_PARTS
 from minigpt4.runners.resources.memory import available_memory, count_memory, sharded_away, weight_bytes
 from minigpt4.weights.download import DISK_FULL
 
@@ -98,7 +95,7 @@ def _smaller_batch(batch_size: int, accum_grad_iters: int) -> Iterator[str]:
 
 
 def _recomputation(model: MiniGPTBase) -> Iterator[str]:
-    if not any(isinstance(layer.forward, partial) for layer in layers_of(model.llama_model)):
+    if not model.language.recomputed:
         yield (
             "model.llm_grad_checkpoint: True, which computes the activations of the language model's layers "
             "again in the backward pass instead of keeping them"
@@ -106,8 +103,10 @@ def _recomputation(model: MiniGPTBase) -> Iterator[str]:
 
 
 def _smaller_layers(model: MiniGPTBase) -> Iterator[str]:
-    """The language model's layers in bfloat16; if they are, sharded over the ranks, or else quantised."""
-    products = [m for m in nn.ModuleList(layers_of(model.llama_model)).modules() if isinstance(m, nn.Linear)]
+    """A frozen language model's layers in bfloat16; if they are, sharded over the ranks or quantised."""
+    if not model.language.frozen:
+        return
+    products = [m for m in nn.ModuleList(model.language.layers).modules() if isinstance(m, nn.Linear)]
     stored = sum(weight_bytes(product.weight) for product in products)
     numbers = sum(product.in_features * product.out_features for product in products)
     dense = model.llama_model.get_input_embeddings().weight.dtype
@@ -129,7 +128,7 @@ def _smaller_layers(model: MiniGPTBase) -> Iterator[str]:
 
 def _cached_features(model: MiniGPTBase) -> Iterator[str]:
     """In place of pictures, where all that looks at them is frozen and here."""
-    parameters = [p for name, p in model.named_parameters() if name.startswith(VISION_PARTS)]
+    parameters = list(model.vision.parameters())
     if parameters and not any(p.requires_grad for p in parameters):
         saved = format_bytes(sum(map(weight_bytes, parameters)))
         yield f"cached features (minigpt4 cache-features), which save {saved} of weights"

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from minigpt4.common import launch
-from minigpt4.models.execution import layers_of
 from minigpt4.models.head_loss import LOGITS_AT_A_TIME
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.vision_tower import VisionTower
 
 FLOAT32 = 4
 
@@ -64,14 +64,11 @@ def count_memory(model: MiniGPTBase, batch_size: int, accum_grad_iters: int) -> 
         accum_grad_iters: batches that lie on the device for an update.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    weights: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = name.split(".")[0]
-        weights[part] = weights.get(part, 0) + weight_bytes(parameter)
+    weights = {part: sum(map(weight_bytes, tensors)) for part, tensors in model.parameters_by_part().items()}
     if model.part_to_shard() is not None:
         weights["llama_model"] -= sharded_away(model)
-    config = model.llama_model.config.get_text_config()
-    logits = min(batch_size * model.max_txt_len * config.vocab_size, LOGITS_AT_A_TIME)
+    vocabulary = model.language.config.vocab_size
+    logits = min(batch_size * model.max_txt_len * vocabulary, LOGITS_AT_A_TIME)
     return CountedMemory(
         batch_size,
         weights=weights,
@@ -91,21 +88,21 @@ def weight_bytes(parameter: torch.Tensor) -> int:
 
 def sharded_away(model: MiniGPTBase) -> int:
     """How much of the language model's weights a rank need not hold where `model.device_map` is `shard`."""
-    layers = [sum(map(weight_bytes, layer.parameters())) for layer in layers_of(model.llama_model)]
+    layers = [sum(map(weight_bytes, layer.parameters())) for layer in model.language.layers]
     # One layer lies there whole, and the next is on its way.
     return max(0, sum(layers) - sum(layers) // launch.ranks_per_model() - 2 * max(layers, default=0))
 
 
 def _image_bytes(model: MiniGPTBase) -> int:
     """Of one image's uint8 pixels, or of its features in bfloat16."""
-    if hasattr(model, "visual_encoder"):
+    if isinstance(model.vision, VisionTower):
         return 3 * model.image_size**2
     return 2 * model.token_shape.count * model.token_shape.width
 
 
 def _bytes_per_logit(model: MiniGPTBase) -> int:
     """In float32: log-softmax and two gradients; if logits are capped (Gemma-2), tanh and product too."""
-    capped = getattr(model.llama_model.config.get_text_config(), "final_logit_softcapping", None) is not None
+    capped = getattr(model.language.config, "final_logit_softcapping", None) is not None
     return (3 + 2 * capped) * FLOAT32
 
 

@@ -58,8 +58,14 @@ def test_memory_advice_names_what_is_not_set_yet(llama: str, fast_bf16: None, mo
     assert settings_of(memory_advice(half, 1, 1)) == [RECOMPUTE, "model.llm_precision: 8bit", CACHE]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert settings_of(memory_advice(half, 1, 1)) == [RECOMPUTE, "model.device_map: shard", CACHE]
-    monkeypatch.setattr(half, "_shared", True)
+    monkeypatch.setattr(half.language, "sharded", True)
     assert settings_of(memory_advice(half, 1, 1)) == [RECOMPUTE, CACHE]
+
+
+def test_memory_advice_for_a_trained_language_model_leaves_its_weights_alone(llama: str) -> None:
+    """They are float32, and can be neither quantised nor sharded."""
+    model = tiny(llama_model=llama, llm_trainable="full")
+    assert settings_of(memory_advice(model, 1, 1)) == [RECOMPUTE, CACHE]
 
 
 def test_memory_advice_names_nothing_that_is_set_or_cannot_be(llama: str, fast_bf16: None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources import memory
 from minigpt4.runners.resources.memory import (
@@ -56,10 +57,10 @@ def test_count_memory_counts_each_batch_of_an_update_and_one_of_logits(model, mo
 def test_count_memory_of_a_sharded_model_is_a_part_of_its_layers_and_two_whole(model, monkeypatch):
     whole = count_memory(model, 2, 1).weights["llama_model"]
     layer = sum(p.nbytes for p in model.llama_model.get_decoder().layers[0].parameters())
-    monkeypatch.setattr(model, "_shared", True)
+    monkeypatch.setattr(model.language, "sharded", True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     many = [model.llama_model.model.layers[0]] * 32
-    monkeypatch.setattr(memory, "layers_of", lambda _: many)
+    monkeypatch.setattr(LanguageModel, "layers", many)
     shared = count_memory(model, 2, 1).weights["llama_model"]
     assert whole - shared == 32 * layer - 32 * layer // 4 - 2 * layer
 

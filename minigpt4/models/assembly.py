@@ -1,0 +1,146 @@
+"""From the settings of `model:` to the parts of a model. Nothing below this reads settings."""
+
+from dataclasses import asdict
+
+import torch
+
+from minigpt4.common.device import dtype_for
+from minigpt4.models.bridges import JoinedPatches
+from minigpt4.models.encoders.base_encoder import BaseEncoder
+from minigpt4.models.encoders.build import build_encoder, published_weights
+from minigpt4.models.execution import compile_blocks, recompute_blocks
+from minigpt4.models.image_tokens import TokenShape
+from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.llm_loading import load_language_model, warn_if_dead
+from minigpt4.models.qformer import QFormerBridge, build_qformer, load_blip2
+from minigpt4.models.settings import RANDOM, ModelSettings
+from minigpt4.models.vision_tower import CachedVision, VisionTower
+from minigpt4.prompts.encoder import PromptEncoder
+from minigpt4.weights.locations import BLIP2_URL
+from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file, resolve_model
+
+
+def vision_sources(settings: ModelSettings) -> list[WeightSource]:
+    """The files that the encoder and the Q-Former need."""
+    sources = []
+    if settings.vit_weights != RANDOM:
+        weights = settings.vit_weights
+        weights = published_weights(settings.vit_model) if weights is None else weights
+        sources.append(WeightSource("model.vit_weights", weights, "file"))
+    if settings.has_qformer and settings.q_former_model != RANDOM:
+        sources.append(WeightSource("model.q_former_model", _blip2(settings), "file"))
+    return sources
+
+
+def _blip2(settings: ModelSettings) -> str:
+    return BLIP2_URL if settings.q_former_model is None else settings.q_former_model
+
+
+def weight_sources(settings: ModelSettings) -> list[WeightSource]:
+    """All files and folders that a model needs."""
+    language_model = WeightSource("model.llama_model", settings.llama_model, "model")
+    ckpt = [WeightSource("model.ckpt", settings.ckpt, "file")] if settings.ckpt else []
+    return [*vision_sources(settings), language_model, *ckpt]
+
+
+def parts_from_files(settings: ModelSettings) -> tuple[str, ...]:
+    """Beginnings of the checkpoint keys whose tensors come from these sources, should `ckpt` lack them."""
+    beginnings = {
+        "model.vit_weights": ("visual_encoder.", "ln_vision."),
+        "model.q_former_model": ("Qformer.", "query_tokens"),
+        "model.llama_model": ("llama_model.",),
+    }
+    return tuple(name for source in weight_sources(settings) for name in beginnings.get(source.key, ()))
+
+
+def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
+    """The vision tower with its weights.
+
+    Raises:
+        ConfigError: naming the key that cannot be used.
+        CheckpointError: for weights that do not fit.
+    """
+    frozen_dtype = dtype_for(settings.vit_precision, device, "model.vit_precision")
+    encoder = build_encoder(
+        settings.vit_model,
+        settings.image_size,
+        weights=settings.vit_weights,
+        kwargs=settings.vit_kwargs,
+        drop_path_rate=settings.drop_path_rate,
+        attention=settings.attn_implementation,
+        dtype=frozen_dtype if settings.freeze_vit else torch.float32,
+        device=device,
+    )
+    bridge = _build_bridge(settings, encoder)
+    tower = VisionTower(encoder, bridge, image_size=settings.image_size, frozen=settings.freeze_vit)
+    if isinstance(bridge, QFormerBridge):
+        dtype = frozen_dtype if bridge.frozen else torch.float32
+        if settings.q_former_model != RANDOM:
+            path = resolve_file(_blip2(settings), "model.q_former_model")
+            tensors = read_tensors(path, mapped=True)
+            load_blip2(tower, tensors, source=str(path), dtype=dtype, device=device)
+        bridge.settle(device, dtype)
+    if settings.compile:
+        compile_blocks([*encoder.blocks(), *bridge.blocks()], device)
+    if settings.use_grad_checkpoint and not settings.freeze_vit:
+        recompute_blocks(encoder.blocks(), random=True)
+    return tower
+
+
+def _build_bridge(settings: ModelSettings, encoder: BaseEncoder) -> QFormerBridge | JoinedPatches:
+    if not settings.has_qformer:
+        patches = encoder.count_patches(settings.image_size)
+        return JoinedPatches(patches, encoder.width, settings.patches_per_token, encoder.prefix_tokens)
+    qformer, queries = build_qformer(
+        settings.num_query_token,
+        encoder.width,
+        asdict(settings.q_former_kwargs),
+        empty=settings.q_former_model != RANDOM,
+    )
+    return QFormerBridge(qformer, queries, frozen=settings.freeze_qformer)
+
+
+def cached_vision(settings: ModelSettings, features: TokenShape) -> CachedVision:
+    """What stands in for the tower where its tokens were cached."""
+    return CachedVision(features, name=settings.vit_model, image_size=settings.image_size)
+
+
+def build_language(settings: ModelSettings, device: torch.device) -> LanguageModel:
+    """The language model with its weights.
+
+    Raises:
+        ConfigError: naming the key that cannot be used.
+    """
+    name = str(settings.llama_model)
+    language = load_language_model(
+        resolve_model(settings.llama_model, "model.llama_model"),
+        name=name.rstrip("/").rsplit("/", 1)[-1],
+        backbone=settings.llm_backbone,
+        precision="8bit" if settings.low_resource else settings.llm_precision,
+        trainable=settings.llm_trainable,
+        device=device,
+        attention=settings.attn_implementation,
+        device_map=settings.device_map,
+    )
+    if settings.llm_sanity_check:
+        warn_if_dead(language, name)
+    if settings.compile:
+        language.compile_layers()
+    if settings.llm_grad_checkpoint:
+        language.recompute_layers()
+    return language
+
+
+def build_prompts(
+    settings: ModelSettings, requests: list[str], language: LanguageModel, image_tokens: int
+) -> PromptEncoder:
+    """How dialogues become ids: turns as the language model's family or the YAML writes them."""
+    return PromptEncoder(
+        language.tokenizer,
+        language.backbone.bos_id,
+        image_tokens,
+        language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym),
+        settings.max_txt_len,
+        settings.max_context_len,
+        requests,
+    )

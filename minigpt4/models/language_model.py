@@ -1,0 +1,150 @@
+"""The language model with its tokenizer and family, and all that depends on whether it is trained.
+
+Shapes: B batch, T text and image tokens, D width, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.models.backbones.base_backbone import BaseBackbone
+from minigpt4.models.execution import (
+    compile_blocks,
+    is_causal,
+    layers_of,
+    own_precision,
+    recompute_blocks,
+    unmasked,
+)
+from minigpt4.models.head_loss import head_losses
+from minigpt4.prompts.encoder import TokenBatch
+
+
+class CausalLM(PreTrainedModel):
+    """The type of what `AutoModelForCausalLM` loads; the library has no name for it."""
+
+    generate: Callable[..., Any]
+
+
+class LanguageModel(nn.Module):
+    """A causal language model that reads embeddings.
+
+    Args:
+        model: as transformers loads it.
+        tokenizer: its tokenizer.
+        backbone: its family.
+        trainable: which of its weights are trained: none (`frozen`) or all (`full`).
+        name: of its folder or file; checkpoints remember it.
+        sharded: whether the ranks are to hold a part of every layer each.
+
+    Attributes:
+        frozen: whether none of its weights is trained.
+        recomputed: whether its layers keep their input alone for the backward pass.
+        fingerprint: of the embeddings it came with, whatever is trained later. It tells language models apart
+            whose folders have one name, and finds one again that was renamed.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: PreTrainedTokenizerBase,
+        backbone: BaseBackbone,
+        *,
+        trainable: str = "frozen",
+        name: str = "",
+        sharded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
+        self.trainable, self.name, self.sharded = trainable, name, sharded
+        self.recomputed = False
+        self.fingerprint = self._take_fingerprint()
+        model.requires_grad_(not self.frozen)
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> bool:
+        return self.trainable == "frozen"
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.model.config.get_text_config()
+
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return layers_of(self.model)
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Frozen, it stays in evaluation mode: nothing is dropped out."""
+        super().train(mode and not self.frozen)
+        return self
+
+    @torch.no_grad()
+    def _take_fingerprint(self) -> str:
+        some_words = torch.linspace(0, self.config.vocab_size - 1, 64, device=self.model.device).long()
+        values = self.embed(some_words).bfloat16().view(torch.int16).cpu().numpy()
+        return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
+        return self.model.get_input_embeddings()(ids)
+
+    def token_losses(self, embeds: torch.Tensor, tokens: TokenBatch) -> torch.Tensor:
+        """Cross entropy of every target token: [targets] in float32.
+
+        Only target positions go through the head, so no logits are built where there is no label.
+
+        Args:
+            embeds: [B, T, D], of text and images.
+            tokens: the batch they belong to, on the same device.
+        """
+        with own_precision(self.frozen, embeds.device), unmasked(self.model, embeds.shape[1]):
+            hidden = self.model.get_decoder()(
+                inputs_embeds=embeds,
+                # Padding is at the right end, where causal attention does not look.
+                attention_mask=None if is_causal(self.config) else tokens.attention_mask,
+                use_cache=False,
+            ).last_hidden_state
+            # Under `device_map: auto` the last layer may be on another card than the first.
+            wanted = hidden.flatten(0, 1).index_select(0, tokens.target_index.to(hidden.device))
+            losses = head_losses(
+                wanted, tokens.target_ids, self._logits, self.config.vocab_size, trained=not self.frozen
+            )
+        return losses.to(embeds.device)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        logits = head(hidden).float()
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def recompute_layers(self) -> None:
+        """Keep only each layer's input, and compute the rest of it again in the backward pass.
+
+        Raises:
+            ConfigError: for a model whose layers are not known.
+        """
+        if not self.layers:
+            raise ConfigError(
+                "model.llm_grad_checkpoint: transformers does not say what the layers of a "
+                f"{self.model.config.model_type} are"
+            )
+        recompute_blocks(self.layers, random=not self.frozen)
+        self.recomputed = True
+
+    def compile_layers(self) -> None:
+        """Compile the layers for training, whose captions have many lengths; `generate` goes on without."""
+        compile_blocks(self.layers, self.model.device, dynamic=True)
+        # A reply grows token by token and layer by layer: none of it would fit what was compiled.
+        self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)
