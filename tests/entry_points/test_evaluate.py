@@ -112,6 +112,23 @@ def test_evaluate_shards_as_the_config_reads_shards(on_shards, tmp_path, monkeyp
     assert [record["truth"] for record in report["records"]] == ["a cat"]
 
 
+def test_evaluate_shards_by_the_builder_and_the_task_of_the_config(on_shards, tmp_path, monkeypatch) -> None:
+    content = yaml.safe_load(on_shards.read_text())
+    section = content["datasets"].pop("cc_sbu") | {"builder": "tests.support.questions:QuestionShards"}
+    content["datasets"] = {"questions": section | {"build_info": {"storage": "/path/to/nothing"}}}
+    content["run"]["task"] = "short_answer"
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump(content))
+    jpeg = encoded(picture(3, size=56))
+    shard = write_shard(
+        tmp_path / "0.tar", sample("a", jpeg, meta={"question": "Which?", "answer": "A cat."})
+    )
+    start = ("--cfg-path", tmp_path / "eval.yaml", "--shards", shard)
+    report = evaluated(monkeypatch, tmp_path / "a.json", *start)
+    (record,) = report["records"]
+    assert (record["prompt"], record["truth"], record["accuracy"]) == ("Which?", "A cat.", report["accuracy"])
+    assert "loss" not in report and report["percentages"] == ["accuracy"]
+
+
 def kinds(folder: Path, shards: Path) -> dict[str, dict[str, Any]]:
     """A `datasets:` section of each kind, with the splits `train` and `test`."""
     make_align.write_folder(folder / "align" / "train", "train", 8, seed=1)

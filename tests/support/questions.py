@@ -1,6 +1,7 @@
 """Questions about colours, and all that a task must be able to do with them in one short run."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,22 @@ import yaml
 from PIL import Image
 
 from minigpt4.commands import evaluate
+from minigpt4.datasets.builders import WebdatasetBuilder
+from minigpt4.datasets.datasets.shard_reader import RawSample
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.runners.checkpoints import BEST
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.runs import load, train
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 200, 0), "yellow": (250, 250, 0)}
+
+
+class QuestionShards(WebdatasetBuilder):
+    """Shards whose JSON holds a question and its answer."""
+
+    def dialogue(self, raw: RawSample, rng: random.Random) -> Dialogue:
+        return Dialogue.of([(f"<Img><ImageHere></Img> {raw.fields['question']}", raw.fields["answer"])])
 
 
 def write_questions(folder: Path) -> None:
