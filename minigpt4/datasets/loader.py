@@ -1,8 +1,9 @@
 """The batches of one data set on one rank: who reads them, and how reading resumes."""
 
+import contextlib
 import logging
-import multiprocessing
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -102,11 +103,11 @@ class TrainLoader:
             self.given, self.readers = state["given"], list(state["readers"])
 
     def __iter__(self) -> Iterator[Batch]:
-        others = multiprocessing.active_children()
         # A worker that dies of a signal before it can leave it to this process would end the run.
         with signals_held():
             self._batches = batches = iter(self.loader)
-        self.workers = [child for child in multiprocessing.active_children() if child not in others]
+        if self.loader.num_workers:
+            self.workers = batches._workers  # type: ignore[attr-defined]
         while (batch := self._next(batches)) is not None:
             reader: ReaderState = batch.reader
             self.given += 1
@@ -136,7 +137,11 @@ class TrainLoader:
             worker.join()
 
     def dead_workers(self) -> list[str]:
-        """What has become of those that are no longer there."""
+        """What has become of those that are no longer there, or will not be in a second."""
+        deadline = time.monotonic() + 1
+        for worker in self.workers:
+            with contextlib.suppress(RuntimeError):  # torch's own, from its signal handler
+                worker.join(max(deadline - time.monotonic(), 0))
         return [
             f"{self.name}: worker {worker.pid} "
             + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")

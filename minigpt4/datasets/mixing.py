@@ -105,11 +105,13 @@ class TrainStream:
         Raises:
             DataError: if it was the death of a worker that ended the block.
         """
-        dead = [worker for loader in self.loaders.values() for worker in loader.dead_workers()]
+        # What a dead worker has left behind may be an error of the loader's, or of a connection to it.
+        broken = isinstance(error, RuntimeError | OSError | EOFError)
+        dead = [worker for loader in self.loaders.values() if broken for worker in loader.dead_workers()]
         self._batches.close()
         for loader in self.loaders.values():
             loader.close()
-        if dead and isinstance(error, RuntimeError):
+        if dead:
             raise DataError(
                 f"{', '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or "
                 "a library that crashed? With run.num_workers: 0 the main process reads"
