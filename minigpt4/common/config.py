@@ -3,9 +3,8 @@
 Which dataclass describes a section is asked of the registry, so this module imports nothing above it.
 """
 
-import inspect
 from argparse import Namespace
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,46 +36,6 @@ class EvaluationDataset:
     img_path: str = key(doc="the folder of images")
     max_new_tokens: int = key(doc="longest answer in tokens", low=1)
     batch_size: int = key(doc="samples per batch", low=1)
-
-
-def bind(
-    target: Callable, mapping: Mapping | None, *, where: str, ignore: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Check a mapping against the signature of `target`.
-
-    Args:
-        target: a class or function whose keyword parameters are the allowed keys.
-        mapping: the YAML section (a dict or an OmegaConf node).
-        where: how the section is called in messages, e.g. `model`.
-        ignore: keys that somebody else reads.
-
-    Returns:
-        The keyword arguments to call `target` with.
-
-    Raises:
-        ConfigError: for an unknown key, naming the nearest known one, a missing one, or what is no mapping.
-    """
-    require_mapping(mapping, where)
-    arguments = {key: value for key, value in (plain(mapping) or {}).items() if key not in ignore}
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    for name in arguments:
-        if name not in parameters:
-            close = nearest(name, (*parameters, *ignore))
-            raise ConfigError(
-                f"unknown key {where}.{name}{close} (known: {', '.join(sorted({*parameters, *ignore}))})"
-            )
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in arguments
-    ]
-    if missing:
-        raise ConfigError(f"{where}.{missing[0]} is missing: please set it in the YAML")
-    return arguments
 
 
 def load_yaml(path: str | Path) -> DictConfig:
