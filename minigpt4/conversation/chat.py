@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from minigpt4.common.errors import DataError
 from minigpt4.conversation.messages import Conversation
 from minigpt4.conversation.streaming import ReplyStream
+from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import open_picture
 from minigpt4.prompts.dialogue import Dialogue
@@ -49,7 +50,7 @@ class Chat:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: MiniGPTBase,
         vis_processor: ImageProcessor | Callable[[Image.Image], torch.Tensor],
         device: str | torch.device | None = None,
         stopping_criteria: list[StoppingCriteria] | None = None,
