@@ -38,6 +38,7 @@ def train(args: argparse.Namespace) -> None:
     settings = cfg.run_settings()
 
     from minigpt4.common.registry import registry
+    from minigpt4.runners.evaluation import check_splits
     from minigpt4.runners.reporting.reporter import report_table
     from minigpt4.runners.reporting.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
@@ -45,6 +46,7 @@ def train(args: argparse.Namespace) -> None:
     log.info("finding the datasets")
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
+    check_splits(datasets, settings)
 
     log.info("building the model")
     model = task.build_model(cfg, device=settings.device, datasets=datasets)

@@ -26,7 +26,9 @@ class StoppedEvaluation(Exception):
 
 
 def check_splits(datasets: Datasets, settings: RunSettings) -> None:
-    """Raise ConfigError if a split that `run:` names is not there."""
+    """Raise ConfigError if a split that `run:` names is not there, or a batch size is not set."""
+    for builder, _ in datasets.values():
+        _ = builder.batch_size
     for key in ("train_splits", "valid_splits", "test_splits"):
         for name, (_, splits) in datasets.items():
             for split in getattr(settings, key):

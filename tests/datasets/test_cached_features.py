@@ -14,7 +14,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.device import has_fast_bf16
 from minigpt4.common.errors import BadSample
 from minigpt4.common.registry import registry
-from minigpt4.datasets.builders import WebdatasetBuilder
+from minigpt4.datasets.builders import WebdatasetBuilder, build_datasets
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.features.reader import (
     CachedFeatureStream,
@@ -22,6 +22,7 @@ from minigpt4.datasets.features.reader import (
     unpack_dialogue,
     unpack_features,
 )
+from minigpt4.datasets.mixing import TrainStream
 from minigpt4.models import assembly
 from minigpt4.processors.blip_processors import BlipCaptionProcessor
 from minigpt4.prompts.dialogue import Dialogue
@@ -148,6 +149,23 @@ def test_a_broken_dialogue_of_a_cache_is_bad(turns) -> None:
     raw = RawSample("a", "0.tar", {"json": json.dumps({"turns": turns}).encode()})
     with pytest.raises(BadSample, match="broken dialogue"):
         unpack_dialogue(raw)
+
+
+def test_two_caches_are_two_streams_with_ratios(tiny, tmp_path) -> None:
+    """400 draws at 3:1; five standard deviations are 44."""
+    cfg = load(config(tmp_path / "c.yaml", tiny[1], TINY))
+    (section,) = cfg.to_dict()["datasets"].values()
+    entries = {
+        name: section | {"builder": "cached_features", "sample_ratio": ratio}
+        for name, ratio in {"many": 3, "few": 1}.items()
+    }
+    options = {"max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "workers": 0, "pin_memory": False}
+    empty = {"drawn": 0, "loaders": {}}
+    drawn = TrainStream.of(build_datasets(entries), ["train"], 0, empty, **options)
+    for _ in range(400):
+        next(drawn)
+    assert abs(drawn.loaders["many.train"].given - 300) < 44
+    assert drawn.loaders["many.train"].given + drawn.loaders["few.train"].given == 400
 
 
 def test_the_loss_of_the_golden_model(golden_model, golden_io) -> None:

@@ -2,19 +2,16 @@
 
 import json
 import logging
-import multiprocessing
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dataset.shapes.make_shards import write_split
-from minigpt4.common.errors import CheckpointError
 from minigpt4.datasets.datasets import webdataset_stream
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.shard_order import parts_of_epoch
@@ -25,8 +22,6 @@ from minigpt4.datasets.mixing import TrainStream
 from minigpt4.datasets.stream import Reading, SampleStream, Skipped
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
-from minigpt4.weights.checkpoint import read_checkpoint, save_checkpoint
-from tests.support.runs import losses, mixed_config, run_config, train
 from tests.support.shards import (
     encoded,
     numbers,
@@ -270,6 +265,23 @@ def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, re
     assert next(iter(again)).answers not in answers
 
 
+def test_a_state_that_an_earlier_version_wrote_is_resumed(tmp_path) -> None:
+    """As the version before typed samples wrote it into a checkpoint, and what it read next."""
+    state = {
+        "order": {"seed": 3, "shards or entries": 3, "ranks": 1, "workers": 1},
+        "new_orders": 0,
+        "given": 9,
+        "readers": [{"worker": 0, "good": 36, "bad": {}, "position": [1, 9, [9]]}],
+    }
+    resumed = loader(stream(write_good(tmp_path, shards=3, each=9)), seed=3, state=state)
+    assert not resumed.reordered
+    assert [[int(one) for one in batch.image_ids] for batch in islice(resumed, 3)] == [
+        [11, 12, 15, 17],
+        [13, 18, 22, 5],
+        [19, 23, 7, 26],
+    ]
+
+
 def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:
     few = stream(write_good(tmp_path, shards=3, each=8))
     with caplog.at_level(logging.INFO):
@@ -283,58 +295,3 @@ def test_zero_workers_and_one_read_the_same(tmp_path) -> None:
     for first, second in zip(islice(here, 9), islice(there, 9), strict=True):
         assert same(first, second)
     assert here.state() == there.state()
-
-
-def test_ratios_hold_and_ranks_draw_the_same_dataset(tmp_path) -> None:
-    """10,000 draws at 1:3 from a stream and a folder; five standard deviations are 217."""
-    draws = []
-    for rank in (0, 1):
-        dataset = stream([])
-        few, many = (Sample(dialogue=Dialogue.prompted("", text)) for text in ("few", "many"))
-        dataset.read = lambda *_, few=few: ((few, None) for _ in count())
-        other = stream([])
-        other.read = lambda *_, many=many: ((many, None) for _ in count())
-        options = {"workers": 0, "rank": rank, "world_size": 2}
-        loaders = {"a": loader(dataset, **options), "b": loader(other, **options)}
-        mixed = TrainStream(loaders, [1, 3], seed=5)
-        draws.append([batch.answers[0] for batch in islice(mixed, 10_000)])
-        assert mixed.drawn == sum(one.given for one in loaders.values()) == 10_000
-    assert draws[0] == draws[1] and abs(draws[0].count("few") - 2500) < 217
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    write_split(folder / "train", "train", 40, seed=0, samples_per_shard=20)
-    write_split(folder / "test", "test", 4, seed=0, samples_per_shard=4)
-    write_split(folder / "more", "train", 30, seed=1, samples_per_shard=10)
-    return folder
-
-
-@pytest.mark.integration
-def test_two_epochs_are_one_and_a_resumed_one(shapes: Path, tmp_path: Path) -> None:
-    """Losses, weights and counts, bit for bit in float32."""
-    report, whole = train(mixed_config(shapes, tmp_path / "whole"))
-    assert not multiprocessing.active_children()  # the workers end with the training
-    train(mixed_config(shapes, tmp_path / "parts"))
-    checkpoint = tmp_path / "parts" / "checkpoint_0.pth"
-    kept = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()[:6]]
-    (tmp_path / "parts" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    again, resumed = train(mixed_config(shapes, tmp_path / "parts", resume_ckpt_path=str(checkpoint)))
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 12
-    assert torch.equal(whole.bare_model.llama_proj.weight, resumed.bare_model.llama_proj.weight)
-    assert report["bad_samples"] == again["bad_samples"] and report["bad_samples"]["missing shard"] > 0
-    ends = [read_checkpoint(tmp_path / run / "checkpoint_1.pth") for run in ("whole", "parts")]
-    assert ends[0]["sampler"] == ends[1]["sampler"] and ends[0]["sampler"][0]["drawn"] == 12
-    assert torch.equal(ends[0]["rng"][0]["torch"], ends[1]["rng"][0]["torch"])
-    assert ends[0]["rng"][0]["python"] == ends[1]["rng"][0]["python"]
-
-
-@pytest.mark.integration
-def test_a_checkpoint_that_does_not_know_its_place_is_refused(shapes: Path, tmp_path: Path) -> None:
-    train(run_config(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=1))
-    checkpoint = read_checkpoint(tmp_path / "job" / "checkpoint_0.pth")
-    del checkpoint["sampler"]
-    save_checkpoint(checkpoint, tmp_path / "old.pth")
-    with pytest.raises(CheckpointError, match="has no 'sampler', it cannot be resumed"):
-        train(run_config(shapes, tmp_path / "job", resume_ckpt_path=str(tmp_path / "old.pth")))

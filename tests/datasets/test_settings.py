@@ -15,12 +15,16 @@ import yaml
 
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.schema import parse
 from minigpt4.datasets.builders import JsonlBuilder, build_datasets
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.datasets.settings import check_datasets
+from minigpt4.runners.evaluation import check_splits
+from minigpt4.runners.settings import RunSettings
 from tests.support.golden import golden_model_config
 from tests.support.jsonl import write
 from tests.support.runs import train
+from tests.support.shards import stream
 
 VIS = {"train": {"name": "blip2_image_train", "image_size": 8}}
 
@@ -72,8 +76,16 @@ def test_check_datasets_looks_for_no_file() -> None:
 
 def test_a_batch_size_is_needed_to_train_alone() -> None:
     (builder,) = check_datasets({"cc_sbu": {"vis_processor": VIS, "build_info": {"storage": "x"}}}).values()
+    run = {
+        "task": "image_text_pretrain",
+        "max_epoch": 1,
+        "iters_per_epoch": 1,
+        "init_lr": 1.0,
+        "output_dir": "o",
+    }
+    settings = parse(RunSettings, run, "run")
     with pytest.raises(ConfigError, match=r"^datasets\.cc_sbu\.batch_size is missing"):
-        _ = builder.batch_size
+        check_splits({"cc_sbu": (builder, {"train": stream([])})}, settings)
 
 
 def test_check_datasets_imports_no_torch() -> None:

@@ -16,16 +16,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from minigpt4.common.errors import DataError
-from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import remote
 from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue, expand_shards
-from minigpt4.datasets.mixing import mix
 from minigpt4.datasets.stream import Skipped
-from minigpt4.processors.blip_processors import BlipCaptionProcessor, normalize
-from tests.support import GOLDEN
 from tests.support.hub_server import FileServer
 from tests.support.shards import (
     TRAINING,
@@ -274,90 +269,3 @@ def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, 
         samples, bad = sorted_out(stream([cut, f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", shard]))
         assert list(numbers(samples)) == [0, 1, 0, 1, 2, 3]
         assert bad == {"truncated shard": 1, "unreadable shard": 1}
-
-
-def test_mix_draws_in_proportion_and_the_same_again() -> None:
-    """10,000 draws at 1:3; five standard deviations are 5 * sqrt(10000 * 0.25 * 0.75) = 217."""
-    loaders = [["few"] * 10_000, ["many"] * 10_000]
-    draws = list(islice(mix(loaders, [1, 3], seed=0), 10_000))
-    assert abs(draws.count("few") - 2500) < 217
-    assert draws == list(islice(mix(loaders, [1, 3], seed=0), 10_000))
-    assert draws != list(islice(mix(loaders, [1, 3], seed=1), 10_000))
-
-
-def test_mix_goes_on_where_it_stopped_and_wants_streams_without_end() -> None:
-    loaders = [repeat("few"), repeat("many")]
-    draws = list(islice(mix(loaders, [1, 3], seed=0), 300))
-    assert draws[200:] == list(islice(mix(loaders, [1, 3], seed=0, start=200), 100))
-    with pytest.raises(DataError, match="must be read without end"):
-        list(mix([[1, 2, 3]], [1], seed=0))
-
-
-@pytest.mark.parametrize("name", ["train", "eval"])
-def test_image_processors_are_the_originals(name) -> None:
-    golden = torch.load(GOLDEN / "image_processor.pt", weights_only=True)
-    image = Image.fromarray(golden["pixels"].numpy())
-    processor = registry.get_processor_class(f"blip2_image_{name}").from_config({"image_size": 56})
-    torch.testing.assert_close(processor(image), golden[name], rtol=0, atol=1e-6)
-
-
-def test_caption_processor_is_the_originals(reference) -> None:
-    processor = BlipCaptionProcessor()
-    assert [processor(text) for text in reference["captions_in"]] == reference["captions_out"]
-
-
-def test_prompt_and_number_of_words_of_a_caption() -> None:
-    assert (
-        BlipCaptionProcessor(prompt="a picture of ", max_words=2)("A Red, big car") == "a picture of a red,"
-    )
-
-
-def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
-    processor = registry.get_processor_class("blip2_image_train").from_config({"image_size": 56})
-    image = picture(size=56)  # nothing to resize
-    batch = processor.to_batch(image)
-    assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
-    torch.testing.assert_close(
-        golden_model.vision.normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("given", [{"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}, {"mean": [0, 0, 0]}])
-def test_mean_and_std_of_the_yaml_are_honoured(golden_model, given) -> None:
-    processor = registry.get_processor_class("blip2_image_eval").from_config({"image_size": 56, **given})
-    batch = processor.to_batch(picture(size=56))
-    pixels = torch.from_numpy(np.asarray(picture(size=56)).copy()).permute(2, 0, 1)
-    std = given.get("std", (0.26862954, 0.26130258, 0.27577711))
-    torch.testing.assert_close(batch, normalize(pixels, given["mean"], std), rtol=0, atol=1e-6)
-    assert batch.dtype == torch.float32
-    # The model takes floats as they are.
-    torch.testing.assert_close(golden_model.vision.normalized(batch[None])[0], batch, rtol=0, atol=0)
-
-
-def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = registry.get_lr_scheduler_class(name)(optimizer, epochs, iters, **arguments)
-    seen = []
-    for epoch in range(epochs):
-        for step in range(iters):
-            returned = scheduler.step(cur_epoch=epoch, cur_step=step)
-            seen.append(optimizer.param_groups[0]["lr"])
-            assert returned == seen[-1]
-    return seen
-
-
-@pytest.mark.parametrize("kind", ["cosine", "step"])
-def test_schedules_are_the_originals(reference, kind) -> None:
-    arguments = dict(reference["schedule_args"][kind])
-    epochs, iters = arguments.pop("max_epoch"), arguments.pop("iters_per_epoch")
-    expected = reference["schedules"][kind]
-    assert len(expected) == epochs * iters
-    assert rates(f"linear_warmup_{kind}_lr", epochs, iters, **arguments) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
-def test_a_warm_up_longer_than_an_epoch_goes_on(name) -> None:
-    seen = rates(name, 3, 4, min_lr=0.0, init_lr=1.0, warmup_steps=8, warmup_start_lr=0.0)
-    assert seen[:8] == pytest.approx([n / 8 for n in range(8)])
-    assert seen[8] > 0.2
-    assert seen[8:] == sorted(seen[8:], reverse=True)

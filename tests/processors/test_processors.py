@@ -1,4 +1,4 @@
-"""The quick square resize of batches against PIL's, and what processors take."""
+"""Processors against the original's, the fast square resize of batches against PIL's, and what they take."""
 
 import cv2
 import numpy as np
@@ -7,9 +7,17 @@ import torch
 from PIL import Image
 
 from minigpt4.common.errors import BadSample
-from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD, Blip2ImageEvalProcessor, normalize
+from minigpt4.common.registry import registry
+from minigpt4.processors.blip_processors import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Blip2ImageEvalProcessor,
+    BlipCaptionProcessor,
+    normalize,
+)
 from minigpt4.processors.pictures import decode_picture
-from tests.support.shards import encoded
+from tests.support import GOLDEN
+from tests.support.shards import encoded, picture
 
 
 def noise(height: int, width: int, coarse: int = 1) -> np.ndarray:
@@ -80,3 +88,44 @@ def test_a_picture_in_memory_is_what_its_file_is(mode) -> None:
 def test_values_of_unknown_range_are_refused() -> None:
     with pytest.raises(BadSample, match="unknown range"):
         Blip2ImageEvalProcessor(16).to_batch(Image.new("F", (20, 20)))
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_image_processors_are_the_originals(name) -> None:
+    golden = torch.load(GOLDEN / "image_processor.pt", weights_only=True)
+    image = Image.fromarray(golden["pixels"].numpy())
+    processor = registry.get_processor_class(f"blip2_image_{name}").from_config({"image_size": 56})
+    torch.testing.assert_close(processor(image), golden[name], rtol=0, atol=1e-6)
+
+
+def test_caption_processor_is_the_originals(reference) -> None:
+    processor = BlipCaptionProcessor()
+    assert [processor(text) for text in reference["captions_in"]] == reference["captions_out"]
+
+
+def test_prompt_and_number_of_words_of_a_caption() -> None:
+    assert (
+        BlipCaptionProcessor(prompt="a picture of ", max_words=2)("A Red, big car") == "a picture of a red,"
+    )
+
+
+def test_uint8_normalised_by_the_model_is_the_float_path(golden_model) -> None:
+    processor = registry.get_processor_class("blip2_image_train").from_config({"image_size": 56})
+    image = picture(size=56)  # nothing to resize
+    batch = processor.to_batch(image)
+    assert batch.dtype == torch.uint8 and batch.shape == (3, 56, 56)
+    torch.testing.assert_close(
+        golden_model.vision.normalized(batch[None])[0], processor(image), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}, {"mean": [0, 0, 0]}])
+def test_mean_and_std_of_the_yaml_are_honoured(golden_model, given) -> None:
+    processor = registry.get_processor_class("blip2_image_eval").from_config({"image_size": 56, **given})
+    batch = processor.to_batch(picture(size=56))
+    pixels = torch.from_numpy(np.asarray(picture(size=56)).copy()).permute(2, 0, 1)
+    std = given.get("std", CLIP_STD)
+    torch.testing.assert_close(batch, normalize(pixels, given["mean"], std), rtol=0, atol=1e-6)
+    assert batch.dtype == torch.float32
+    # The model takes floats as they are.
+    torch.testing.assert_close(golden_model.vision.normalized(batch[None])[0], batch, rtol=0, atol=0)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from minigpt4.common import optims
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
 from minigpt4.runners import schedules
 from tests.support.runs import run_config, train
 
@@ -51,3 +53,32 @@ def test_make_schedule_refuses_what_no_key_gives(outside, shards: Path, tmp_path
 def test_optims_is_still_the_original_s_import_path() -> None:
     assert optims.LinearWarmupStepLRScheduler is schedules.LinearWarmupStepLRScheduler
     assert optims.LinearWarmupCosineLRScheduler is schedules.LinearWarmupCosineLRScheduler
+
+
+def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = registry.get_lr_scheduler_class(name)(optimizer, epochs, iters, **arguments)
+    seen = []
+    for epoch in range(epochs):
+        for step in range(iters):
+            returned = scheduler.step(cur_epoch=epoch, cur_step=step)
+            seen.append(optimizer.param_groups[0]["lr"])
+            assert returned == seen[-1]
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step"])
+def test_schedules_are_the_originals(reference, kind) -> None:
+    arguments = dict(reference["schedule_args"][kind])
+    epochs, iters = arguments.pop("max_epoch"), arguments.pop("iters_per_epoch")
+    expected = reference["schedules"][kind]
+    assert len(expected) == epochs * iters
+    assert rates(f"linear_warmup_{kind}_lr", epochs, iters, **arguments) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
+def test_a_warm_up_longer_than_an_epoch_goes_on(name) -> None:
+    seen = rates(name, 3, 4, min_lr=0.0, init_lr=1.0, warmup_steps=8, warmup_start_lr=0.0)
+    assert seen[:8] == pytest.approx([n / 8 for n in range(8)])
+    assert seen[8] > 0.2
+    assert seen[8:] == sorted(seen[8:], reverse=True)
