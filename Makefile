@@ -33,6 +33,7 @@ test: lint pytest
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 
 unit: $(VENV)/.installed-dev
 	$(PYTEST) -m 'unit and not slow'

@@ -69,9 +69,10 @@ def cache_features(args: argparse.Namespace) -> None:
     run_on_devices(args.devices or all_devices(), settings, left, cfg.run_value("num_workers"))
     seconds = time.perf_counter() - started
 
-    finish(manifest, head, [shard.record() for shard in shards])
-    made = sum(shard.record()["samples"] for shard in left)
-    log.info("%d pictures in %.1f s: %.1f a second", made, seconds, made / seconds)
+    finished = {shard.file: shard.record() or {} for shard in shards}
+    finish(manifest, head, list(finished.values()))
+    made = sum(finished[shard.file]["samples"] for shard in left)
+    log.info("%d pictures in %.1f s: %.1f per second", made, seconds, made / seconds)
 
 
 def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
@@ -163,12 +164,12 @@ def all_devices() -> list[str]:
 def run_on_devices(
     devices: list[str], settings: "ModelSettings", shards: list["Shard"], workers: int
 ) -> None:
-    """Deal the shards out to one process a device; with one device, this process does it."""
+    """Share the shards among one process per device; with one device, this process does it."""
     devices = devices[: len(shards)]
     if len(devices) == 1:
         run_on_device(0, devices, settings, shards, workers)
     elif devices:
-        from torch.multiprocessing import ProcessExitedException, spawn
+        from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
         try:
             spawn(_in_own_process, (devices, settings, shards, workers), nprocs=len(devices))

@@ -1,6 +1,6 @@
 """Talking with a model about pictures.
 
-Shapes: P tokens an image, T tokens of a prompt, D the language model's width.
+Shapes: P tokens per image, T tokens per prompt, D the language model's width.
 """
 
 import logging
@@ -42,7 +42,7 @@ class Chat:
     A dialogue is a `Conversation(model.template)` and a list of its images, in order.
 
     Args:
-        model: a MiniGPT4 or MiniGPTv2.
+        model: a MiniGPT4.
         vis_processor: makes an image tensor of a picture.
         device: as in the original; the model puts images where it is itself.
         stopping_criteria: more reasons to stop than the model's end ids and the template's end symbol.
