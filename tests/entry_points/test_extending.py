@@ -27,7 +27,7 @@ from tests.support.shards import encoded, picture, read, sample, sorted_out, wri
 TEXT = (ROOT / "docs/extending.md").read_text()
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL))
 YAML = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]
-LONGEST = {"birds": 25, "talks": 30, "word_overlap": 45, "inverse_root": 25, "alpaca": 40}
+LONGEST = {"birds": 25, "talks": 30, "word_overlap": 45, "inverse_root": 25, "clip_encoder": 40, "alpaca": 40}
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,18 @@ def test_schedule_sets_the_rate() -> None:
     rates = [schedule.step(epoch, step) for epoch in (0, 1) for step in range(8)]
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, (4 / 5) ** 0.5])
     assert rates[15] == optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_encoder_is_the_one_that_the_models_tests_use(tmp_path: Path) -> None:
+    """tests/models/test_encoders.py builds, loads and trains it."""
+    name = "clip_encoder:ClipEncoder"
+    assert FILES["clip_encoder"] == (ROOT / "tests/support/clip_encoder.py").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(the_yaml("model", "vit_model", name)))
+    cfg = Config(Namespace(cfg_path=str(path), options=[])).model_cfg
+    sources = {s.key: s.value for s in registry.get_model_class("minigpt4").weight_sources(cfg)}
+    assert sources["model.vit_weights"] == "openai/clip-vit-base-patch32"
+    assert "model.q_former_model" not in sources
 
 
 def test_family_writes_and_trains_its_turns(tmp_path: Path) -> None:

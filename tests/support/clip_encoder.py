@@ -1,4 +1,4 @@
-"""An encoder of transformers as a user would add one, in a file of their own: CLIP's vision half."""
+"""An encoder of transformers: CLIP's vision half."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from minigpt4.models.encoders import BaseEncoder
 
 
 class ClipEncoder(BaseEncoder):
-    """`model.vit_model: tests.support.clip_encoder:ClipEncoder`; `model.vit_kwargs` as CLIPVisionConfig's."""
+    """`model.vit_kwargs` are the arguments of CLIPVisionConfig."""
 
     published = "openai/clip-vit-base-patch32"
     prefix_tokens = 1
