@@ -64,7 +64,7 @@ def test_one_rank_that_is_asked_stops_the_evaluation_of_all(runs: Runs) -> None:
 
 
 def test_more_ranks_go_on_in_a_new_order(runs: Runs) -> None:
-    warning = "read in a new order, not the one that the checkpoint would have gone on with"
+    warning = "read in a new order, since the checkpoint's cannot be resumed"
     assert runs.said.count(f"jsonl.train is {warning} (ranks: 1 before, 2 now)") == 1
     assert [update["step"] for update in updates_of(runs.folder / "two_after_alone")] == [4, 5, 6]
 
