@@ -8,7 +8,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import get_worker_info
 
@@ -64,6 +64,8 @@ class Reading:
 
 class SampleStream(ABC):
     """What can be read: training and evaluation use nothing else of a data set."""
+
+    UNIT: ClassVar[str] = "sample"  # what `size` counts
 
     @property
     @abstractmethod

@@ -26,12 +26,17 @@ class StoppedEvaluation(Exception):
 
 
 def check_splits(datasets: Datasets, settings: RunSettings) -> None:
-    """Raise ConfigError if a split that `run:` names is not there, or a batch size is not set."""
+    """Raise ConfigError if a data set lacks a split that `run:` names, or a batch size is not set."""
     for builder, _ in datasets.values():
         _ = builder.batch_size
-    for key in ("train_splits", "valid_splits", "test_splits"):
+    wanted = {
+        "train_splits": settings.train_splits,
+        "valid_splits": settings.valid_splits,
+        "test_splits": settings.test_splits,
+    }
+    for key, names in wanted.items():
         for name, (_, splits) in datasets.items():
-            for split in getattr(settings, key):
+            for split in names:
                 if split not in splits:
                     raise ConfigError(f"run.{key}: datasets.{name} has no split {split!r}")
 

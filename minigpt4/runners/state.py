@@ -39,8 +39,8 @@ class RunState:
         step: steps done.
         images: samples trained on.
         seconds: of training, without validation and saving.
-        skipped: updates that were left out because loss or gradient were not finite.
-        skipped_in_a_row: of those, the last ones without a good one between.
+        skipped: updates that were skipped because loss or gradient was not finite.
+        skipped_in_a_row: of those, the last ones with no other update in between.
         best_metric, best_value, best_step: which metric decides, what it was in the best validation so far,
             and after which step that was taken.
         owes_validation: one was due, and a request to stop came first.
@@ -84,7 +84,7 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunState":
-        """What `to_dict` gave; what an older version did not count begins at nothing."""
+        """What `to_dict` gave; what an older version did not count starts at zero."""
         if "best_loss" in values:  # as it was called while no other metric could decide
             values = values | {"best_metric": "loss", "best_value": values["best_loss"]}
         known = {one.name for one in fields(cls)}

@@ -97,6 +97,8 @@ class WebdatasetStream(SampleStream):
             It gets the sample and a generator for what it draws, and may raise BadSample.
     """
 
+    UNIT = "shard"
+
     def __init__(
         self,
         shards: list[str],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from minigpt4.common.formatting import format_bytes
+from minigpt4.common.formatting import format_bytes, format_duration, format_table
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import PendingUpdate, UpdateResult
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
@@ -209,11 +209,11 @@ def report_table(report: dict[str, Any]) -> str:
     """The metrics before and after training, one per line."""
     before = report.get("before") or {}
     names = [name for name in before if name != "samples"]
-    lines = [f"{'held-out samples':32} {'before':>10} {'after':>10}"]
+    rows: list[tuple[str, ...]] = [("held-out samples", "before", "after")]
     for name in names:
         percent = name in report["percentages"]
-        cells = [format_metric(metrics.get(name), percent) for metrics in (before, report)]
-        lines.append(f"{name.replace('_', ' '):32} {cells[0]:>10} {cells[1]:>10}")
-    lines.append(f"{'trainable parameters':32} {'':>10} {report['trainable_parameters']:>10,}")
-    lines.append(f"{'training time':32} {'':>10} {report['train_seconds']:>8.0f} s")
-    return "\n".join(lines)
+        values = (format_metric(metrics.get(name), percent) for metrics in (before, report))
+        rows.append((name.replace("_", " "), *values))
+    rows.append(("trainable parameters", "", f"{report['trainable_parameters']:,}"))
+    rows.append(("training time", "", format_duration(report["train_seconds"])))
+    return format_table(rows, right=(1, 2))

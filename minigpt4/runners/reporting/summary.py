@@ -87,11 +87,9 @@ def _datasets(datasets: Datasets, settings: RunSettings) -> str:
     rows = [("data set", "batch size", "share of batches", "size")]
     for name, (builder, by_split) in datasets.items():
         for split in splits:
-            unit = "shard" if hasattr(by_split[split], "shards") else "sample"
-            share = f"{builder.sample_ratio / together:.1%}"
-            rows.append(
-                (f"{name}.{split}", str(builder.batch_size), share, format_count(by_split[split].size, unit))
-            )
+            stream = by_split[split]
+            share, size = f"{builder.sample_ratio / together:.1%}", format_count(stream.size, stream.UNIT)
+            rows.append((f"{name}.{split}", str(builder.batch_size), share, size))
     return format_table(rows, right=(1, 2))
 
 
@@ -153,12 +151,9 @@ def end_summary(report: Mapping[str, Any], cfg: Config, datasets: Datasets, sett
     folder = Path(settings.output_dir)
     seconds = report["train_seconds"]
     speed = f", {report['images'] / seconds:,.1f} per second" if seconds else ""
-    skipped = report["skipped_steps"]
+    skipped = format_count(report["skipped_steps"], "update")
     rows = [
-        (
-            "steps",
-            f"{report['steps']:,}" + (f", {format_count(skipped, 'update')} skipped" if skipped else ""),
-        ),
+        ("steps", f"{report['steps']:,}" + (f", {skipped} skipped" if report["skipped_steps"] else "")),
         ("samples", f"{report['images']:,} in {format_duration(seconds)}{speed}"),
     ]
     if report["bad_samples"]:

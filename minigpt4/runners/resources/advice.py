@@ -109,9 +109,9 @@ def _smaller_layers(model: MiniGPTBase) -> Iterator[str]:
     products = [m for m in nn.ModuleList(model.language.layers).modules() if isinstance(m, nn.Linear)]
     stored = sum(weight_bytes(product.weight) for product in products)
     numbers = sum(product.in_features * product.out_features for product in products)
-    dense = model.llama_model.get_input_embeddings().weight.dtype
+    dense = model.language.model.get_input_embeddings().weight.dtype
     if dense == torch.float32 and dtype_for("bf16", model.device, "model.llm_precision") != torch.float32:
-        saved = format_bytes(2 * model.llama_model.num_parameters())
+        saved = format_bytes(2 * model.language.model.num_parameters())
         yield f"model.llm_precision: bf16, which saves {saved} of weights and half of the activations"
     elif model.part_to_shard() is not None:  # quantised layers cannot be sharded
         return

@@ -70,7 +70,7 @@ def sample_tokens(model: MiniGPTBase) -> int:
 
 def check_lengths(model: MiniGPTBase) -> None:
     """Raise ConfigError if a caption under a prompt is longer than what the language model was made for."""
-    most = getattr(model.llama_model.config.get_text_config(), "max_position_embeddings", None)
+    most = getattr(model.language.config, "max_position_embeddings", None)
     tokens = sample_tokens(model)
     if most is not None and tokens > most:
         raise ConfigError(
