@@ -18,11 +18,20 @@ class Turn:
         role: who says it; a template knows how each role is marked.
         text: with `<Img><ImageHere></Img>` where an image goes.
         verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
+
+    Raises:
+        ValueError: if `text` is not text that a tokenizer can read.
     """
 
     role: Role
     text: str
     verbatim: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValueError(f"what the {self.role} says must be text, not {type(self.text).__name__}")
+        if not self.text.isascii() and any("\ud800" <= character <= "\udfff" for character in self.text):
+            raise ValueError(f"what the {self.role} says holds half of a character (a lone surrogate)")
 
     @property
     def images(self) -> int:

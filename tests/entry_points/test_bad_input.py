@@ -131,6 +131,10 @@ BAD_SAMPLES = {
     "empty caption": (sample("x", caption=" \n"), "empty caption"),
     "empty caption in json": (sample("x", caption=None, meta={"caption": ""}), "empty caption"),
     "caption of signs alone": (sample("x", caption="...!"), "empty caption"),
+    "caption with half of a character": (
+        sample("x", meta=b'{"caption": "a \\ud800 dog"}'),
+        "ValueError: what the assistant says holds half of a character (a lone surrogate)",
+    ),
     "caption that is a list": (sample("x", meta={"caption": ["a", "b"]}), "caption is not text"),
     "cut json": (sample("x", meta=b'{"caption": "a do'), "broken json"),
     "json that is a list": (sample("x", meta=b'["a dog"]'), "broken json"),
@@ -182,7 +186,7 @@ def mixed_shards(folder: Path) -> tuple[list[str], Counter]:
         members = []
         for n in range(16):
             members += sample(f"good{part}{n}", caption=f"picture {part * 16 + n}")
-            if n < len(everything) / 2:
+            if part + 2 * n < len(everything):
                 bad, reason = everything[part + 2 * n]
                 members += [(f"bad{part}{n}.{name.split('.')[1]}", data) for name, data in bad]
                 reasons[reason] += 1

@@ -26,13 +26,13 @@ from minigpt4.prompts.sample import Batch
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of images, and what becomes of it.
+    """One shard of images, and the shard of features that is made from it.
 
     Attributes:
         stream: its samples, with captions as they are.
         out: the cache's folder.
         file: the shard of features below it.
-        batch_size: pictures that the encoder sees at a time.
+        batch_size: images per batch.
     """
 
     stream: WebdatasetStream
@@ -58,7 +58,7 @@ class Shard:
         """What was written beside it when it was finished; None before.
 
         Raises:
-            ConfigError: if it was made of another shard of pictures.
+            ConfigError: if it was made from another shard of images.
         """
         path = self.path.with_suffix(".json")
         if not path.is_file():
@@ -66,13 +66,13 @@ class Shard:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["source"] != self.source:
             raise ConfigError(
-                f"{self.path} was made of {record['source']}, the config says {self.source}: please choose "
+                f"{self.path} was made from {record['source']}, the config says {self.source}: please choose "
                 "another --out, or delete that folder"
             )
         return record
 
     def finish(self, samples: int, bad: dict[str, int], shape: TokenShape) -> None:
-        """Write the record: its presence says that the shard is whole."""
+        """Write the record: its presence says that the shard is complete."""
         record = {"file": self.file, "source": self.source, "samples": samples, "bad": bad}
         write_json(self.path.with_suffix(".json"), record | {"shape": asdict(shape)})
 
@@ -80,8 +80,8 @@ class Shard:
 class ShardBatches(IterableDataset):
     """Triples (number of the shard, batch, bad samples by reason or None), read by several workers.
 
-    No batch goes across shards, so that what is written of one depends on no other. The last of each shard
-    carries what was bad in it; its batch is None where nothing is left.
+    No batch crosses shards, so that what is written for one does not depend on the others. The last triple
+    of each shard carries what was bad in it; its batch is None where nothing is left.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
@@ -104,7 +104,7 @@ class ShardBatches(IterableDataset):
 
 
 class ShardWriter:
-    """A shard of features while it grows: beside its place, under another name."""
+    """Writes a shard of features, under a temporary name until it is complete."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
@@ -125,12 +125,12 @@ class ShardWriter:
             self.samples += 1
 
     def _write(self, name: str, data: bytes) -> None:
-        info = tarfile.TarInfo(name)  # its date is 1970: the same pictures give the same bytes
+        info = tarfile.TarInfo(name)  # its date is 1970: the same images give the same bytes
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
 
     def finish(self, bad: dict[str, int], shape: TokenShape) -> None:
-        """Put it into its place, and then say so."""
+        """Give it its name, then write its record."""
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -141,13 +141,13 @@ class ShardWriter:
 
 @torch.inference_mode()
 def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tqdm) -> None:
-    """Look at all pictures of `shards` and write their tokens.
+    """Compute the tokens of all images of `shards`, and write them.
 
     Args:
-        vision: what looks.
+        vision: what computes them.
         shards: none of them finished.
-        workers: processes that read pictures meanwhile.
-        bar: counts pictures.
+        workers: processes that read images meanwhile.
+        bar: counts images.
     """
     writers: dict[int, ShardWriter] = {}
     finished = 0
