@@ -207,7 +207,9 @@ def test_the_yaml_names_the_caption(tmp_path) -> None:
     }
     for name in ("cc_sbu", "laion"):
         ((_, splits),) = build_datasets({name: section}).values()
-        assert [item.dialogue.answer for item in read(splits["test"])] == ["named"]
+        spawned = pickle.loads(pickle.dumps(splits["test"]))  # with its builder, which says what is said
+        for stream_of_split in (splits["test"], spawned):
+            assert [item.dialogue.answer for item in read(stream_of_split)] == ["named"]
 
 
 def test_the_group_of_the_json_travels_along(tmp_path) -> None:
