@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from minigpt4.common.config import Config
 from minigpt4.common.errors import CheckpointError, ConfigError, TrainingError
 from minigpt4.common.registry import registry
 from minigpt4.runners.engine import Engine, Requests
@@ -108,6 +109,25 @@ def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> N
     torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match=r"has no 'optimizer', it cannot be resumed"):
         train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(tmp_path / "bare.pth")))
+
+
+def test_a_language_model_trained_in_full_goes_on_exactly_after_a_stop(shards: Path, tmp_path: Path) -> None:
+    """Its checkpoint holds the language model too, under the original's names."""
+
+    def config(job: str, **run: Any) -> Config:
+        cfg = run_config(shards, tmp_path / job, init_lr=1e-3, log_freq=1, **run)
+        cfg.config.model.llm_trainable = "full"
+        return cfg
+
+    _, whole = train(config("whole"))
+    halfway = tmp_path / "whole" / "checkpoint_0.pth"
+    saved = torch.load(halfway, weights_only=True)["model"]
+    assert {key.split(".")[0] for key in saved} == {"llama_model", "llama_proj"}
+    _, resumed = train(config("resumed", resume_ckpt_path=str(halfway)))
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")[4:]
+    for key, value in whole.bare_model.trainable_state_dict().items():
+        assert torch.equal(resumed.bare_model.trainable_state_dict()[key], value)
+    assert not torch.equal(saved["llama_model.lm_head.weight"], whole.bare_model.llama_model.lm_head.weight)
 
 
 def test_an_earlier_run_is_kept(shards: Path, tmp_path: Path) -> None:
