@@ -187,7 +187,7 @@ class Config:
         """Look at every key that is there."""
         read(self._run_schema, self.run_cfg, "run")
         if "model" in self.config:
-            read(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
+            parse(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
         for name, section in self.datasets_cfg.items():
             _builder_class(str(name), section).from_config(str(name), section)
         for name, section in self.evaluation_datasets_cfg.items():

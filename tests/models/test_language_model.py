@@ -141,20 +141,6 @@ def test_full_model_begins_with_a_projection_alone_but_goes_on_with_all_of_it(tm
         model.load_checkpoint(tmp_path / "c.pth")
 
 
-@pytest.mark.parametrize(
-    ("keys", "facts"),
-    [
-        ({"low_resource": True}, "model.low_resource model.llm_trainable full"),
-        ({"llm_precision": "4bit"}, "model.llm_precision: 4bit model.llm_trainable full"),
-        ({"device_map": "shard"}, "model.device_map: shard model.llm_trainable full"),
-    ],
-)
-def test_full_refuses_what_needs_a_frozen_language_model(keys: dict[str, Any], facts: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        build_golden_model(**FULL, **keys)
-    assert all(fact in str(error.value) for fact in facts.split())
-
-
 def test_full_cannot_be_spread_over_the_ranks_of_a_launch(monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")

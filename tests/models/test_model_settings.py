@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
+import yaml
 
+from minigpt4.common.config import Config
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.schema import parse
 from minigpt4.models.settings import MINIGPT4_TYPES, ModelSettings, QFormerSettings, merge_defaults
@@ -59,6 +62,29 @@ def test_settings_refuse_a_wrong_value_by_name(key, value, facts) -> None:
     with pytest.raises(ConfigError) as error:
         settings(**{key: value})
     assert all(fact in str(error.value) for fact in [f"model.{key}", *facts.split()])
+
+
+@pytest.mark.parametrize(
+    ("keys", "facts"),
+    [
+        ({"vit_weights": "random"}, "model.vit_weights random model.freeze_vit True"),
+        ({"q_former_model": "random"}, "model.q_former_model random model.freeze_qformer True"),
+        ({"llm_trainable": "full", "low_resource": True}, "model.llm_trainable full model.low_resource"),
+        ({"llm_trainable": "full", "llm_precision": "4bit"}, "model.llm_trainable full llm_precision: 4bit"),
+        (
+            {"llm_trainable": "full", "device_map": "shard"},
+            "model.device_map: shard model.llm_trainable full",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_the_config(keys, facts, tmp_path) -> None:
+    """Before anything is imported that takes long."""
+    section = {"arch": "minigpt4", "model_type": "tiny_gemma", **keys}
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"model": section}))
+    with pytest.raises(ConfigError) as error:
+        Config(Namespace(cfg_path=path))
+    assert all(fact in str(error.value) for fact in facts.split())
 
 
 def test_merge_defaults_the_user_wins() -> None:
