@@ -8,10 +8,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from minigpt4.common.config import CONFIG_DIR
-from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.errors import CheckpointError, nearest
 from minigpt4.common.schema import parse
-from minigpt4.models.settings import FIRST_LAYER_INPUT, ModelSettings, merge_defaults
+from minigpt4.models.settings import FIRST_LAYER_INPUT, ModelSettings, defaults_path, merge_defaults
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.weights.resolver import WeightSource
 
@@ -23,23 +22,16 @@ M = TypeVar("M", bound="BaseModel")
 class BaseModel(nn.Module):
     """An nn.Module that a YAML's section `model:` describes, and of which checkpoints hold what is trained.
 
-    Subclasses name their settings (`SETTINGS`) and defaults (`PRETRAINED_MODEL_CONFIG_DICT`: model type -> a
-    YAML below minigpt4/configs/).
+    Attributes:
+        SETTINGS: the keys of that section, and its defaults by model type.
     """
 
     SETTINGS: ClassVar[type[ModelSettings]] = ModelSettings
-    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
-    DEFAULT_MODEL_TYPE = ""
 
     @classmethod
     def default_config_path(cls, model_type: str) -> Path:
-        known = cls.PRETRAINED_MODEL_CONFIG_DICT
-        if model_type not in known:
-            raise ConfigError(
-                f"model.model_type: unknown {model_type!r}{nearest(str(model_type), known)} "
-                f"(known: {', '.join(known)})"
-            )
-        return CONFIG_DIR / known[model_type]
+        """The YAML with a model type's defaults."""
+        return defaults_path(model_type, cls.SETTINGS.TYPES)
 
     @classmethod
     def settings(cls, cfg: Mapping[str, Any] | ModelSettings) -> ModelSettings:
@@ -79,11 +71,11 @@ class BaseModel(nn.Module):
         return name
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        """What a checkpoint must remember of the parts it was trained beside."""
+        """What a checkpoint must remember of the parts it was trained with."""
         return {}
 
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
-        """In words, what a checkpoint was trained beside that is another part here; None if nothing."""
+        """In words, what a checkpoint was trained with that differs here; None if nothing does."""
 
     def in_own_convention(self, tensors: dict[str, torch.Tensor], convention: str) -> dict[str, torch.Tensor]:
         """Tensors of a checkpoint made under another embedding convention, as this model needs them."""
@@ -110,12 +102,12 @@ class BaseModel(nn.Module):
         Args:
             path: the file.
             allow_missing: beginnings of keys that need not be in it.
-            allow_mismatch: load it although it was trained beside other parts, if only the shapes fit.
+            allow_mismatch: load it although it was trained with other parts, as long as the shapes fit.
             embedding_convention: under which it was made; None for this project's own.
 
         Raises:
-            CheckpointError: if it is no checkpoint, lacks a trainable tensor, has one the model does not
-                know, was trained beside other parts, or under another convention than is said.
+            CheckpointError: if it is not a checkpoint, lacks a trainable tensor, has one that the model does
+                not know, or was trained with other parts or under another convention than is said.
         """
         checkpoint = read_checkpoint(path)
         meta = checkpoint.get("meta", {})
@@ -123,10 +115,10 @@ class BaseModel(nn.Module):
             raise CheckpointError(f"{path}: `meta` is a {type(meta).__name__}, it must be a dict")
         mismatch = self.find_mismatch(meta)
         if mismatch and not allow_mismatch:
-            hint = "model.ckpt_allow_mismatch: True loads it all the same"
+            hint = "model.ckpt_allow_mismatch: True loads it anyway"
             raise CheckpointError(f"{path} {mismatch} ({hint})")
         if mismatch:
-            log.warning("%s %s, and is loaded all the same", path, mismatch)
+            log.warning("%s %s, and is loaded anyway", path, mismatch)
         convention = embedding_convention or FIRST_LAYER_INPUT
         if meta.get("embedding_convention", convention) != convention:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What parts a checkpoint was trained beside, or cached features came from, and whether they are ours."""
+"""Which parts a checkpoint was trained with, or cached features were made by, and whether they are ours."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from minigpt4.weights.resolver import locate
 def describe(
     vision: VisionTower | CachedVision, language: LanguageModel, prompts: PromptEncoder
 ) -> dict[str, Any]:
-    """What a checkpoint remembers of the parts it was trained beside."""
+    """What a checkpoint remembers of the parts it was trained with."""
     return {
         "vit_model": vision.name,
         "llama_model": language.name,
@@ -44,15 +44,15 @@ def describe(
 
 
 def find_mismatch(own: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
-    """Say in words what differs, before shapes clash somewhere deep, or worse, do not.
+    """Say what differs, before shapes clash somewhere deep inside, or worse, do not.
 
     Args:
         own: of `describe`.
-        meta: the checkpoint's; what it does not say (a file of the original says nothing) is taken to
-            fit.
+        meta: the checkpoint's; what it does not say is taken to fit (a file of the original says
+            nothing).
 
     Returns:
-        What to write behind the checkpoint's name, or None where nothing differs.
+        What to write after the checkpoint's name, or None where nothing differs.
     """
     there = {**own, **meta}
     return _other_language_model(own, there) or _other_encoder(own, there) or _other_turns(own, there)
@@ -85,9 +85,9 @@ def _other_turns(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None
     if not there["prompted"]:
         return None
     written, here = (
-        [str(meta["template"].get(sign)) for sign in ("user", "assistant")] for meta in (there, own)
+        [str(meta["template"].get(mark)) for mark in ("user", "assistant")] for meta in (there, own)
     )
-    if [sign.strip() for sign in written] == [sign.strip() for sign in here]:
+    if [mark.strip() for mark in written] == [mark.strip() for mark in here]:
         return None
     return (
         f"was trained with turns written {'...'.join(written)!r}, here they are written {'...'.join(here)!r} "

@@ -27,7 +27,7 @@ from minigpt4.models.settings import QUANTIZED, SHARD
 
 log = logging.getLogger(__name__)
 
-# Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) a token.
+# Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) per token.
 SANITY_SENTENCE = "The dog is running in the park, and the children are playing in the snow."
 SANITY_FRACTION = 0.75
 # Image, prompt and answer of a short dialogue; captions are shorter.
@@ -80,7 +80,7 @@ def load_language_model(
     if sharded:
         _check_sharding(precision, trainable)
     home = torch.device("cpu") if sharded else device
-    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out without a word.
+    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out silently.
     capped = getattr(config, "attn_logit_softcapping", None)
     if attention is None and (capped or plain_attention_wins(device, arguments["dtype"], USUAL_TOKENS)):
         attention = "eager"
@@ -126,7 +126,7 @@ def _keep_backward_pass(model: PreTrainedModel) -> None:
     """Have bitsandbytes leave 4-bit weights as they are.
 
     On a CPU with AVX512-BF16 it would repack them at the first look without gradients, for a kernel that has
-    no backward pass, and training after it would get next to no gradient without a word.
+    no backward pass, and training after it would silently get next to no gradient.
     """
     module: Any
     for module in model.modules():

@@ -20,8 +20,7 @@ from minigpt4.weights.resolver import WeightSource, locate, resolve_file
 class MiniGPT4(MiniGPTBase):
     """Of all this, stage 1 trains `llama_proj` alone."""
 
-    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = MINIGPT4_TYPES
-    DEFAULT_MODEL_TYPE = "pretrain_vicuna0"
+    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = MINIGPT4_TYPES  # the original's name for them
 
     @classmethod
     def from_config(

@@ -156,7 +156,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
                 each dialogue instead of all.
 
         Returns:
-            The same, with `tokens` on the CPU. Nothing behind this asks the device for a value.
+            The same, with `tokens` on the CPU. Nothing after this asks the device for a value.
         """
         batch = samples if isinstance(samples, Batch) else Batch.from_mapping(samples)
         request = self.prompts.requests[0] if evaluation else self.prompts.draw_request()
@@ -212,7 +212,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
             texts: dialogues to go on with, or whole prompts as `template.turn` writes them.
 
         Returns:
-            One reply a prompt, without its end symbol and surrounding white space.
+            One reply per prompt, without its end symbol and surrounding white space.
         """
         dialogues = [_as_dialogue(text) for text in texts]
         _check_image_count(dialogues, 0 if images is None else len(images))

@@ -6,6 +6,7 @@ assembly (`minigpt4.models.assembly`) reads these settings; the classes below it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from minigpt4.common.config import CONFIG_DIR, load_yaml
@@ -64,7 +65,7 @@ class ModelSettings:
 
     arch: str = key("minigpt4", "which model: `minigpt4`, or `module:Class` of your own")
     model_type: str | None = key(
-        None, "which defaults: `pretrain_vicuna0`, `pretrain_llama2`, `tiny_gemma`, …"
+        None, "which defaults: `pretrain_llama2`, `tiny_gemma`, …; null: `pretrain_vicuna0`"
     )
 
     vit_model: str = key(
@@ -150,7 +151,7 @@ class ModelSettings:
     max_context_len: int = key(3800, "longest prompt, picture included, in tokens", low=1)
 
     ckpt: str | None = key(None, "a checkpoint to begin with: ours or the original's; null: none")
-    ckpt_allow_mismatch: bool = key(False, "load a `ckpt` that was trained beside other parts")
+    ckpt_allow_mismatch: bool = key(False, "load a `ckpt` that was trained with other parts")
     ckpt_embedding_convention: str | None = key(
         None,
         f"`{TABLE_ROW}` for a Gemma projection made before transformers 5.4; null: `{FIRST_LAYER_INPUT}`",
@@ -185,6 +186,20 @@ class ModelSettings:
         return merge_defaults(section, cls.TYPES, next(iter(cls.TYPES)))
 
 
+def defaults_path(model_type: Any, types: Mapping[str, str]) -> Path:
+    """The YAML with a model type's defaults.
+
+    Raises:
+        ConfigError: for an unknown model type.
+    """
+    if model_type not in types:
+        raise ConfigError(
+            f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "
+            f"(known: {', '.join(types)})"
+        )
+    return CONFIG_DIR / types[model_type]
+
+
 def merge_defaults(
     section: Mapping[str, Any], types: Mapping[str, str], fallback: str = ""
 ) -> dict[str, Any]:
@@ -202,12 +217,7 @@ def merge_defaults(
     model_type = given.get("model_type") or fallback
     if not model_type:
         return given
-    if model_type not in types:
-        raise ConfigError(
-            f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "
-            f"(known: {', '.join(types)})"
-        )
-    defaults = plain_section(load_yaml(CONFIG_DIR / types[model_type]).get("model"), "model")
+    defaults = plain_section(load_yaml(defaults_path(model_type, types)).get("model"), "model")
     for part, described_by in DESCRIBED_BY.items():
         if given.get(part, defaults.get(part)) != defaults.get(part):
             defaults = {name: value for name, value in defaults.items() if name not in described_by}
