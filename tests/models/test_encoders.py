@@ -35,9 +35,8 @@ CLIP_SIZES = {
 }
 
 
-@registry.register_encoder("squares")
 class Squares(BaseEncoder):
-    """Registered by decorator: a patch is a linear map of 28 x 28 pixels."""
+    """A patch is a linear map of 28 x 28 pixels."""
 
     def __init__(self, name: str, image_size: int) -> None:
         super().__init__(name, image_size)
@@ -45,6 +44,12 @@ class Squares(BaseEncoder):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.module(images).flatten(2).transpose(1, 2)
+
+
+@pytest.fixture
+def squares(monkeypatch) -> None:
+    """It is registered for one test."""
+    monkeypatch.setitem(registry.tables["encoder"].classes, "squares", Squares)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def test_timm_convnet_in_the_whole_model(classifier, tmp_path: Path) -> None:
     assert model.llama_proj.weight.grad.abs().sum() > 0
 
 
-def test_encoder_class_by_name_import_path_and_timm() -> None:
+def test_encoder_class_by_name_import_path_and_timm(squares) -> None:
     assert encoder_class("eva_clip_g") is EvaClipG
     assert encoder_class(VIT) is TimmEncoder
     assert encoder_class(CLIP) is ClipEncoder
@@ -124,7 +129,7 @@ def test_encoder_class_by_name_import_path_and_timm() -> None:
         encoder_class(CLIP[:-1])
 
 
-def test_published_weights_of_each_kind() -> None:
+def test_published_weights_of_each_kind(squares) -> None:
     assert published_weights("eva_clip_g").endswith("/eva_vit_g.pth")
     assert published_weights(VIT) == "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert published_weights(CLIP) == "openai/clip-vit-base-patch32"
@@ -178,7 +183,7 @@ def test_clip_of_transformers_in_the_whole_model(clip_folder: Path) -> None:
     assert "visual_encoder.encoder.layers.0.mlp.fc1.weight" in model.trainable_state_dict()
 
 
-def test_build_encoder_kwargs_that_it_does_not_take() -> None:
+def test_build_encoder_kwargs_that_it_does_not_take(squares) -> None:
     with pytest.raises(
         ConfigError, match=r"unknown key model\.vit_kwargs\.embed_dimm; did you mean 'embed_dim'"
     ):
