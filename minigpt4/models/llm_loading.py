@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -80,25 +81,29 @@ def load_language_model(
     if sharded:
         _check_sharding(precision, trainable)
     home = torch.device("cpu") if sharded else device
-    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it left the cap out silently.
-    capped = getattr(config, "attn_logit_softcapping", None)
-    if attention is None and (capped or plain_attention_wins(device, arguments["dtype"], USUAL_TOKENS)):
-        attention = "eager"
-    if attention is not None:
-        arguments["attn_implementation"] = attention
-    if "gguf_file" in where:
-        # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
-        # was there, they always were.
-        if hasattr(transformers, "GgufConfig"):
-            arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    else:
+    arguments |= _attention_argument(attention, config, device, arguments["dtype"])
+    if "gguf_file" not in where:
         one_device = sharded or device_map in (None, SHARD)
         arguments["device_map"] = {"": home} if one_device else device_map
+    elif hasattr(transformers, "GgufConfig"):
+        # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
+        # was there, they always were.
+        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
         model = model.to(home)
     _keep_backward_pass(model)
     return LanguageModel(model, tokenizer, family, trainable=trainable, name=name, sharded=sharded)
+
+
+def _attention_argument(
+    attention: str | None, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+) -> dict[str, str]:
+    # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it silently left the cap out.
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if attention is None and (capped or plain_attention_wins(device, dtype, USUAL_TOKENS)):
+        attention = "eager"
+    return {} if attention is None else {"attn_implementation": attention}
 
 
 def _location(source: Path) -> dict[str, str]:
