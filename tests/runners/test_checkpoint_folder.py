@@ -30,7 +30,7 @@ def step_of(path: Path) -> int:
     return read_checkpoint(path)["step"]
 
 
-def test_so_many_of_either_kind_are_kept(tmp_path) -> None:
+def test_save_keeps_so_many_of_each_kind(tmp_path) -> None:
     """The ends of epochs are called as in the original: the first is number 0."""
     for step in (4, 8, 10, 14, 18, 20, 24, 28, 30):
         save(tmp_path, step, epoch_end=step % 10 == 0)
@@ -41,7 +41,7 @@ def test_so_many_of_either_kind_are_kept(tmp_path) -> None:
     assert step_of(tmp_path / LATEST) == step_of(tmp_path / "checkpoint_2.pth") == 30
 
 
-def test_the_best_stays_when_its_own_name_is_gone(tmp_path) -> None:
+def test_save_keeps_the_best_under_its_second_name(tmp_path) -> None:
     save(tmp_path, 4)
     assert BEST not in names(tmp_path)
     for step in (8, 9, 14, 18):
@@ -50,13 +50,13 @@ def test_the_best_stays_when_its_own_name_is_gone(tmp_path) -> None:
     assert (step_of(tmp_path / BEST), step_of(tmp_path / LATEST)) == (9, 18)
 
 
-def test_numbers_are_compared_as_numbers(tmp_path) -> None:
+def test_save_compares_numbers_as_numbers(tmp_path) -> None:
     for step in (8, 9, 10, 11, 100):
         save(tmp_path, step)
     assert names(tmp_path) == {"checkpoint_step_11.pth", "checkpoint_step_100.pth", LATEST}
 
 
-def test_what_a_run_that_went_back_had_come_to_is_not_kept_in_its_place(tmp_path) -> None:
+def test_save_drops_what_came_after_the_checkpoint_resumed_first(tmp_path) -> None:
     for step in (50, 60, 70, 20):
         save(tmp_path, step)
     assert names(tmp_path) == {"checkpoint_step_20.pth", "checkpoint_step_70.pth", LATEST}
@@ -65,7 +65,7 @@ def test_what_a_run_that_went_back_had_come_to_is_not_kept_in_its_place(tmp_path
     assert names(tmp_path) == {"checkpoint_step_20.pth", "checkpoint_step_25.pth", LATEST}
 
 
-def test_what_a_kill_left_too_much_of_goes_with_the_next_of_any_kind(tmp_path) -> None:
+def test_save_removes_what_a_kill_left_too_many_of(tmp_path) -> None:
     for step in (2, 4, 6):
         save(tmp_path, step, keep=9)
     save(tmp_path, 10, epoch_end=True)
@@ -75,7 +75,7 @@ def test_what_a_kill_left_too_much_of_goes_with_the_next_of_any_kind(tmp_path) -
     }
 
 
-def test_what_a_kill_after_the_last_left_too_much_of_goes_when_the_run_does_not_go_on(tmp_path) -> None:
+def test_remove_leftovers_removes_what_a_kill_left_too_many_of(tmp_path) -> None:
     for step in (10, 20, 30):
         save(tmp_path, step, keep=9, epoch_end=True)
     CheckpointFolder(tmp_path, 2).remove_leftovers(2, 30)
@@ -83,14 +83,14 @@ def test_what_a_kill_after_the_last_left_too_much_of_goes_when_the_run_does_not_
 
 
 @pytest.mark.skipif(os.name != "posix", reason="inodes")
-def test_a_second_name_takes_no_room(tmp_path) -> None:
+def test_save_links_second_names(tmp_path) -> None:
     path = save(tmp_path, 4, best=True)
     assert path.samefile(tmp_path / LATEST) and path.samefile(tmp_path / BEST)
     save(tmp_path, 8)
     assert path.samefile(tmp_path / BEST) and not path.samefile(tmp_path / LATEST)
 
 
-def test_a_file_system_without_links(tmp_path, monkeypatch) -> None:
+def test_save_copies_where_the_file_system_has_no_links(tmp_path, monkeypatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -101,7 +101,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch) -> None:
     assert (step_of(tmp_path / BEST), step_of(tmp_path / LATEST)) == (8, 12)
 
 
-def test_a_new_folder_has_none(tmp_path) -> None:
+def test_to_resume_finds_nothing_in_a_new_folder(tmp_path) -> None:
     (tmp_path / "model.pth").touch()
     assert CheckpointFolder(tmp_path, 2).newest() is None
     assert CheckpointFolder(tmp_path / "not there", 2).newest() is None
@@ -125,7 +125,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, lose_the_middle, empty])
-def test_what_is_damaged_is_passed_over(tmp_path, caplog, damage) -> None:
+def test_newest_skips_damaged_checkpoints(tmp_path, caplog, damage) -> None:
     for step in (4, 8, 10):
         save(tmp_path, step, epoch_end=step == 10, best=step == 4)
     folder = CheckpointFolder(tmp_path, 2)
@@ -143,14 +143,14 @@ def test_what_is_damaged_is_passed_over(tmp_path, caplog, damage) -> None:
         folder.newest()
 
 
-def test_the_latest_is_the_newest_whatever_the_clock_says(tmp_path) -> None:
+def test_newest_is_the_latest_whatever_the_clock_says(tmp_path) -> None:
     for step in (4, 8):
         save(tmp_path, step)
     os.utime(tmp_path / LATEST, (0, 0))
     assert step_of(CheckpointFolder(tmp_path, 2).newest()) == 8
 
 
-def test_leftovers_of_a_killed_writer_go(tmp_path) -> None:
+def test_remove_leftovers_removes_what_a_killed_writer_left(tmp_path) -> None:
     save(tmp_path, 4)
     (tmp_path / "samples").mkdir()
     leftovers = [".checkpoint_0.pth.123.part", ".log.jsonl.7.part", ".writable_x7.part"]
@@ -162,7 +162,7 @@ def test_leftovers_of_a_killed_writer_go(tmp_path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no folder can be flushed")
-def test_everything_is_on_the_disk_before_anything_is_given_up(tmp_path, monkeypatch) -> None:
+def test_save_flushes_everything_before_it_removes_anything(tmp_path, monkeypatch) -> None:
     """Else a power cut could take the new one and the old ones."""
     save(tmp_path, 4, keep=1)
     told: list[str] = []
@@ -184,7 +184,7 @@ def test_everything_is_on_the_disk_before_anything_is_given_up(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("piece", [1, 2, 6])
-def test_a_disk_that_fills_up_within_a_checkpoint(tmp_path, monkeypatch, piece) -> None:
+def test_save_on_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, piece) -> None:
     """torch reports something else then: `unexpected pos 64 vs 0`."""
     save(tmp_path, 4)
     write = torch.save
@@ -207,7 +207,7 @@ def test_a_disk_that_fills_up_within_a_checkpoint(tmp_path, monkeypatch, piece) 
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
-def test_a_disk_that_confesses_when_it_is_flushed(tmp_path, monkeypatch, call) -> None:
+def test_save_on_a_disk_that_is_full_when_flushed_leaves_what_was_there(tmp_path, monkeypatch, call) -> None:
     """As quotas and network file systems do: at that moment some of the names may be new already."""
     save(tmp_path, 4, best=True)
     flush, left = os.fsync, [call]
@@ -227,7 +227,7 @@ def test_a_disk_that_confesses_when_it_is_flushed(tmp_path, monkeypatch, call) -
     assert step_of(CheckpointFolder(tmp_path, 2).newest()) == (4 if call < 5 else 8)
 
 
-def test_an_error_of_torchs_own_is_not_taken_for_the_disks(tmp_path) -> None:
+def test_save_does_not_take_an_error_of_torch_for_one_of_the_disk(tmp_path) -> None:
     with pytest.raises(RuntimeError, match="nothing to do with a disk"):
         save_checkpoint({"model": {"w": Stubborn()}}, tmp_path / "c.pth")
     assert not names(tmp_path)
@@ -238,7 +238,7 @@ class Stubborn:
         raise RuntimeError("nothing to do with a disk")
 
 
-def test_copies_are_whole_where_copying_fails(tmp_path, monkeypatch) -> None:
+def test_save_leaves_no_part_of_a_copy_that_fails(tmp_path, monkeypatch) -> None:
     save(tmp_path, 4)
 
     def refuse(*_: Any) -> None:

@@ -15,7 +15,7 @@ from tests.support.runs import losses, run_config, train
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def test_an_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> None:
+def test_engine_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> None:
     """CUDA raises at each call that would block the host. The second update of each size is looked at: the
     first one may allocate and choose kernels."""
     cfg = run_config(shards, tmp_path / "job", device="cuda", amp=True)
@@ -35,7 +35,7 @@ def test_an_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> N
     assert all(update.result().finite for update in updates)
 
 
-def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Path) -> None:
+def test_draw_micro_batches_copies_on_a_stream_of_its_own(shards: Path, tmp_path: Path) -> None:
     cfg = run_config(shards, tmp_path / "job", device="cuda")
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cuda")
@@ -55,7 +55,7 @@ def test_copies_on_a_stream_of_their_own_arrive_whole(shards: Path, tmp_path: Pa
             assert torch.equal(moved.tokens.ids.cpu(), stayed.tokens.ids)
 
 
-def test_losses_are_those_of_the_cpu_and_repeat(shards: Path, tmp_path: Path) -> None:
+def test_training_on_cuda_has_the_losses_of_the_cpu_and_repeats(shards: Path, tmp_path: Path) -> None:
     for name in ("first", "again"):
         train(run_config(shards, tmp_path / name, device="cuda"))
     train(run_config(shards, tmp_path / "cpu"))

@@ -35,7 +35,7 @@ def test_ranks_evaluate_half_each(runs: Runs) -> None:
     assert sorted([*first[0], *second[0]]) == sorted(f"test_{number}.png" for number in range(11))
 
 
-def test_only_one_rank_speaks(runs: Runs) -> None:
+def test_ranks_log_only_on_the_first(runs: Runs) -> None:
     assert runs.said.count("/two/checkpoint_0.pth (the best so far)") == 1
     assert runs.said.count("INFO resuming") == 4  # in as many runs
 
@@ -45,7 +45,7 @@ def test_ranks_wait_minutes_for_each_other(runs: Runs) -> None:
         assert 60 <= seen["waits"] <= 30 * 60
 
 
-def test_one_rank_that_is_asked_stops_all(runs: Runs) -> None:
+def test_ranks_stop_together_when_one_is_asked(runs: Runs) -> None:
     first, second = seen_by(runs, "stopped")
     assert first["end"].split(";")[0] == second["end"].split(";")[0] == "stopped by SIGTERM after step 4"
     state = checkpoint(runs.folder / "stopped", "checkpoint_step_4.pth")
@@ -54,7 +54,7 @@ def test_one_rank_that_is_asked_stops_all(runs: Runs) -> None:
     assert [len(seen["trained"]) for seen in seen_by(runs, "stopped_goes_on")] == [2, 2]
 
 
-def test_one_rank_that_is_asked_stops_the_evaluation_of_all(runs: Runs) -> None:
+def test_ranks_stop_an_evaluation_together_when_one_is_asked(runs: Runs) -> None:
     """The one at the first epoch's end; it is owed to whoever goes on."""
     first, second = seen_by(runs, "evaluating")
     assert first["end"].split(";")[0] == second["end"].split(";")[0] == "stopped by SIGTERM after step 3"
@@ -63,13 +63,13 @@ def test_one_rank_that_is_asked_stops_the_evaluation_of_all(runs: Runs) -> None:
     assert state["step"] == 3 and state["progress"]["owes_validation"]
 
 
-def test_more_ranks_go_on_in_a_new_order(runs: Runs) -> None:
+def test_ranks_in_another_number_resume_in_a_new_order(runs: Runs) -> None:
     warning = "read in a new order, since the checkpoint's cannot be resumed"
     assert runs.said.count(f"jsonl.train is {warning} (ranks: 1 before, 2 now)") == 1
     assert [update["step"] for update in updates_of(runs.folder / "two_after_alone")] == [4, 5, 6]
 
 
-def test_a_rank_that_falls_over_takes_all_with_it(runs: Runs) -> None:
+def test_ranks_end_together_when_one_fails(runs: Runs) -> None:
     """It does so at once, not when the others have waited long enough: the test would not wait for that."""
     assert runs.code == 1
     assert re.search(r"modes\.py\", line \d+, in watch_update\n", runs.said)
@@ -78,7 +78,7 @@ def test_a_rank_that_falls_over_takes_all_with_it(runs: Runs) -> None:
     assert seen_by(runs, "fallen") == []
 
 
-def test_sigterm_to_torchrun(runs: Runs, caplog) -> None:
+def test_ranks_stop_by_sigterm_to_torchrun(runs: Runs, caplog) -> None:
     """The command that a user types, with workers; the launcher is asked to stop. One process goes on."""
     config = write_config(runs.folder, "long", ranks=2, epochs=10_000, num_workers=1)
     with modes.launched(*modes.TORCHRUN, "train.py", "--cfg-path", str(config)) as run:

@@ -44,11 +44,11 @@ def assert_same_run(folder: Path, name: str) -> None:
             assert report[key] == pytest.approx(wanted[key], rel=1e-5)
 
 
-def test_one_process(runs: Runs) -> None:
+def test_training_in_one_process_has_the_golden_losses(runs: Runs) -> None:
     assert_same_run(runs.folder, "alone")
 
 
-def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
+def test_golden_losses_are_not_means_of_means(runs: Runs) -> None:
     """Of the first update's samples, as two ranks share them, and as they are accumulated."""
     cfg = modes.config_of(write_config(runs.folder, "unused"))
     dataset = setup_task(cfg).build_datasets(cfg)["jsonl"][1]["train"]
@@ -71,7 +71,7 @@ def test_a_mean_of_means_would_be_another_loss(runs: Runs) -> None:
         ("workers", {"num_workers": 1}),
     ],
 )
-def test_one_process_otherwise(runs: Runs, name: str, how: dict[str, Any]) -> None:
+def test_training_otherwise_has_the_golden_losses(runs: Runs, name: str, how: dict[str, Any]) -> None:
     modes.train(write_config(runs.folder, name, **how))
     assert_same_run(runs.folder, name)
 
@@ -85,19 +85,19 @@ def graphs_only(monkeypatch) -> Iterator[None]:
 
 
 @can_compile
-def test_compiled(runs: Runs, graphs_only: None) -> None:
+def test_training_compiled_has_the_golden_losses(runs: Runs, graphs_only: None) -> None:
     modes.train(write_config(runs.folder, "compiled", model={"compile": True}))
     assert_same_run(runs.folder, "compiled")
 
 
 @pytest.mark.slow
 @can_compile
-def test_compiled_to_machine_code(runs: Runs) -> None:
+def test_training_compiled_to_machine_code_has_the_golden_losses(runs: Runs) -> None:
     modes.train(write_config(runs.folder, "machine_code", model={"compile": True}))
     assert_same_run(runs.folder, "machine_code")
 
 
-def test_resumed_in_the_middle_of_an_epoch(runs: Runs) -> None:
+def test_training_resumed_within_an_epoch_has_the_golden_losses(runs: Runs) -> None:
     modes.train(write_config(runs.folder, "resumed", save_every=2))
     with (runs.folder / "resumed" / "log.jsonl").open("a") as log:
         log.write('{"step": 5, "loss": 0}\n')
@@ -107,22 +107,22 @@ def test_resumed_in_the_middle_of_an_epoch(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("name", ["two", "two_accumulated", "sharded", "sharded_accumulated", "stopped"])
-def test_two_processes(runs: Runs, name: str) -> None:
+def test_training_on_two_ranks_has_the_golden_losses(runs: Runs, name: str) -> None:
     """`stopped` was stopped in the middle of an epoch, and went on."""
     assert_same_run(runs.folder, name)
 
 
 @pytest.mark.parametrize("name", ["sharded_after_two", "two_after_sharded"])
-def test_sharding_is_nothing_that_a_checkpoint_knows(runs: Runs, name: str) -> None:
+def test_checkpoint_knows_nothing_of_sharding(runs: Runs, name: str) -> None:
     assert_golden(updates_of(runs.folder / name), UPDATES // 2)
 
 
-def test_each_rank_holds_its_part_of_a_sharded_model(runs: Runs) -> None:
+def test_sharding_leaves_each_rank_its_part(runs: Runs) -> None:
     for name, share in {"two": 1, "sharded": 0.5, "sharded_accumulated": 0.5}.items():
         assert [seen["held"] for seen in seen_by(runs, name)] == [share, share]
 
 
-def test_a_sharded_model_says_what_a_whole_one_does(runs: Runs) -> None:
+def test_sharding_leaves_the_predictions(runs: Runs) -> None:
     """Its ranks look at every picture together."""
     (alone,) = seen_by(runs, "alone")
     first, second = seen_by(runs, "sharded")
@@ -130,7 +130,7 @@ def test_a_sharded_model_says_what_a_whole_one_does(runs: Runs) -> None:
     assert first["captions"][0] == second["captions"][0] == alone["captions"][0]
 
 
-def test_accelerate_launch_shards(runs: Runs) -> None:
+def test_accelerate_launch_shards_the_language_model(runs: Runs) -> None:
     """Two processes, and `--use_fsdp` is all that says so."""
     config = write_config(runs.folder, "accelerate", ranks=2)
     command = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")

@@ -56,7 +56,7 @@ def check_what_is_left(job: Path) -> None:
         assert path.read_bytes().endswith(b"IEND\xaeB\x60\x82")
 
 
-def test_a_small_disk(shapes, tmp_path, small_disk, monkeypatch) -> None:
+def test_training_on_a_small_disk_ends_with_one_line(shapes, tmp_path, small_disk, monkeypatch) -> None:
     """It fills up in the first step, again and again, with room for: nothing; lines of the log; half a
     checkpoint; a whole one, and again; a picture."""
     job, full = small_disk / "job", []
@@ -84,7 +84,7 @@ class Full(FileIO):
         return super().write(data[:7])
 
 
-def test_a_line_that_does_not_fit(tmp_path, monkeypatch) -> None:
+def test_json_lines_on_a_full_disk_leave_no_torn_line(tmp_path, monkeypatch) -> None:
     log = JsonLines(tmp_path / "log.jsonl")
     for step in range(2):
         log.write(step=step)
@@ -95,7 +95,7 @@ def test_a_line_that_does_not_fit(tmp_path, monkeypatch) -> None:
     assert log.path.read_text() == '{"step": 0}\n{"step": 1}\n'
 
 
-def test_a_report_that_does_not_fit_leaves_the_one_before(tmp_path, monkeypatch) -> None:
+def test_report_on_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch) -> None:
     write_json(tmp_path / "report.json", {"loss": 1})
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(OSError, match="No space left"):
@@ -105,7 +105,7 @@ def test_a_report_that_does_not_fit_leaves_the_one_before(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "loss.png", "checkpoint_step_2.pth", "report.json"])
-def test_wherever_it_fills_up_one_line_says_so(shapes, tmp_path, monkeypatch, name) -> None:
+def test_training_on_a_full_disk_says_so_in_one_line(shapes, tmp_path, monkeypatch, name) -> None:
     """Without a file system of our own: the file, its temporary one too, cannot be written to."""
     job = tmp_path / "job"
     opened = Path.open

@@ -110,7 +110,7 @@ def befores(shapes, tmp_path_factory) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.parametrize("key", EFFECTS)
-def test_a_key_changes_what_it_is_for(shapes, tmp_path, befores, key) -> None:
+def test_run_key_changes_what_it_is_for(shapes, tmp_path, befores, key) -> None:
     others, value, what = EFFECTS[key]
     after = seen(shapes, tmp_path / "after", **others | {key: value})
     assert befores(others)[what] != after[what]
@@ -130,7 +130,7 @@ def make_runner(shapes: Path, folder: Path, **run: Any) -> runner_base.RunnerBas
     ("key", "known"),
     [("task", "image_text_pretrain"), ("runner", "runner_base"), ("lr_sched", "linear_warmup_cosine_lr")],
 )
-def test_names_are_looked_up(key, known) -> None:
+def test_run_key_of_a_registered_name_is_looked_up(key, known) -> None:
     kind = "lr_scheduler" if key == "lr_sched" else key
     look_up = getattr(registry, f"get_{kind}_class")
     assert look_up(getattr(settings(), key)) is look_up(known)
@@ -139,7 +139,7 @@ def test_names_are_looked_up(key, known) -> None:
 
 
 @shows("output_dir", "resume_ckpt_path")
-def test_where_a_run_is_and_goes_on(shapes, tmp_path) -> None:
+def test_output_dir_and_resume_say_where_a_run_is(shapes, tmp_path) -> None:
     whole = seen(shapes, tmp_path / "whole")
     seen(shapes, tmp_path / "job", max_epoch=1)
     goes_on = seen(shapes, tmp_path / "job", resume_ckpt_path=str(tmp_path / "job" / "checkpoint_0.pth"))
@@ -149,7 +149,7 @@ def test_where_a_run_is_and_goes_on(shapes, tmp_path) -> None:
 
 
 @shows("evaluate", "batch_size_eval")
-def test_evaluation_alone(shapes, tmp_path, monkeypatch) -> None:
+def test_evaluate_does_not_train(shapes, tmp_path, monkeypatch) -> None:
     sizes = []
     evaluate = ImageTextPretrainTask.evaluate
 
@@ -169,14 +169,14 @@ def test_evaluation_alone(shapes, tmp_path, monkeypatch) -> None:
 
 
 @shows("max_bad_fraction")
-def test_too_much_that_is_bad(shapes, tmp_path) -> None:
+def test_max_bad_fraction_ends_a_run(shapes, tmp_path) -> None:
     cfg = eventful(shapes, tmp_path / "job", max_bad_fraction=0.0, max_epoch=9)
     with pytest.raises(DataError, match=r"more than run\.max_bad_fraction=0\.0 allows"):
         train(cfg)
 
 
 @shows("max_bad_steps")
-def test_too_many_steps_that_are_bad(shapes, tmp_path, monkeypatch) -> None:
+def test_max_bad_steps_ends_a_run(shapes, tmp_path, monkeypatch) -> None:
     step = ImageTextPretrainTask.train_step
     monkeypatch.setattr(ImageTextPretrainTask, "train_step", lambda *args: step(*args) * torch.nan)
     with pytest.raises(TrainingError, match=r"^2 updates in a row"):
@@ -184,7 +184,7 @@ def test_too_many_steps_that_are_bad(shapes, tmp_path, monkeypatch) -> None:
 
 
 @shows("amp", "device")
-def test_where_and_in_which_precision_it_computes(shapes, tmp_path, monkeypatch) -> None:
+def test_device_and_amp_decide_where_and_how_precisely_a_run_computes(shapes, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(engine, "has_fast_bf16", lambda _: True)
     for amp, precision in ((True, "bf16"), (False, "no")):
         runner = make_runner(shapes, tmp_path / "job", amp=amp, device="cpu")
@@ -196,7 +196,7 @@ def test_where_and_in_which_precision_it_computes(shapes, tmp_path, monkeypatch)
 
 
 @shows("tracker", "wandb_log", "job_name")
-def test_who_is_told(shapes, tmp_path, monkeypatch) -> None:
+def test_tracker_names_the_trackers(shapes, tmp_path, monkeypatch) -> None:
     told: dict[str, Any] = {}
 
     def make(names: list[str], folder: Path, **how: Any) -> Any:
@@ -212,7 +212,7 @@ def test_who_is_told(shapes, tmp_path, monkeypatch) -> None:
 
 
 @shows("distributed", "world_size", "dist_url", "dist_backend")
-def test_the_launcher_decides_how_many_there_are(shapes, tmp_path, monkeypatch, caplog) -> None:
+def test_launcher_decides_the_number_of_processes(shapes, tmp_path, monkeypatch, caplog) -> None:
     kwargs: dict[str, Any] = {}
 
     def recorded(**given: Any) -> Any:
@@ -236,15 +236,15 @@ def test_the_launcher_decides_how_many_there_are(shapes, tmp_path, monkeypatch, 
 
 
 @shows("name", "save_path")
-def test_keys_of_the_originals_evaluation_are_accepted() -> None:
+def test_run_settings_accept_keys_of_the_originals_evaluation() -> None:
     assert settings(name="minigptv2_evaluation", save_path="/path/to/save").name == "minigptv2_evaluation"
 
 
-def test_every_key_is_shown_to_do_something() -> None:
+def test_run_settings_have_no_key_without_a_test() -> None:
     assert SHOWN | EFFECTS.keys() == {one.name for one in fields(RunSettings)}
 
 
-def test_unknown_keys_are_refused() -> None:
+def test_run_settings_refuse_unknown_keys() -> None:
     for wrong, right in (("init_lrr", "init_lr"), ("save_minute", "save_minutes"), ("warmup", "warmup_lr")):
         with pytest.raises(ConfigError, match=rf"run\.{wrong}.*did you mean '{right}'"):
             settings(**{wrong: 1})
@@ -254,7 +254,7 @@ def test_unknown_keys_are_refused() -> None:
 
 
 @pytest.mark.parametrize("key", TYPES)
-def test_wrong_types_are_refused(key) -> None:
+def test_run_settings_refuse_wrong_types(key) -> None:
     wrong = {
         int: [1.5, "3", True, None],
         float: ["1e-4", "x"],
@@ -270,13 +270,13 @@ LOWEST = {one.name: one.metadata["low"] for one in fields(RunSettings) if one.me
 
 
 @pytest.mark.parametrize("key", LOWEST)
-def test_numbers_that_are_too_small_are_refused(key) -> None:
+def test_run_settings_refuse_numbers_that_are_too_small(key) -> None:
     assert settings(**{key: LOWEST[key]})
     with pytest.raises(ConfigError, match=rf"run\.{key} is -?\d"):
         settings(**{key: LOWEST[key] - 1})
 
 
-def test_bounds_of_every_number() -> None:
+def test_run_settings_bound_every_number() -> None:
     """Where 0 is allowed beside 1 it switches something off."""
     ones = ("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "batch_size_eval", "keep")
     zeros = ("init_lr", "min_lr", "weight_decay", "grad_clip", "warmup_steps", "num_workers", "save_every")
@@ -287,7 +287,7 @@ def test_bounds_of_every_number() -> None:
         settings(max_bad_fraction=1.5)
 
 
-def test_keys_without_effect_on_what_a_run_computes() -> None:
+def test_run_settings_without_effect_on_what_a_run_computes() -> None:
     assert {*TYPES} - {*without_effect(RunSettings)} == {
         *("task", "runner", "max_epoch", "iters_per_epoch", "init_lr", "lr_sched", "min_lr", "warmup_lr"),
         *("warmup_steps", "lr_decay_rate", "weight_decay", "beta2", "grad_clip", "accum_grad_iters", "amp"),
@@ -295,7 +295,7 @@ def test_keys_without_effect_on_what_a_run_computes() -> None:
     }
 
 
-def test_paths_begin_at_home(monkeypatch) -> None:
+def test_run_settings_expand_the_home_folder_in_paths(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
     read = settings(output_dir="~/runs", resume_ckpt_path="~/a.pth")
@@ -303,16 +303,14 @@ def test_paths_begin_at_home(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("splits", [[], ["train", "train"]])
-def test_splits_to_train_on_are_named_once(splits) -> None:
+def test_run_settings_name_each_split_to_train_on_once(splits) -> None:
     with pytest.raises(ConfigError, match=r"run\.train_splits is \["):
         settings(train_splits=splits)
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("decay_rate", [None, 0.5])
-def test_a_warm_up_longer_than_an_epoch_does_not_begin_again(
-    shapes, tmp_path, accumulated, decay_rate
-) -> None:
+def test_training_warm_up_longer_than_an_epoch_goes_on(shapes, tmp_path, accumulated, decay_rate) -> None:
     """Epochs of three steps, a warm-up of seven. An update takes the rate of its last step; a resumed run
     goes on with it."""
     keys = {"max_epoch": 4, "iters_per_epoch": 3, "accum_grad_iters": accumulated, "init_lr": 0.01}

@@ -50,7 +50,7 @@ def test_make_schedule_refuses_what_no_key_gives(outside, shards: Path, tmp_path
         train(run_config(shards, tmp_path / "job", lr_sched="my_schedule:Demanding"))
 
 
-def test_optims_is_still_the_original_s_import_path() -> None:
+def test_optims_is_the_original_s_import_path() -> None:
     assert optims.LinearWarmupStepLRScheduler is schedules.LinearWarmupStepLRScheduler
     assert optims.LinearWarmupCosineLRScheduler is schedules.LinearWarmupCosineLRScheduler
 
@@ -68,7 +68,7 @@ def rates(name: str, epochs: int, iters: int, **arguments) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "step"])
-def test_schedules_are_the_originals(reference, kind) -> None:
+def test_schedules_have_the_originals_rates(reference, kind) -> None:
     arguments = dict(reference["schedule_args"][kind])
     epochs, iters = arguments.pop("max_epoch"), arguments.pop("iters_per_epoch")
     expected = reference["schedules"][kind]
@@ -77,7 +77,7 @@ def test_schedules_are_the_originals(reference, kind) -> None:
 
 
 @pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
-def test_a_warm_up_longer_than_an_epoch_goes_on(name) -> None:
+def test_schedule_warm_up_longer_than_an_epoch_goes_on(name) -> None:
     seen = rates(name, 3, 4, min_lr=0.0, init_lr=1.0, warmup_steps=8, warmup_start_lr=0.0)
     assert seen[:8] == pytest.approx([n / 8 for n in range(8)])
     assert seen[8] > 0.2

@@ -111,7 +111,7 @@ def by_hand(cfg: Config, left_out: set[int]) -> tuple[torch.Tensor, list[list[st
 
 
 @pytest.mark.parametrize("how", [nan_loss, inf_loss, nan_gradient])
-def test_a_bad_update_changes_nothing(shapes, tmp_path, monkeypatch, how) -> None:
+def test_skipped_update_changes_nothing(shapes, tmp_path, monkeypatch, how) -> None:
     """Neither weights nor Adam's moments nor its count of steps; the others go on as if it had not been."""
     seen = []
 
@@ -134,7 +134,7 @@ def test_a_bad_update_changes_nothing(shapes, tmp_path, monkeypatch, how) -> Non
     torch.testing.assert_close(runner.bare_model.llama_proj.weight.detach(), expected, rtol=0, atol=2e-6)
 
 
-def test_it_is_counted_and_told_with_its_samples(shapes, tmp_path, monkeypatch, caplog) -> None:
+def test_skipped_update_is_counted_and_logged_with_its_samples(shapes, tmp_path, monkeypatch, caplog) -> None:
     cfg = config(shapes, tmp_path / "job", log_freq=2)
     spoil(monkeypatch, {3, 4, 7}, inf_loss)
     train(cfg)
@@ -150,7 +150,7 @@ def test_it_is_counted_and_told_with_its_samples(shapes, tmp_path, monkeypatch, 
     assert "step 7 is skipped: loss inf" in caplog.text
 
 
-def test_one_bad_batch_of_two_spoils_the_update_of_both(shapes, tmp_path, monkeypatch) -> None:
+def test_skipped_update_drops_all_its_micro_batches(shapes, tmp_path, monkeypatch) -> None:
     settings = {"accum_grad_iters": 2, "iters_per_epoch": 4}
     spoil(monkeypatch, {5})
     _, runner = train(config(shapes, tmp_path / "job", **settings))
@@ -162,7 +162,7 @@ def test_one_bad_batch_of_two_spoils_the_update_of_both(shapes, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("log_freq", "batches", "told"), [(1, ALL, 3), (50, ALL, 4), (50, {1, 2, 3}, 3)])
-def test_too_many_in_a_row_end_the_run(shapes, tmp_path, monkeypatch, log_freq, batches, told) -> None:
+def test_skipped_updates_in_a_row_end_the_run(shapes, tmp_path, monkeypatch, log_freq, batches, told) -> None:
     """What an update came to is known while the next computes; that one changes nothing about it."""
     job = tmp_path / "job"
     settings = {"max_bad_steps": 3, "log_freq": log_freq, "iters_per_epoch": 8, "max_epoch": 1}
@@ -183,13 +183,13 @@ def test_too_many_in_a_row_end_the_run(shapes, tmp_path, monkeypatch, log_freq, 
     assert result["skipped_steps"] == told + 2 and result["steps"] == 8
 
 
-def test_a_good_one_between_begins_the_count_anew(shapes, tmp_path, monkeypatch) -> None:
+def test_skipped_updates_are_counted_anew_after_a_good_one(shapes, tmp_path, monkeypatch) -> None:
     spoil(monkeypatch, {1, 2, 4, 5, 7, 8})
     result, _ = train(config(shapes, tmp_path / "job", max_bad_steps=3))
     assert result["skipped_steps"] == 6
 
 
-def test_the_count_goes_on_after_a_stop(shapes, tmp_path, monkeypatch) -> None:
+def test_skipped_updates_are_counted_on_after_a_stop(shapes, tmp_path, monkeypatch) -> None:
     """Two in the first epoch's end and one in the second's beginning are three in a row."""
     with monkeypatch.context() as patch:
         spoil(patch, {3, 4})
@@ -199,7 +199,7 @@ def test_the_count_goes_on_after_a_stop(shapes, tmp_path, monkeypatch) -> None:
         train(config(shapes, tmp_path / "job", max_bad_steps=3, resume_ckpt_path="auto"))
 
 
-def test_train_py_says_it_in_one_line_and_with_its_exit_code(shapes, tmp_path, monkeypatch) -> None:
+def test_skipped_updates_end_train_with_one_line_and_an_exit_code(shapes, tmp_path, monkeypatch) -> None:
     cfg = config(shapes, tmp_path / "job", max_bad_steps=2)
     OmegaConf.save(cfg.config, tmp_path / "job.yaml")
     monkeypatch.setattr("minigpt4.common.logger.setup_logger", lambda **_: None)  # it is this process's
@@ -216,7 +216,7 @@ def test_train_py_says_it_in_one_line_and_with_its_exit_code(shapes, tmp_path, m
 @pytest.mark.parametrize(
     ("grad_clip", "left"), [({}, 1.0), ({"grad_clip": 0.05}, 0.05), ({"grad_clip": 0}, None)]
 )
-def test_the_gradient_is_clipped_unless_told_otherwise(shapes, tmp_path, grad_clip, left) -> None:
+def test_engine_update_clips_the_gradient(shapes, tmp_path, grad_clip, left) -> None:
     cfg = config(shapes, tmp_path / "job", **grad_clip)
     model, updates = drawn(cfg)
     (micro_batches,) = islice(updates, 1)

@@ -4,13 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import active_children, get_context
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,10 +16,8 @@ from omegaconf import OmegaConf
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data._utils import signal_handling
 
-from minigpt4.common import stop_request as stopping
 from minigpt4.common.errors import Interrupted
 from minigpt4.common.logger import JsonLines
-from minigpt4.common.stop_request import StopRequest, leave_signals_to_parent
 from minigpt4.runners.checkpoints import BEST, LATEST
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.attempts import before_call, eventful, left_behind
@@ -34,99 +29,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def clock(monkeypatch) -> Callable[[float], None]:
-    """Sets what StopRequest takes for the time."""
-    now = [0.0]
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return lambda seconds: now.__setitem__(0, seconds)
-
-
-def test_a_request_is_remembered_and_said(capfd) -> None:
-    before = [signal.getsignal(number) for number in stopping.SIGNALS]
-    with StopRequest() as stop:
-        assert not stop
-        signal.raise_signal(signal.SIGTERM)
-        assert stop and stop.signal == signal.SIGTERM
-    assert "SIGTERM: finishing the step and saving; once more ends it now" in capfd.readouterr().err
-    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
-
-
-def test_a_second_request_ends_at_once(clock) -> None:
-    with StopRequest():
-        signal.raise_signal(signal.SIGTERM)
-        clock(1.0)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_a_request_that_comes_twice_at_once_is_one(clock) -> None:
-    """A cluster signals the launcher and its processes, and the launcher signals them too."""
-    with StopRequest() as stop:
-        for seconds in (0.0, 0.01, 0.9):
-            clock(seconds)
-            signal.raise_signal(signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-
-
-def test_nobody_need_listen(monkeypatch) -> None:
-    def broken_pipe(*_: Any) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(stopping.os, "write", broken_pipe)
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop
-
-
-def test_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            signal.raise_signal(signal.SIGINT)
-            assert not stop and signal.getsignal(signal.SIGTERM) == stop._remember
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_another_thread_does_without() -> None:
-    """Only a process's main thread may handle signals: in a notebook, a run may be in another."""
-    before, seen = signal.getsignal(signal.SIGINT), []
-
-    def enter() -> None:
-        with StopRequest() as stop:
-            seen.append((bool(stop), signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [(False, before)]
-
-
-def echo(messages: Connection) -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest's time-out has its own
-    leave_signals_to_parent(0)
-    while True:
-        messages.send(messages.recv())
-
-
-def test_a_worker_outlives_its_parents_signals_for_a_while(monkeypatch) -> None:
-    monkeypatch.setattr(stopping, "SECONDS_LEFT_TO_WORKERS", 2)
-    here, there = get_context("fork").Pipe()
-    worker = get_context("fork").Process(target=echo, args=(there,), daemon=True)
-    worker.start()
-    for number in (0, signal.SIGINT, signal.SIGTERM):
-        if number:
-            os.kill(worker.pid, number)
-        here.send(number)
-        assert here.recv() == number
-    # torch's last word to one that hangs is SIGTERM; whoever ignores it holds up the end of the run.
-    worker.join()
-    assert worker.exitcode == -signal.SIGALRM
-
-
-def test_a_signal_that_comes_while_a_worker_starts(shapes, tmp_path, monkeypatch) -> None:
+def test_training_survives_a_signal_to_a_worker_that_starts(shapes, tmp_path, monkeypatch) -> None:
     """Before it can leave it to its parent; its death would end the run in the middle of a step."""
     begin = signal_handling._set_worker_signal_handlers
 
@@ -158,7 +61,7 @@ def ask_to_stop() -> None:
 @pytest.mark.parametrize(
     ("batch", "step", "workers"), [(1, 2, 0), (3, 4, 2), (5, 5, 0), (9, 9, 0), (15, 15, 0)]
 )
-def test_stopped_within_an_update_it_finishes_that_one(
+def test_stop_within_an_update_finishes_it(
     shapes, tmp_path, monkeypatch, undisturbed, batch, step, workers
 ) -> None:
     """Updates take steps 1-2, 3-4, 5 of each epoch. The validation after the fifth is put off."""
@@ -178,7 +81,7 @@ def test_stopped_within_an_update_it_finishes_that_one(
     assert run(shapes, job, num_workers=workers) == undisturbed
 
 
-def test_stopped_while_torch_compiles(shapes, tmp_path, monkeypatch) -> None:
+def test_stop_while_torch_compiles_is_an_interruption(shapes, tmp_path, monkeypatch) -> None:
     """A Ctrl-C in a terminal ends the C++ compiler at once, and torch takes that for an error in the code."""
 
     def interrupt_compiler() -> None:
@@ -191,7 +94,7 @@ def test_stopped_while_torch_compiles(shapes, tmp_path, monkeypatch) -> None:
     assert stopped.value.exit_code == 143
 
 
-def test_stopped_within_a_validation_it_owes_it(shapes, tmp_path, monkeypatch, undisturbed) -> None:
+def test_stop_within_a_validation_owes_it(shapes, tmp_path, monkeypatch, undisturbed) -> None:
     """And where the owed one was told, but a power cut came before it was saved, it is told once."""
     job = tmp_path / "job"
     with monkeypatch.context() as patch:
@@ -212,7 +115,7 @@ def test_stopped_within_a_validation_it_owes_it(shapes, tmp_path, monkeypatch, u
     assert run(shapes, job) == undisturbed
 
 
-def test_stopped_before_and_after_training(shapes, tmp_path, monkeypatch) -> None:
+def test_stop_before_and_after_training(shapes, tmp_path, monkeypatch) -> None:
     """While it captions `test_splits`: two calls before, two in each of two validations, two after."""
     settings = {"max_epoch": 2, "test_splits": ["test"]}
     expected = run(shapes, tmp_path / "undisturbed", **settings)
@@ -285,7 +188,7 @@ def gone(workers: list[psutil.Process]) -> bool:
     return all(worker.status() == psutil.STATUS_ZOMBIE for worker in alive)
 
 
-def test_sigterm_to_train_py(jobs) -> None:
+def test_stop_by_sigterm_to_train_py(jobs) -> None:
     job = jobs[0]
     workers = job.wait_for_training()
     job.process.terminate()
@@ -297,7 +200,7 @@ def test_sigterm_to_train_py(jobs) -> None:
     job.check_what_is_saved()
 
 
-def test_ctrl_c_to_train_py_and_all_that_belongs_to_it(jobs) -> None:
+def test_stop_by_ctrl_c_to_train_py_and_its_workers(jobs) -> None:
     """The terminal sends it to the workers too, and to the `tee` that all words go to."""
     job = jobs[1]
     workers = job.wait_for_training()
@@ -308,7 +211,7 @@ def test_ctrl_c_to_train_py_and_all_that_belongs_to_it(jobs) -> None:
     job.check_what_is_saved()
 
 
-def test_workers_do_not_outlive_a_killed_run(jobs) -> None:
+def test_kill_of_a_run_ends_its_workers(jobs) -> None:
     job = jobs[2]
     workers = job.wait_for_training()
     job.process.kill()

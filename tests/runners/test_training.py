@@ -19,7 +19,7 @@ from minigpt4.tasks import setup_task
 from tests.support.runs import losses, run_config, train
 
 
-def test_what_a_run_leaves_behind(shards: Path, tmp_path: Path) -> None:
+def test_training_leaves_checkpoints_log_plots_and_report(shards: Path, tmp_path: Path) -> None:
     report, runner = train(run_config(shards, tmp_path / "job", test_splits=["test"]))
     assert {p.name for p in (tmp_path / "job").iterdir()} == {
         *("checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_latest.pth"),
@@ -47,7 +47,7 @@ def test_what_a_run_leaves_behind(shards: Path, tmp_path: Path) -> None:
     assert [(r["epoch"], r["step"]) for r in log] == [(0, 2), (0, 4), (1, 6), (1, 8)]
 
 
-def test_the_first_update_s_peak_of_memory_is_logged_once(shards: Path, tmp_path: Path, caplog) -> None:
+def test_training_logs_the_first_update_s_peak_of_memory(shards: Path, tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO)
     _, runner = train(run_config(shards, tmp_path / "job"))
     (peak,) = (r.args[1] for r in caplog.records if "at the peak of the first update" in r.getMessage())
@@ -55,7 +55,7 @@ def test_the_first_update_s_peak_of_memory_is_logged_once(shards: Path, tmp_path
     assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] >= runner.counted_memory.total > 0
 
 
-def test_out_of_memory_ends_a_run_with_advice(shards: Path, tmp_path: Path, monkeypatch) -> None:
+def test_training_out_of_memory_ends_with_advice(shards: Path, tmp_path: Path, monkeypatch) -> None:
     def refuse(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
 
@@ -65,7 +65,7 @@ def test_out_of_memory_ends_a_run_with_advice(shards: Path, tmp_path: Path, monk
     assert "batch_size: 2 and run.accum_grad_iters: 4" in str(error.value)
 
 
-def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path: Path) -> None:
+def test_training_with_one_seed_repeats_losses_and_weights(shards: Path, tmp_path: Path) -> None:
     _, first = train(run_config(shards, tmp_path / "a"))
     _, again = train(run_config(shards, tmp_path / "b"))
     train(run_config(shards, tmp_path / "other", seed=7))
@@ -73,7 +73,7 @@ def test_one_seed_gives_the_same_losses_and_weights_twice(shards: Path, tmp_path
     assert torch.equal(first.bare_model.llama_proj.weight, again.bare_model.llama_proj.weight)
 
 
-def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Path) -> None:
+def test_engine_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Path) -> None:
     """Of both batches that are accumulated: not a sum, as in the original, and not a mean of means."""
     cfg = run_config(shards, tmp_path / "acc", accum_grad_iters=2, grad_clip=0)
     task = setup_task(cfg)
@@ -98,7 +98,7 @@ def test_an_update_is_the_mean_over_all_target_tokens(shards: Path, tmp_path: Pa
     assert result.finite and (result.targets, result.images) == (micro_batches.targets, 8)
 
 
-def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> None:
     train(run_config(shards, tmp_path / "job", max_epoch=1))
     checkpoint = tmp_path / "job" / "checkpoint_0.pth"
     _, runner = train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(checkpoint)))
@@ -111,7 +111,7 @@ def test_resuming_goes_on_with_the_next_epoch(shards: Path, tmp_path: Path) -> N
         train(run_config(shards, tmp_path / "job", resume_ckpt_path=str(tmp_path / "bare.pth")))
 
 
-def test_a_language_model_trained_in_full_goes_on_exactly_after_a_stop(shards: Path, tmp_path: Path) -> None:
+def test_resume_of_a_language_model_trained_in_full_is_exact(shards: Path, tmp_path: Path) -> None:
     """Its checkpoint holds the language model too, under the original's names."""
 
     def config(job: str, **run: Any) -> Config:
@@ -130,7 +130,7 @@ def test_a_language_model_trained_in_full_goes_on_exactly_after_a_stop(shards: P
     assert not torch.equal(saved["llama_model.lm_head.weight"], whole.bare_model.llama_model.lm_head.weight)
 
 
-def test_an_earlier_run_is_kept(shards: Path, tmp_path: Path) -> None:
+def test_training_keeps_an_earlier_run(shards: Path, tmp_path: Path) -> None:
     train(run_config(shards, tmp_path / "job", max_epoch=1))
     before = (tmp_path / "job" / "checkpoint_0.pth").read_bytes()
     train(run_config(shards, tmp_path / "job", max_epoch=1, seed=1))
@@ -138,7 +138,7 @@ def test_an_earlier_run_is_kept(shards: Path, tmp_path: Path) -> None:
     assert (tmp_path / "job" / "checkpoint_0.pth").read_bytes() != before
 
 
-def test_a_frozen_model_is_refused_and_splits_must_exist(shards: Path, tmp_path: Path) -> None:
+def test_training_refuses_a_frozen_model_and_absent_splits(shards: Path, tmp_path: Path) -> None:
     cfg = run_config(shards, tmp_path / "job", test_splits=["validation"])
     with pytest.raises(ConfigError, match=r"run.test_splits: datasets.cc_sbu has no split 'validation'"):
         train(cfg)
@@ -149,7 +149,7 @@ def test_a_frozen_model_is_refused_and_splits_must_exist(shards: Path, tmp_path:
         registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
 
 
-def test_the_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:
+def test_log_counts_bad_samples(shards: Path, tmp_path: Path) -> None:
     cfg = run_config(shards, tmp_path / "job")
     missing = [f"{shards}/train/00000.tar", f"{shards}/train/99999.tar"]
     cfg.config.datasets.cc_sbu.build_info.storage.train = missing

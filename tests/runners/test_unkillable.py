@@ -100,19 +100,19 @@ def killed(ends: Sequence[End]) -> int:
     return sum(end.code == -signal.SIGKILL for end in ends)
 
 
-def test_killed_at_random_moments(with_workers, tmp_path) -> None:
+def test_kill_at_random_moments_loses_nothing(with_workers, tmp_path) -> None:
     ends = with_workers.disturb(tmp_path, with_workers.at_random(10, signal.SIGKILL))
     assert killed(ends) >= 5
 
 
-def test_killed_while_it_writes(without_workers, tmp_path) -> None:
+def test_kill_while_it_writes_loses_nothing(without_workers, tmp_path) -> None:
     changes = random.Random(0)
     ends = without_workers.disturb(tmp_path, [{"change": changes.randrange(1, 60)} for _ in range(12)])
     assert killed(ends) >= 8
 
 
 @pytest.mark.parametrize("tail", ['{"step": 99, "lo', "\0" * 80], ids=["part", "zeros"])
-def test_a_line_that_a_power_cut_tears(without_workers, tmp_path, tail) -> None:
+def test_resume_after_a_power_cut_has_torn_a_line(without_workers, tmp_path, tail) -> None:
     """No kill can do that: a line is written in one go."""
     assert killed([without_workers.attempt(tmp_path / "job0", change=60)])
     with (tmp_path / "job0" / "log.jsonl").open("a") as log:
@@ -120,7 +120,7 @@ def test_a_line_that_a_power_cut_tears(without_workers, tmp_path, tail) -> None:
     without_workers.disturb(tmp_path, [])
 
 
-def test_the_newest_is_damaged(without_workers, tmp_path) -> None:
+def test_resume_skips_a_damaged_newest_checkpoint(without_workers, tmp_path) -> None:
     """It goes on from the one before, and everything after it is made again."""
     assert killed([without_workers.attempt(tmp_path / "job0", change=100)])
     with (tmp_path / "job0" / LATEST).open("rb+") as file:
@@ -130,7 +130,7 @@ def test_the_newest_is_damaged(without_workers, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_at_random_moments(with_workers, tmp_path, number) -> None:
+def test_stop_at_random_moments_loses_nothing(with_workers, tmp_path, number) -> None:
     """Checkpoints of other steps are kept then, but the last and the best are the same."""
     compared = [LATEST, BEST, "log.jsonl", "report"]
     ends, stopped = [], []
@@ -151,7 +151,7 @@ def test_stopped_at_random_moments(with_workers, tmp_path, number) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_hundreds_of_random_moments(with_workers, tmp_path) -> None:
+def test_kill_at_hundreds_of_random_moments_loses_nothing(with_workers, tmp_path) -> None:
     ends = with_workers.disturb(tmp_path, with_workers.at_random(300, signal.SIGKILL))
     assert killed(ends) >= 150
 
@@ -159,7 +159,7 @@ def test_killed_at_hundreds_of_random_moments(with_workers, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("begun", [0, 100])
-def test_killed_before_every_single_change(without_workers, tmp_path, begun) -> None:
+def test_kill_before_every_single_change_loses_nothing(without_workers, tmp_path, begun) -> None:
     """Of a run from its beginning to its end, and of one that goes on from the middle."""
     if begun:
         assert killed([without_workers.attempt(tmp_path / "begun", change=begun)])

@@ -23,7 +23,7 @@ def trained(left: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     return last, [line for line in left["log.jsonl"] if "loss" in line]
 
 
-def test_training_is_not_disturbed(shapes, tmp_path, monkeypatch) -> None:
+def test_validation_does_not_disturb_training(shapes, tmp_path, monkeypatch) -> None:
     """By a task that draws random numbers, by captions and their pictures, or by what is read."""
     evaluate = ImageTextPretrainTask.evaluate
 
@@ -45,7 +45,7 @@ def test_training_is_not_disturbed(shapes, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("valid_every", "steps"), [(0, [5, 10]), (3, [4, 7, 9]), (10, [10])])
-def test_when_it_is_taken(shapes, tmp_path, undrawn, valid_every, steps) -> None:
+def test_validation_is_taken_when_it_is_due(shapes, tmp_path, undrawn, valid_every, steps) -> None:
     """After the update in which that many steps are reached; these end at 2, 4, 5, 7, 9, 10."""
     train(eventful(shapes, tmp_path / "job", valid_every=valid_every, max_epoch=2))
     log = left_behind(tmp_path / "job")["log.jsonl"]
@@ -64,7 +64,7 @@ def losses(monkeypatch, undrawn) -> Iterator[list[float]]:
     return to_come
 
 
-def test_the_best_is_the_one_with_the_lowest_loss(shapes, tmp_path, losses) -> None:
+def test_best_checkpoint_has_the_lowest_loss(shapes, tmp_path, losses) -> None:
     """After an interruption too; and epochs' ends are saved as without validation."""
     job = tmp_path / "job"
     losses += [3.0, 1.0]
@@ -84,7 +84,7 @@ def test_the_best_is_the_one_with_the_lowest_loss(shapes, tmp_path, losses) -> N
     assert {path.name for path in job.glob("*.pth")} == {"checkpoint_6.pth", BEST, LATEST}
 
 
-def test_the_best_is_the_one_with_the_highest_accuracy(shapes, tmp_path, monkeypatch, undrawn) -> None:
+def test_best_checkpoint_has_the_highest_accuracy(shapes, tmp_path, monkeypatch, undrawn) -> None:
     """Where the task says so; after an interruption too. What another metric came to does not count."""
     job, to_come = tmp_path / "job", [0.25, 0.75, 0.5, 0.7, 0.8]
 
@@ -104,13 +104,13 @@ def test_the_best_is_the_one_with_the_highest_accuracy(shapes, tmp_path, monkeyp
     assert (result["best_metric"], result["best_valid_loss"], result["best_step"]) == ("loss", 9.0, 30)
 
 
-def test_the_best_loss_of_an_earlier_version_still_counts() -> None:
+def test_best_loss_of_an_earlier_version_counts() -> None:
     state = RunState.from_dict({"step": 7, "best_loss": 0.5, "best_step": 5})
     assert (state.best_of("loss"), state.best_of("accuracy"), state.best_step) == (0.5, None, 5)
     assert RunState.from_dict(state.to_dict()) == state
 
 
-def test_a_validation_between_is_saved_at_once(shapes, tmp_path, losses) -> None:
+def test_validation_between_checkpoints_is_saved_at_once(shapes, tmp_path, losses) -> None:
     """Whoever goes on need not take it again, best or not."""
     losses += [1.0, 2.0]
     train(eventful(shapes, tmp_path / "job", max_epoch=1, iters_per_epoch=6, valid_every=3, save_every=0))
@@ -118,7 +118,7 @@ def test_a_validation_between_is_saved_at_once(shapes, tmp_path, losses) -> None
     assert (tmp_path / "job" / "checkpoint_step_4.pth").samefile(tmp_path / "job" / BEST)
 
 
-def test_a_loss_that_is_no_number_is_never_the_best(shapes, tmp_path, losses) -> None:
+def test_best_checkpoint_never_has_a_loss_that_is_not_a_number(shapes, tmp_path, losses) -> None:
     losses += [float("nan"), 2.0, float("nan")]
     result, _ = train(eventful(shapes, tmp_path / "job"))
     assert (result["best_valid_loss"], result["best_step"]) == (2.0, 10)

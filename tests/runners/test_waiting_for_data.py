@@ -65,7 +65,7 @@ def undisturbed(shapes, tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("batch", "step"), [(2, 0), (4, 2), (5, 4), (6, 5)])
-def test_stopped_while_it_waits_it_saves_what_was_trained(
+def test_stop_while_data_is_awaited_saves_what_was_trained(
     shapes, tmp_path, monkeypatch, undisturbed, batch, step
 ) -> None:
     """Updates take steps 1-2, 3-4, 5 of each epoch: what was drawn for one that never came is drawn again."""
@@ -81,7 +81,7 @@ def test_stopped_while_it_waits_it_saves_what_was_trained(
     assert left(shapes, job) == undisturbed
 
 
-def test_train_py_stopped_while_its_workers_hang_ends_with_143(shapes, tmp_path, monkeypatch) -> None:
+def test_stop_of_train_while_its_workers_hang_exits_with_143(shapes, tmp_path, monkeypatch) -> None:
     cfg = run_config(shapes, tmp_path / "job", num_workers=1, log_freq=1)
     OmegaConf.save(cfg.config, tmp_path / "job.yaml")
     monkeypatch.setattr("minigpt4.common.logger.setup_logger", lambda **_: None)  # it is this process's
@@ -96,7 +96,7 @@ def test_train_py_stopped_while_its_workers_hang_ends_with_143(shapes, tmp_path,
     assert not active_children()
 
 
-def test_stopped_while_a_validation_waits_it_owes_it(shapes, tmp_path, monkeypatch, undisturbed) -> None:
+def test_stop_while_a_validation_waits_owes_it(shapes, tmp_path, monkeypatch, undisturbed) -> None:
     job = tmp_path / "job"
     with monkeypatch.context() as patch:
         before_batch(patch, 1, lambda: ask_and_block(os.getpid()), training=False)
@@ -106,7 +106,7 @@ def test_stopped_while_a_validation_waits_it_owes_it(shapes, tmp_path, monkeypat
     assert left(shapes, job) == undisturbed
 
 
-def test_a_worker_that_died_is_named(shapes, tmp_path, monkeypatch) -> None:
+def test_train_stream_names_a_worker_that_died(shapes, tmp_path, monkeypatch) -> None:
     before_batch(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DataError, match=r"^cc_sbu\.train: worker \d+ was killed by SIGKILL\. ") as error:
         train(run_config(shapes, tmp_path / "job", num_workers=1))
@@ -114,7 +114,7 @@ def test_a_worker_that_died_is_named(shapes, tmp_path, monkeypatch) -> None:
     assert not active_children()
 
 
-def test_a_worker_that_hangs_is_named_and_waited_for(shapes, tmp_path, monkeypatch) -> None:
+def test_train_loader_names_a_worker_that_hangs_and_waits(shapes, tmp_path, monkeypatch) -> None:
     train(run_config(shapes, tmp_path / "undisturbed", num_workers=1))
     told, logged = tmp_path / "told", []
 

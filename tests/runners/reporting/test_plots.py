@@ -41,7 +41,7 @@ def curves(figure: Figure) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def test_the_loss_of_training_and_of_held_out_data(tmp_path: Path, figures: list[Figure]) -> None:
+def test_draw_loss_of_training_and_of_held_out_data(tmp_path: Path, figures: list[Figure]) -> None:
     records = trained([3.0, 2.0, 1.5, 1.25]) + held_out([2.25, 2.5])
     draw_loss(sorted(records, key=lambda record: record["step"]), tmp_path / "loss.png", best_step=100)
     assert curves(figures[0]) == {
@@ -103,12 +103,12 @@ def test_draw_samples_cuts_no_text_off(tmp_path: Path, figures: list[Figure], wo
         assert extent.y1 <= figures[0].bbox.y1 and extent.x1 <= figures[0].bbox.x1
 
 
-def test_without_validation_there_is_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
+def test_draw_loss_without_validation_has_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([3.0, 2.0]), tmp_path / "loss.png")
     assert list(curves(figures[0])) == ["training loss", "learning rate"]
 
 
-def test_a_loss_of_nothing_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
+def test_draw_loss_of_zero_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([4.0, 0.5, 1e-12, 0.0]) + held_out([0.0]), tmp_path / "loss.png", best_step=100)
     low, high = figures[0].axes[0].get_ylim()
     assert 1e-5 < low < 1e-4 and 4 < high < 10
@@ -116,7 +116,7 @@ def test_a_loss_of_nothing_does_not_stretch_the_axis(tmp_path: Path, figures: li
     assert "best: 0 at step 100" in curves(figures[0])
 
 
-def test_losses_that_are_not_finite_are_gaps(tmp_path: Path, figures: list[Figure]) -> None:
+def test_draw_loss_leaves_gaps_where_losses_are_not_finite(tmp_path: Path, figures: list[Figure]) -> None:
     records = trained([3.0, None, math.nan, math.inf, 2.0]) + held_out([math.inf, 2.5, math.nan])
     draw_loss(records, tmp_path / "loss.png", best_step=200)
     losses = [y for _, y in curves(figures[0])["training loss"]]
@@ -128,20 +128,20 @@ def test_losses_that_are_not_finite_are_gaps(tmp_path: Path, figures: list[Figur
     "records", [[], trained([2.0]), held_out([2.0]), held_out([math.nan]), trained([None])]
 )
 @pytest.mark.filterwarnings("error")
-def test_nearly_nothing_to_draw(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+def test_draw_loss_of_a_single_point(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     draw_loss(records, tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as image:
         assert image.size == (840, 480)
 
 
-def test_the_axis_is_labelled_with_plain_numbers(tmp_path: Path, figures: list[Figure]) -> None:
+def test_draw_loss_labels_the_axis_with_plain_numbers(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([0.9, 0.7]), tmp_path / "loss.png")
     axis = figures[0].axes[0].yaxis
     labels = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
     assert {"0.7", "0.8", "0.9"} <= set(labels)
 
 
-def test_pictures_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plots_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = Record(image_id="1", truth="a", prediction="a", picture=np.zeros((8, 8, 3), np.uint8))
 
     def fails(self: Figure, path: Path, **_: Any) -> None:

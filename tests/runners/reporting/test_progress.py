@@ -113,7 +113,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("terminal", [160], indirect=True)
-def test_a_terminal_shows_one_line_below_what_is_logged(
+def test_progress_on_a_terminal_is_one_line_below_the_log(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with logging_to(terminal.stream, monkeypatch):
@@ -137,7 +137,9 @@ def test_a_terminal_shows_one_line_below_what_is_logged(
 
 
 @pytest.mark.parametrize("terminal", [60], indirect=True)
-def test_a_narrow_terminal_keeps_one_row(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_narrow_terminal_is_one_row(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with logging_to(terminal.stream, monkeypatch), Progress(6, 3, start_step=4) as progress:
         progress.update(5, VALUES)
         progress.update(6, VALUES)
@@ -145,7 +147,7 @@ def test_a_narrow_terminal_keeps_one_row(terminal: Terminal, monkeypatch: pytest
     assert live.startswith("epoch 1, step 6/6, 0 s left, loss 2.3457, lr 1.00e-04, 213")
 
 
-def test_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_file_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     with logging_to(stream, monkeypatch), Progress(6, 3) as progress:
         short_run(progress)
@@ -160,7 +162,7 @@ def test_a_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\r" not in stream.getvalue() and len(lines) == 6
 
 
-def test_other_processes_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_of_other_processes_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     stream.isatty = lambda: True
     with logging_to(stream, monkeypatch), Progress(6, 3, enabled=False) as progress:
@@ -169,7 +171,7 @@ def test_other_processes_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream.getvalue() == ""
 
 
-def test_the_time_left_counts_all_but_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_estimates_the_time_left_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now[0])
     progress = Progress(1000, 100, start_step=500, stream=io.StringIO())
@@ -187,7 +189,7 @@ def test_the_time_left_counts_all_but_the_first_step(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("terminal", [160], indirect=True)
-def test_the_words_are_only_made_when_they_are_drawn(
+def test_progress_makes_its_words_only_when_they_are_drawn(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []

@@ -88,7 +88,7 @@ def start(shards: Path, world_size: int = 1, start_step: int = 0, **run: Any) ->
     )
 
 
-def test_parameters_by_part_with_their_dtype_and_memory(shards):
+def test_start_summary_shows_parameters_by_part(shards):
     text = start(shards)
     model = build_golden_model(llm_sanity_check=False)
     trained = 48 * 64 + 64
@@ -110,13 +110,13 @@ def test_start_summary_shows_the_memory_that_can_be_counted(shards, monkeypatch)
     assert row(text, "total without activations") == f"{format_bytes(counted.total)} of 24.0 GB"
 
 
-def test_datasets_with_their_share_of_the_batches(shards):
+def test_start_summary_shows_each_data_set_s_share(shards):
     text = start(shards)
     assert row(text, "cc_sbu.train") == "4 75.0% 2 shards"
     assert row(text, "laion.train") == "8 25.0% 1 shard"
 
 
-def test_what_is_to_come_over_ranks_and_accumulation(shards):
+def test_start_summary_counts_ranks_and_accumulation(shards):
     text = start(shards, world_size=2, accum_grad_iters=4)
     # Three batches of 4 and one of 8: 5 on average, on two ranks.
     assert row(text, "effective batch size") == "40: 5 x 4 accumulated x 2 processes"
@@ -126,7 +126,7 @@ def test_what_is_to_come_over_ranks_and_accumulation(shards):
     assert row(text, "device") == "2 processes, the first on cpu, mixed precision: bf16"
 
 
-def test_a_mean_batch_that_is_no_whole_number_is_about_so_many(shards):
+def test_start_summary_rounds_a_mean_batch(shards):
     cfg = config(shards, "datasets.cc_sbu.batch_size=3")
     datasets, settings = built(cfg)
     assert mean_batch(datasets, settings) == 4.25
@@ -142,7 +142,7 @@ def test_a_mean_batch_that_is_no_whole_number_is_about_so_many(shards):
     assert row(text, "training").startswith("about 1,275 samples in 300 steps")
 
 
-def test_when_checkpoints_are_written_and_held_out_data_is_looked_at(shards):
+def test_start_summary_says_when_checkpoints_and_validations_are_due(shards):
     text = start(shards, keep=2, save_every=40, save_minutes=15)
     assert row(text, "checkpoints") == "at the end of each epoch, every 40 steps, every 15 minutes"
     assert row(text, "kept") == f"the last 2 of each kind, 137.6 kB each, in {shards}/output"
@@ -156,14 +156,14 @@ def test_when_checkpoints_are_written_and_held_out_data_is_looked_at(shards):
         assert row(text, "validation") == f"val, {when}"
 
 
-def test_it_fits_a_terminal(shards):
+def test_start_summary_fits_a_terminal(shards):
     run = {"keep": 10, "save_every": 1000, "save_minutes": 30, "accum_grad_iters": 16, "output_dir": "output"}
     text = start(shards, world_size=16, **run)
     assert max(map(len, text.splitlines())) < 100
     assert not any(line.endswith(" ") for line in text.splitlines())
 
 
-def test_the_end_in_numbers(shards, tmp_path):
+def test_end_summary_shows_what_was_done(shards, tmp_path):
     (tmp_path / "checkpoint_best.pth").touch()
     (tmp_path / "checkpoint_latest.pth").touch()
     cfg = config(shards, output_dir=str(tmp_path))
@@ -189,7 +189,7 @@ def test_the_end_in_numbers(shards, tmp_path):
     assert "bad samples" not in plain and "validation" not in plain
 
 
-def test_a_run_that_had_no_step_left_to_make(shards):
+def test_end_summary_of_a_run_without_a_step(shards):
     cfg = config(shards)
     report = REPORT | {"images": 0, "train_seconds": 0.0}
     assert row(end_summary(report, cfg, *built(cfg)), "samples") == "0 in 0 s"
@@ -210,7 +210,7 @@ def commands(cfg: Config, checkpoint: str = "out put/checkpoint_latest.pth") -> 
     return [text.split("\n  ")[1] for text in next_commands(cfg, *built(cfg), Path(checkpoint))]
 
 
-def test_the_commands_build_the_model_that_was_trained_with_its_checkpoint(shards, monkeypatch):
+def test_next_commands_build_the_trained_model(shards, monkeypatch):
     cfg = config(shards, "model.max_txt_len=24", "run.max_epoch=1", "model.ckpt=an earlier one", device="cpu")
     chat, evaluation = commands(cfg)
     for script, work, command in ((chat_command, "chat", chat), (evaluate, "evaluate", evaluation)):
@@ -223,14 +223,14 @@ def test_the_commands_build_the_model_that_was_trained_with_its_checkpoint(shard
         assert again.model_cfg.ckpt == "out put/checkpoint_latest.pth"
 
 
-def test_options_in_the_original_s_form_are_repeated_too(shards, monkeypatch):
+def test_next_commands_repeat_options_in_the_original_s_form(shards, monkeypatch):
     cfg = config(shards, "model.max_txt_len", "24", "run.seed", "7")
     chat, _ = commands(cfg)
     assert Config(parsed(chat_command, "chat", chat, monkeypatch)).model_cfg.max_txt_len == 24
     assert "--device" not in chat and "seed" not in chat
 
 
-def test_the_evaluation_is_that_of_the_run(shards, monkeypatch):
+def test_next_commands_evaluate_as_the_run_did(shards, monkeypatch):
     cfg = config(shards, "run.task=short_answer", "run.max_epoch=1", "run.batch_size_eval=2")
     args = parsed(evaluate, "evaluate", commands(cfg)[1], monkeypatch)
     assert args.options[:-1] == ["run.task=short_answer", "run.batch_size_eval=2"]
@@ -244,7 +244,7 @@ def test_the_evaluation_is_that_of_the_run(shards, monkeypatch):
         ({}, "other"),
     ],
 )
-def test_evaluation_is_on_what_was_held_out(shards, monkeypatch, run, split):
+def test_next_commands_evaluate_what_was_held_out(shards, monkeypatch, run, split):
     storage = {
         "train": f"{shards}/train/{{00000..00001}}.tar",
         "other": f"{shards}/more/00000.tar",
@@ -256,7 +256,7 @@ def test_evaluation_is_on_what_was_held_out(shards, monkeypatch, run, split):
     assert (args.split, args.limit, args.shards) == (split, None, None)
 
 
-def test_without_any_it_is_on_some_of_what_was_trained_on_and_says_so(shards, monkeypatch):
+def test_next_commands_evaluate_training_samples_where_none_are_held_out(shards, monkeypatch):
     cfg = config(shards)
     texts = next_commands(cfg, *built(cfg), Path("checkpoint.pth"))
     assert texts[1].startswith("Evaluate it on the split train:\n")
@@ -264,7 +264,7 @@ def test_without_any_it_is_on_some_of_what_was_trained_on_and_says_so(shards, mo
     assert (args.split, args.limit) == ("train", 1000)
 
 
-def test_the_best_checkpoint_is_taken_where_there_is_one(shards, tmp_path):
+def test_end_summary_names_the_best_checkpoint(shards, tmp_path):
     cfg = config(shards, output_dir=str(tmp_path))
     (tmp_path / "checkpoint_latest.pth").touch()
     assert f"model.ckpt={tmp_path}/checkpoint_latest.pth" in end_summary(REPORT, cfg, *built(cfg))

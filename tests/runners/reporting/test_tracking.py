@@ -69,7 +69,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @needs("tensorboard")
-def test_tensorboard_shows_the_run_that_went_on(tracked: tuple[Path, str]) -> None:
+def test_tensorboard_shows_a_resumed_run_once(tracked: tuple[Path, str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tracked[0] / "tensorboard"))
@@ -103,7 +103,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 @needs("wandb")
-def test_wandb_without_a_login_keeps_both_parts_of_one_run(tracked: tuple[Path, str]) -> None:
+def test_wandb_without_a_login_keeps_both_parts_of_a_run(tracked: tuple[Path, str]) -> None:
     folder, said = tracked
     run_id = (folder / "tracker_id.txt").read_text().strip()
     parts = sorted((folder / "wandb").glob(f"offline-run-*-{run_id}*"))
@@ -129,7 +129,7 @@ def test_wandb_without_a_login_keeps_both_parts_of_one_run(tracked: tuple[Path, 
 
 
 @needs("trackio")
-def test_trackio_goes_on_with_the_run_of_that_name(tracked: tuple[Path, str]) -> None:
+def test_trackio_resumes_the_run_of_that_name(tracked: tuple[Path, str]) -> None:
     folder, _ = tracked
     run_id = (folder / "tracker_id.txt").read_text().strip()
     with sqlite3.connect(folder / "trackio" / "minigptv.db") as database:
@@ -147,7 +147,7 @@ def test_trackio_goes_on_with_the_run_of_that_name(tracked: tuple[Path, str]) ->
     assert json.loads(configs[-1][0])["model"] == CONFIG["model"]
 
 
-def test_none_is_imported_unused(tmp_path: Path) -> None:
+def test_trackers_are_not_imported_unused(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path

@@ -42,7 +42,7 @@ def free_disk(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
 
 
-def test_a_run_that_has_all_it_needs_leaves_an_empty_folder_and_says_nothing(model, tmp_path, caplog):
+def test_preflight_of_a_good_run_is_silent(model, tmp_path, caplog):
     folder = tmp_path / "runs" / "first"
     counted = preflight(model, DATASETS, settings(folder), CPU)
     assert folder.is_dir() and not list(folder.iterdir())
@@ -50,7 +50,7 @@ def test_a_run_that_has_all_it_needs_leaves_an_empty_folder_and_says_nothing(mod
     assert not caplog.records
 
 
-def test_what_lies_in_the_folder_stays(tmp_path):
+def test_check_output_leaves_what_is_in_the_folder(tmp_path):
     (tmp_path / "log.jsonl").write_text("{}\n")
     check_output(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
@@ -58,14 +58,14 @@ def test_what_lies_in_the_folder_stays(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below", "taken/further/below"])
-def test_a_file_where_the_folder_should_be(tmp_path, place):
+def test_check_output_refuses_a_file(tmp_path, place):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(ConfigError, match=r"run\.output_dir is .*, but .*taken is a file, not a folder"):
         check_output(tmp_path / place)
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+def test_check_output_refuses_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     def refuse(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-def test_a_full_disk_is_met_by_writing_not_by_creating(tmp_path, monkeypatch):
+def test_check_output_writes_to_find_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(ConfigError, match="No space left on device; make room there, or name another place"):
         check_output(tmp_path)
@@ -91,11 +91,11 @@ def test_a_full_disk_is_met_by_writing_not_by_creating(tmp_path, monkeypatch):
         ({"keep": 9, "save_minutes": 0.5}, 4 + 9 + 3),
     ],
 )
-def test_how_many_checkpoints_there_will_be(tmp_path, keys, count):
+def test_checkpoints_to_come_counts_both_kinds(tmp_path, keys, count):
     assert checkpoints_to_come(settings(tmp_path, **keys)) == count
 
 
-def test_a_checkpoint_takes_about_what_is_reckoned(tmp_path):
+def test_checkpoint_bytes_are_about_those_of_a_file(tmp_path):
     model = build_golden_model(llm_sanity_check=False, freeze_qformer=False, freeze_vit=False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
@@ -107,7 +107,7 @@ def test_a_checkpoint_takes_about_what_is_reckoned(tmp_path):
     assert 0.9 * size < checkpoint_bytes(model) < 1.1 * size
 
 
-def test_too_little_disk_for_the_checkpoints_to_come(model, tmp_path, monkeypatch):
+def test_check_disk_refuses_too_little(model, tmp_path, monkeypatch):
     run = settings(tmp_path, keep=2, save_minutes=0)
     needed = 5 * checkpoint_bytes(model)
     free_disk(monkeypatch, needed)
@@ -119,7 +119,7 @@ def test_too_little_disk_for_the_checkpoints_to_come(model, tmp_path, monkeypatc
         assert part in str(error.value)
 
 
-def test_checkpoints_that_a_resumed_run_replaces_count_once_each(model, tmp_path, monkeypatch):
+def test_check_disk_counts_what_a_resumed_run_replaces_once(model, tmp_path, monkeypatch):
     size = checkpoint_bytes(model)
     (tmp_path / "checkpoint_0.pth").write_bytes(bytes(2 * size))
     os.link(tmp_path / "checkpoint_0.pth", tmp_path / "checkpoint_latest.pth")
@@ -135,7 +135,7 @@ def test_checkpoints_that_a_resumed_run_replaces_count_once_each(model, tmp_path
         check_disk(tmp_path, model, settings(tmp_path, keep=2, save_minutes=0))
 
 
-def test_a_sample_longer_than_the_language_model_was_made_for(model, monkeypatch):
+def test_check_lengths_refuses_too_long_a_sample(model, monkeypatch):
     check_lengths(model)
     monkeypatch.setattr(model, "max_txt_len", 5000)
     with pytest.raises(ConfigError, match=r"model\.max_txt_len is 5000, .* was made for \d+ "):
