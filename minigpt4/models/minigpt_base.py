@@ -143,10 +143,6 @@ class MiniGPTBase(OriginalNames, BaseModel):
         tokens = self.prompts.encode([dialogue]).to(self.device)
         return self.embed(tokens, torch.cat(list(img_list)) if img_list else None)
 
-    def caption_prompt(self) -> str:
-        """The prompt under which captions were trained: the first of `prompt_path`, or the bare image."""
-        return self.prompt_list[0] if self.prompt_list else self.prompts.requests[0].text
-
     def prepare(self, samples: Batch | Mapping[str, Any], *, evaluation: bool = False) -> Batch:
         """The host's share of a step: put the requests of captions, tokenise, check the images' places.
 

@@ -82,7 +82,7 @@ def test_stage_2s_prompts_are_inside_the_template(stages) -> None:
     written = [f"<start_of_turn>user\n{request}<end_of_turn>\n<start_of_turn>model\n" for request in requests]
     assert len(given) == 30 * 12
     assert set(given) <= set(written) and len(set(given)) > 10
-    assert model.caption_prompt() == written[0]
+    assert model.prompt_list[0] == written[0]
     chat = Conversation(model.template)
     chat.append_message(chat.roles[0], requests[0])
     chat.append_message(chat.roles[1], None)
