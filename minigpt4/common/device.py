@@ -1,10 +1,15 @@
 """Which device there is, and which floating-point formats it is fast at."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from minigpt4.common import launch
 from minigpt4.common.errors import ConfigError, nearest
 
+# What torch's allocators say that raise no OutOfMemoryError: the CPU's, MPS's, and the CUDA libraries' own.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -64,3 +69,30 @@ def dtype_for(precision: str, device: torch.device, key: str) -> torch.dtype:
     if precision == "bf16" and not has_fast_bf16(device):
         return torch.float16
     return PRECISIONS[precision]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def summarized(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def room_for_weights(device: torch.device) -> Iterator[None]:
+    """Weights are loaded inside. Raises ConfigError if they do not fit into the device's memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"the weights do not fit into the memory of {device} ({summarized(error)}). A smaller "
+            "model.llm_precision (bf16, 8bit, 4bit) takes less; model.device_map spreads the language model "
+            "over several GPUs"
+        ) from error

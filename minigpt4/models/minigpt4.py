@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from minigpt4.common.device import pick_device
+from minigpt4.common.device import pick_device, room_for_weights
 from minigpt4.common.registry import registry
 from minigpt4.models import assembly
 from minigpt4.models.image_tokens import TokenShape
@@ -45,12 +45,13 @@ class MiniGPT4(MiniGPTBase):
             locate(source)  # whatever is mistyped is told before anything is fetched or read
         requests = read_requests(settings.prompt_path or "")
         ckpt = resolve_file(settings.ckpt, "model.ckpt") if settings.ckpt else None
-        vision = (
-            assembly.cached_vision(settings, features)
-            if features
-            else assembly.build_vision(settings, device)
-        )
-        language = assembly.build_language(settings, device)
+        with room_for_weights(device):
+            vision = (
+                assembly.cached_vision(settings, features)
+                if features
+                else assembly.build_vision(settings, device)
+            )
+            language = assembly.build_language(settings, device)
         prompts = assembly.build_prompts(settings, requests, language, vision.token_shape.count)
         projection = nn.Linear(vision.token_shape.width, language.width).to(device)
         model = cls(vision, language, projection, prompts)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from accelerate.utils import gather_object, set_seed
 
 from minigpt4.common.config import Config
-from minigpt4.common.device import pick_device
+from minigpt4.common.device import is_out_of_memory, pick_device
 from minigpt4.common.errors import Interrupted, TrainingError, UserError
 from minigpt4.common.registry import registry
 from minigpt4.common.stop_request import StoppedWaiting, StopRequest
@@ -114,7 +114,7 @@ class RunnerBase:
         """What to tell the user of an error that is not a bug; None for others."""
         if isinstance(error, OSError):
             return advice.disk_full_error(error, self.output_dir) if advice.is_disk_full(error) else None
-        if advice.is_out_of_memory(error) and not self.settings.evaluate:
+        if is_out_of_memory(error) and not self.settings.evaluate:
             batch_size, accumulated = self.counted_memory.batch_size, self.settings.accum_grad_iters
             device = self.engine.device
             return advice.out_of_memory_error(error, self.bare_model, batch_size, accumulated, device)

@@ -8,15 +8,12 @@ import torch
 from torch import nn
 
 from minigpt4.common import launch
-from minigpt4.common.device import dtype_for
+from minigpt4.common.device import dtype_for, summarized
 from minigpt4.common.errors import TrainingError
 from minigpt4.common.formatting import format_bytes
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources.memory import available_memory, count_memory, sharded_away, weight_bytes
 from minigpt4.weights.download import DISK_FULL
-
-# What torch's allocators say that raise no OutOfMemoryError: the CPU's, MPS's, and the CUDA libraries' own.
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -37,13 +34,6 @@ def disk_full_error(error: OSError, folder: Path) -> TrainingError:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-
-
 def out_of_memory_error(
     error: BaseException, model: MiniGPTBase, batch_size: int, accum_grad_iters: int, device: torch.device
 ) -> TrainingError:
@@ -56,14 +46,13 @@ def out_of_memory_error(
         accum_grad_iters: as it is set.
         device: of this process.
     """
-    reason, *_ = str(error).strip().splitlines() or [type(error).__name__]
     available = available_memory(device)
     of = f" of {format_bytes(available)}" if available else ""
     counted = count_memory(model, batch_size, accum_grad_iters)
     return TrainingError(
-        f"{device} ran out of memory ({reason}). {format_bytes(counted.total)}{of} can be counted (weights, "
-        f"gradients, optimizer state, images, logits); the activations of {batch_size} samples come on top.\n"
-        + memory_advice(model, batch_size, accum_grad_iters)
+        f"{device} ran out of memory ({summarized(error)}). {format_bytes(counted.total)}{of} can be counted "
+        "(weights, gradients, optimizer state, images, logits); the activations of "
+        f"{batch_size} samples come on top.\n" + memory_advice(model, batch_size, accum_grad_iters)
     )
 
 

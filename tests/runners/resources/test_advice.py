@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt4.common.errors import ConfigError, TrainingError
+from minigpt4.common.errors import TrainingError
 from minigpt4.common.formatting import format_bytes
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources import advice
-from minigpt4.runners.resources.advice import is_out_of_memory, memory_advice, out_of_memory_error
+from minigpt4.runners.resources.advice import memory_advice, out_of_memory_error
 from minigpt4.runners.resources.memory import count_memory
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model
@@ -71,37 +71,6 @@ def test_memory_advice_for_a_trained_language_model_leaves_its_weights_alone(lla
 def test_memory_advice_names_nothing_that_is_set_or_cannot_be(llama: str, fast_bf16: None) -> None:
     model = tiny(llama_model=llama, llm_grad_checkpoint=True, freeze_vit=False, llm_precision="fp32")
     assert settings_of(memory_advice(model, 1, 1)) == ["model.llm_precision: bf16"]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 17.81 GB)"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        MemoryError(),
-    ],
-)
-def test_is_out_of_memory_knows_the_errors_of_all_devices(error: BaseException) -> None:
-    assert is_out_of_memory(error)
-
-
-def test_is_out_of_memory_knows_the_cpu_s_own_error() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**52)
-    assert is_out_of_memory(caught.value)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-        ConfigError("run.output_dir: out of memory"),
-        OSError(28, "No space left on device"),
-    ],
-)
-def test_is_out_of_memory_leaves_other_errors_alone(error: BaseException) -> None:
-    assert not is_out_of_memory(error)
 
 
 @pytest.fixture
