@@ -20,7 +20,7 @@ else:
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 # Imported by transformers when it reads a file of that kind, and by nothing of ours.
-FOR_OTHERS = {"gguf", "peft", "protobuf", "sentencepiece"}
+FOR_OTHERS = {"gguf", "protobuf", "sentencepiece"}
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
