@@ -1,5 +1,6 @@
 """From the settings of `model:` to the parts of a model. Nothing below this reads settings."""
 
+import logging
 from dataclasses import asdict
 
 import torch
@@ -18,6 +19,8 @@ from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.weights.locations import BLIP2_URL
 from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file, resolve_model
+
+log = logging.getLogger(__name__)
 
 
 def vision_sources(settings: ModelSettings) -> list[WeightSource]:
@@ -135,11 +138,21 @@ def build_prompts(
     settings: ModelSettings, requests: list[str], language: LanguageModel, image_tokens: int
 ) -> PromptEncoder:
     """How dialogues become ids: turns as the language model's family or the YAML writes them."""
+    template = language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym)
+    taught = language.backbone.taught_marks()
+    if settings.prompt_template and taught not in (None, template.marks):
+        log.warning(
+            "model.prompt_template writes turns as %r, but %s was taught %r: unless the checkpoint was trained "
+            "so, leave prompt_template out",
+            "...".join(template.marks),
+            language.name,
+            "...".join(taught),
+        )
     return PromptEncoder(
         language.tokenizer,
         language.backbone.bos_id,
         image_tokens,
-        language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym),
+        template,
         settings.max_txt_len,
         settings.max_context_len,
         requests,

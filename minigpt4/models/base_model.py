@@ -8,9 +8,22 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError, nearest
+from minigpt4.common.errors import CheckpointError
 from minigpt4.common.schema import parse
-from minigpt4.models.settings import FIRST_LAYER_INPUT, ModelSettings, defaults_path, merge_defaults
+from minigpt4.models.foreign_tensors import (
+    find_other,
+    in_short,
+    second_names,
+    split_derived,
+    why_unexpected,
+)
+from minigpt4.models.settings import (
+    FIRST_LAYER_INPUT,
+    TABLE_ROW,
+    ModelSettings,
+    defaults_path,
+    merge_defaults,
+)
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.weights.resolver import WeightSource
 
@@ -77,6 +90,10 @@ class BaseModel(nn.Module):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         """In words, what a checkpoint was trained with that differs here; None if nothing does."""
 
+    def scales_embeddings(self) -> bool:
+        """Whether embeddings are not the rows of their table, so that conventions differ."""
+        return False
+
     def in_own_convention(self, tensors: dict[str, torch.Tensor], convention: str) -> dict[str, torch.Tensor]:
         """Tensors of a checkpoint made under another embedding convention, as this model needs them."""
         return tensors
@@ -103,7 +120,7 @@ class BaseModel(nn.Module):
             path: the file.
             allow_missing: beginnings of keys that need not be in it.
             allow_mismatch: load it although it was trained with other parts, as long as the shapes fit.
-            embedding_convention: under which it was made; None for this project's own.
+            embedding_convention: under which it was made; None: as it says itself.
 
         Raises:
             CheckpointError: if it is not a checkpoint, lacks a trainable tensor, has one that the model does
@@ -113,28 +130,43 @@ class BaseModel(nn.Module):
         meta = checkpoint.get("meta", {})
         if not isinstance(meta, Mapping):
             raise CheckpointError(f"{path}: `meta` is a {type(meta).__name__}, it must be a dict")
-        mismatch = self.find_mismatch(meta)
+        again = second_names(self, self.checkpoint_key)
+        found, follow = split_derived(checkpoint["model"], again)
+        mismatch = self.find_mismatch(meta) or find_other(follow, again)
         if mismatch and not allow_mismatch:
             hint = "model.ckpt_allow_mismatch: True loads it anyway"
             raise CheckpointError(f"{path} {mismatch} ({hint})")
         if mismatch:
             log.warning("%s %s, and is loaded anyway", path, mismatch)
-        convention = embedding_convention or FIRST_LAYER_INPUT
+        own = {self.checkpoint_key(name): name for name, _ in self.named_parameters()}
+        for key in found:
+            if key not in own:
+                raise CheckpointError(f"{path}: {why_unexpected(key, own)}")
+        convention = self._convention_of(meta, embedding_convention, path)
+        needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
+        require_keys(needed, found, source=str(path))
+        if follow:
+            log.info("%s: passed over what follows from the architecture: %s", path, in_short(follow))
+        tensors = self.in_own_convention({own[key]: value for key, value in found.items()}, convention)
+        load_into(self, tensors, source=str(path), key_of=self.checkpoint_key)
+        return checkpoint
+
+    def _convention_of(self, meta: Mapping[str, Any], said: str | None, path: str | Path) -> str:
+        """The embedding convention of a checkpoint: as its meta or the user says. Raises CheckpointError."""
+        convention = said or FIRST_LAYER_INPUT
+        if "embedding_convention" not in meta and said is None and self.scales_embeddings():
+            raise CheckpointError(
+                f"{path} was made by other code and does not say what scale its projection has, but this "
+                "language model multiplies the rows of its embedding table: please set "
+                f"model.ckpt_embedding_convention to {TABLE_ROW} if it was trained with transformers before "
+                f"5.4 (the Gemma fork's were), else to {FIRST_LAYER_INPUT}"
+            )
         if meta.get("embedding_convention", convention) != convention:
             raise CheckpointError(
                 f"{path} was trained with embedding_convention {meta['embedding_convention']}, not "
                 f"{convention}: please set model.ckpt_embedding_convention to it"
             )
-        own = {self.checkpoint_key(name): name for name, _ in self.named_parameters()}
-        for key in checkpoint["model"]:
-            if key not in own:
-                raise CheckpointError(f"{path}: unexpected key {key!r}{nearest(key, own)}")
-        needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
-        require_keys(needed, checkpoint["model"], source=str(path))
-        tensors = {own[key]: value for key, value in checkpoint["model"].items()}
-        tensors = self.in_own_convention(tensors, convention)
-        load_into(self, tensors, source=str(path), key_of=self.checkpoint_key)
-        return checkpoint
+        return convention
 
     def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
         """Part, by its name in checkpoints -> its parameters."""

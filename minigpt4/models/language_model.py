@@ -83,6 +83,17 @@ class LanguageModel(nn.Module):
     def layers(self) -> list[nn.Module]:
         return layers_of(self.model)
 
+    @property
+    def embedding_factor(self) -> float:
+        """What `embed` multiplies the rows of the embedding table by (Gemma: the square root of D).
+
+        It is measured: a family that was chosen for its turns need not know it.
+        """
+        table: Any = self.model.get_input_embeddings()
+        ids = self._some_ids()
+        with torch.no_grad():
+            return (self.embed(ids).double().norm() / table.weight[ids].double().norm()).item()
+
     def train(self, mode: bool = True) -> "LanguageModel":
         """Frozen, it stays in evaluation mode: nothing is dropped out."""
         super().train(mode and not self.frozen)
@@ -90,9 +101,12 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def _take_fingerprint(self) -> str:
-        some_words = torch.linspace(0, self.config.vocab_size - 1, 64, device=self.model.device).long()
-        values = self.embed(some_words).bfloat16().view(torch.int16).cpu().numpy()
+        values = self.embed(self._some_ids()).bfloat16().view(torch.int16).cpu().numpy()
         return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+    def _some_ids(self) -> torch.Tensor:
+        """64 ids from the whole vocabulary."""
+        return torch.linspace(0, self.config.vocab_size - 1, 64, device=self.model.device).long()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""

@@ -5,6 +5,7 @@ language model, V its vocabulary.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -241,11 +242,14 @@ class MiniGPTBase(OriginalNames, BaseModel):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
 
+    def scales_embeddings(self) -> bool:
+        return not math.isclose(self.language.embedding_factor, 1, rel_tol=0.01)
+
     def in_own_convention(self, tensors: dict[str, torch.Tensor], convention: str) -> dict[str, torch.Tensor]:
         """A projection into the embedding table's scale, times the factor that the model applied later."""
         if convention != TABLE_ROW:
             return tensors
-        factor = self.backbone.embedding_factor(self.language.config)
+        factor = self.language.embedding_factor
         log.info("the projection is multiplied by %g, the language model's embedding factor", factor)
         return {
             name: value * factor if name.startswith("projection.") else value

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from minigpt4.common.config import CONFIG_DIR, load_yaml
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.schema import key, merge, plain_section
+from minigpt4.models.fork_keys import translate_fork_keys
 
 QUANTIZED = ("8bit", "4bit")  # of llm_precision
 SHARD = "shard"  # of device_map
@@ -30,6 +31,7 @@ MINIGPT4_TYPES = {
     "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
     "pretrain_llama2": "models/minigpt4_llama2.yaml",
     "pretrain_gemma": "models/minigpt4_gemma.yaml",
+    "pretrain_gemma_noqformer": "models/minigpt4_gemma_noqformer.yaml",
     "pretrain_auto": "models/minigpt4_auto.yaml",
     "tiny_llama": "models/minigpt4_tiny_llama.yaml",
     "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
@@ -103,7 +105,13 @@ class ModelSettings:
     )
 
     llama_model: str | None = key(None, "the language model: a folder, a hub id, a `.gguf` file; must be set")
-    llm_backbone: str = key("auto", "its family: `auto`, `llama`, `gemma`, `chatml`, `plain`, or yours")
+    llm_backbone: str = key(
+        "auto",
+        "its family: `auto`, `llama`, `gemma`, `chatml`, `plain`, or yours. As in the Gemma fork, a path or "
+        "hub id is the language model itself",
+        names="backbone",
+    )
+    llm_type: str | None = key(None, "the Gemma fork's key for the family", names="backbone")
     llm_precision: str = key(
         "bf16",
         "its precision (`8bit`, `4bit`: `pip install .[quant]`); where it is trained, it is kept in float32",
@@ -154,7 +162,8 @@ class ModelSettings:
     ckpt_allow_mismatch: bool = key(False, "load a `ckpt` that was trained with other parts")
     ckpt_embedding_convention: str | None = key(
         None,
-        f"`{TABLE_ROW}` for a Gemma projection made before transformers 5.4; null: `{FIRST_LAYER_INPUT}`",
+        f"the scale of a `ckpt` for Gemma that other code made: `{TABLE_ROW}` with transformers before 5.4 "
+        f"(the Gemma fork's), else `{FIRST_LAYER_INPUT}`; null: as the file says",
         choices=(FIRST_LAYER_INPUT, TABLE_ROW),
     )
     prompt: str | None = key(None, "stands in the original's defaults; nothing reads it", effect=False)
@@ -203,7 +212,7 @@ def defaults_path(model_type: Any, types: Mapping[str, str]) -> Path:
 def merge_defaults(
     section: Mapping[str, Any], types: Mapping[str, str], fallback: str = ""
 ) -> dict[str, Any]:
-    """A section `model:` over the defaults of its model type; merging twice changes nothing.
+    """A section `model:` over the defaults of its model type, in our keys; merging twice changes nothing.
 
     Args:
         section: what the user says.
@@ -213,7 +222,7 @@ def merge_defaults(
     Raises:
         ConfigError: for an unknown model type.
     """
-    given = plain_section(section, "model")
+    given = translate_fork_keys(plain_section(section, "model"))
     model_type = given.get("model_type") or fallback
     if not model_type:
         return given

@@ -1,8 +1,9 @@
 """What differs between families of language models, and how the right one is found."""
 
+import contextlib
 from typing import ClassVar
 
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
@@ -35,18 +36,30 @@ class BaseBackbone:
         return bos if isinstance(bos, int) and self.tokenizer("a").input_ids[:1] == [bos] else None
 
     def end_ids(self, generation: GenerationConfig, end_sym: str) -> list[int]:
-        """The ids that end a reply: the model's own EOS ids, and the end symbol where it is one token."""
+        """The ids that end a reply, whatever the end symbol is.
+
+        These are the model's own EOS ids, the token with which the family ends a turn, and the end symbol
+        where it is one token.
+        """
         own = generation.eos_token_id
         ids = [*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id]
+        ids.append(self.tokenizer.get_added_vocab().get(self.template.end))
         symbol = self.tokenizer.convert_tokens_to_ids(end_sym)
         if symbol != self.tokenizer.unk_token_id:
             ids.append(symbol)
         return sorted({one for one in ids if isinstance(one, int)})
 
-    @staticmethod
-    def embedding_factor(config: PreTrainedConfig) -> float:
-        """What the model multiplies the rows of its embedding table by before its first layer."""
-        return 1.0
+    def taught_marks(self) -> tuple[str, str] | None:
+        """What the language model was taught to read as turns (`PromptTemplate.marks`); None if not known.
+
+        It is known from the tokenizer's chat template, or if the family's marks are tokens of their own.
+        """
+        if self.tokenizer.chat_template:
+            with contextlib.suppress(ConfigError):  # a template that cannot be read says nothing
+                return registry.get_backbone_class("auto")(self.tokenizer).template.marks
+        if any(token in self.template.user for token in self.tokenizer.get_added_vocab()):
+            return self.template.marks
+        return None
 
 
 def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBase) -> BaseBackbone:

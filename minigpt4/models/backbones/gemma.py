@@ -1,7 +1,5 @@
 """Gemma 1, 2 and 3 (the text models)."""
 
-from transformers import PreTrainedConfig
-
 from minigpt4.common.registry import registry
 from minigpt4.models.backbones.base_backbone import BaseBackbone
 from minigpt4.prompts.templates import GEMMA
@@ -14,8 +12,3 @@ class GemmaBackbone(BaseBackbone):
     model_types = ("gemma", "gemma2", "gemma3", "gemma3_text")
     template = GEMMA
     fp16_overflows = True
-
-    @staticmethod
-    def embedding_factor(config: PreTrainedConfig) -> float:
-        """The square root of the width (Gemma Team 2024, arXiv:2403.08295; in the embedding since 5.4)."""
-        return config.hidden_size**0.5

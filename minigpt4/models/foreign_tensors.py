@@ -1,0 +1,68 @@
+"""What other code's checkpoints hold beside what was trained.
+
+The original's runner, and the Gemma fork's, leave frozen parameters out of their files, but neither buffers nor
+the second name of a parameter that has two, as a language model's head has that is tied to its embedding table.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from minigpt4.common.errors import nearest
+
+# Buffers that follow from the architecture.
+DERIVED = re.compile(r"llama_model\..*\.rotary_emb\.inv_freq|Qformer\.bert\.embeddings\.position_ids")
+LORA = re.compile(r"\.lora_[AB]\.")
+FORK_NAME = re.compile(r"^llm_model\.")
+
+
+def split_derived(
+    tensors: Mapping[str, torch.Tensor], second_names: Mapping[str, nn.Parameter]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A checkpoint's tensors by the original's names -> what was trained (or is unknown), what follows."""
+    tensors = {FORK_NAME.sub("llama_model.", key): value for key, value in tensors.items()}
+    follow = {key: value for key, value in tensors.items() if key in second_names or DERIVED.fullmatch(key)}
+    return {key: value for key, value in tensors.items() if key not in follow}, follow
+
+
+def second_names(model: nn.Module, key_of: Callable[[str], str]) -> dict[str, nn.Parameter]:
+    """The further names that checkpoints have for parameters which are in the model more than once."""
+    first = {name for name, _ in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {key_of(name): parameter for name, parameter in every if name not in first}
+
+
+def find_other(tensors: Mapping[str, torch.Tensor], own: Mapping[str, nn.Parameter]) -> str | None:
+    """In words, which parameter that is in the model more than once has other values in a checkpoint."""
+    for key in tensors.keys() & own.keys():
+        if not _agree(tensors[key], own[key]):
+            return f"was trained for another language model: its {key} is not that of model.llama_model"
+    return None
+
+
+def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether some rows of two matrices are the same, up to the precision of 16 bits."""
+    if one.shape != other.shape:
+        return False
+    rows = torch.linspace(0, len(one) - 1, 64).long()
+    here = other.detach()[rows.to(other.device)].cpu()
+    return torch.allclose(one[rows].float(), here.float(), rtol=0.01, atol=1e-6)
+
+
+def in_short(keys: Iterable[str]) -> str:
+    """The ends of keys, counted: `rotary_emb.inv_freq (32)`."""
+    ends = Counter(".".join(key.split(".")[-2:]) for key in keys)
+    return ", ".join(f"{end} ({count})" for end, count in ends.items())
+
+
+def why_unexpected(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that the model has no place for."""
+    if LORA.search(key):
+        return (
+            f"it holds LoRA weights ({key}), as MiniGPT-v2's checkpoints do, and models with LoRA are not "
+            "supported yet"
+        )
+    return f"unexpected key {key!r}{nearest(key, known)}"

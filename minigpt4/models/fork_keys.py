@@ -1,0 +1,60 @@
+"""The keys by which the Gemma fork names a language model: `llm_backbone` is its folder, `llm_type` its family."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+
+log = logging.getLogger(__name__)
+
+
+def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
+    """A section `model:` as the user wrote it -> in this project's keys, in which it stays as it is.
+
+    Here `llm_backbone` is the family and `llama_model` the language model.
+
+    Raises:
+        ConfigError: for an unknown family in `llm_type`, or two families or language models in one section.
+    """
+    section = dict(section)
+    family, backbone = section.pop("llm_type", None), section.get("llm_backbone")
+    if family is not None:
+        _check_family(family)
+    if _names_a_model(backbone):
+        model = section.get("llama_model")
+        if model not in (None, backbone):
+            raise ConfigError(
+                f"model.llm_backbone and model.llama_model are two language models, {backbone!r} and "
+                f"{model!r}: please leave one of them out"
+            )
+        section["llama_model"] = section.pop("llm_backbone")
+        log.info(
+            "model.llm_backbone %r is a language model, not a family, so it is read as model.llama_model%s",
+            backbone,
+            f"; its family is model.llm_type, {family!r}" if family else "",
+        )
+    elif family is not None and backbone not in (None, family):
+        raise ConfigError(
+            f"model.llm_type is {family!r} and model.llm_backbone is {backbone!r}: they name two families, "
+            "please leave one of them out"
+        )
+    if family is not None:
+        section["llm_backbone"] = family
+    return section
+
+
+def _check_family(name: Any) -> None:
+    try:
+        registry.schema("backbone", str(name))
+    except ConfigError as error:
+        raise ConfigError(f"model.llm_type: {error}") from error
+
+
+def _names_a_model(backbone: Any) -> bool:
+    """Whether it is a path, a hub id, or what asks for one ("please set ..."). A family is one word."""
+    if not isinstance(backbone, str) or backbone in registry.tables["backbone"].declared():
+        return False
+    return bool(re.search(r"[/\\\s]", backbone)) or Path(backbone).exists()

@@ -1,0 +1,70 @@
+"""The Gemma fork's names for the language model and its family."""
+
+import logging
+
+import pytest
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.registry import registry
+from minigpt4.models import assembly
+from minigpt4.models.settings import MINIGPT4_TYPES, merge_defaults
+
+MODEL = registry.get_model_class("minigpt4")
+
+
+def settings(**section):
+    return MODEL.settings({"model_type": "pretrain_gemma"} | section)
+
+
+@pytest.mark.parametrize("name", ["/path/of/gemma-2b-it", "./weight/gemma-2b-it", "google/gemma-7b-it", "..\\gemma"])
+def test_a_backbone_that_is_a_path_is_the_language_model(name, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    read = settings(llm_backbone=name, llm_type="gemma")
+    assert (read.llama_model, read.llm_backbone, read.llm_type) == (name, "gemma", None)
+    (line,) = caplog.messages
+    assert repr(name) in line and "model.llama_model" in line and "'gemma'" in line
+
+
+def test_a_folder_without_a_slash_is_one_too_but_a_family_is_a_family(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("gemma-2b-it", "gemma"):
+        (tmp_path / name).mkdir()
+    assert settings(llm_backbone="gemma-2b-it").llama_model == "gemma-2b-it"
+    assert settings(llm_backbone="gemma").llama_model == "google/gemma-2b-it"
+
+
+def test_the_family_alone() -> None:
+    assert settings(llm_type="llama").llm_backbone == "llama"
+    assert settings(llm_type="llama", llm_backbone="llama").llm_backbone == "llama"
+    assert settings(llm_type=None).llm_backbone == "gemma"
+    # Without one, the model type's holds.
+    assert settings(llm_backbone="a/b").llm_backbone == "gemma"
+    assert MODEL.settings({"llm_backbone": "a/b"}).llm_backbone == "auto"
+
+
+def test_translating_twice_changes_nothing(caplog) -> None:
+    caplog.set_level(logging.INFO)
+    section = {"model_type": "pretrain_gemma", "llm_backbone": "a/b", "llm_type": "llama"}
+    once = merge_defaults(section, MINIGPT4_TYPES)
+    assert merge_defaults(once, MINIGPT4_TYPES) == once
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "facts"),
+    [
+        ({"llm_backbone": "gema"}, "model.llm_backbone: 'gema' 'gemma' llama"),
+        ({"llm_type": "gema", "llm_backbone": "a/b"}, "model.llm_type: 'gema' 'gemma' llama"),
+        ({"llm_type": 3}, "model.llm_type: '3' gemma"),
+        ({"llm_backbone": "no_such_module:Family"}, "model.llm_backbone: 'no_such_module'"),
+        ({"llm_type": "gemma", "llm_backbone": "llama"}, "model.llm_type 'gemma' model.llm_backbone 'llama'"),
+        ({"llm_backbone": "a/b", "llama_model": "c/d"}, "model.llm_backbone model.llama_model 'a/b' 'c/d'"),
+    ],
+)
+def test_what_is_mistyped_is_told_before_anything_is_fetched_or_built(section, facts, monkeypatch) -> None:
+    for name in ("weight_sources", "build_vision", "build_language"):
+        monkeypatch.setattr(assembly, name, lambda *_: pytest.fail("too late"))
+    for use in (MODEL.from_config, MODEL.weight_sources):
+        with pytest.raises(ConfigError) as error:
+            use({"model_type": "pretrain_gemma"} | section)
+        assert all(fact in str(error.value) for fact in facts.split())

@@ -1,0 +1,189 @@
+"""Checkpoints that the original's own runner wrote, and the Gemma fork's: what they hold, and what it computes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt4.common.errors import CheckpointError
+from minigpt4.common.registry import registry
+from minigpt4.weights.checkpoint import save_checkpoint
+from minigpt4.weights.resolver import read_tensors
+from tests.support import GOLDEN, ROOT
+
+ORIGINAL, FORK = GOLDEN / "original_checkpoints", GOLDEN / "fork"
+TINY = ROOT / "minigpt4" / "assets" / "tiny"
+EXACT = {"vit_precision": "fp32", "llm_precision": "fp32", "image_size": 56, "llm_sanity_check": False}
+
+
+def build(**section: Any) -> torch.nn.Module:
+    return registry.get_model_class("minigpt4").from_config(EXACT | section, device="cpu")
+
+
+def build_original(name: str, ckpt: Path | None = None) -> torch.nn.Module:
+    """The tiny parts with which the original's checkpoints were made."""
+    qformer = {
+        "q_former_model": str(ORIGINAL / "qf32.pth"),
+        "q_former_kwargs": {
+            **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+            **{"intermediate_size": 64, "cross_attention_frequency": 2},
+        },
+    }
+    return build(
+        model_type="pretrain_vicuna0" if name == "vicuna" else "pretrain_llama2",
+        vit_weights=str(ORIGINAL / "eva32.pth"),
+        vit_kwargs={"patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
+        llama_model=str(GOLDEN / "llm"),
+        ckpt=str(ckpt or ORIGINAL / f"{name}.pth"),
+        **(qformer if name == "vicuna" else {}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "passed_over"),
+    [
+        ("vicuna", "rotary_emb.inv_freq (2), embeddings.position_ids (1)"),
+        ("llama2", "rotary_emb.inv_freq (2)"),
+    ],
+)
+def test_buffers_that_the_originals_runner_saves_are_passed_over(name, passed_over, caplog) -> None:
+    caplog.set_level("INFO")
+    model = build_original(name)
+    saved = read_tensors(ORIGINAL / f"{name}.pth")["model"]
+    assert torch.equal(model.llama_proj.weight, saved["llama_proj.weight"])
+    assert torch.equal(model.llama_proj.bias, saved["llama_proj.bias"])
+    path = ORIGINAL / f"{name}.pth"
+    line = f"{path}: passed over what follows from the architecture: {passed_over}"
+    assert [one for one in caplog.messages if "passed over" in one] == [line]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "llama_model.model.layers.0.self_attn.inv_freq",
+        "llama_model.lm_head.weight.inv_freq",
+        "visual_encoder.rotary_emb.inv_freq",
+        "Qformer.bert.embeddings.position_embeddings.weight",
+        "llama_projection.weight",
+    ],
+)
+def test_any_other_key_is_still_an_error(tmp_path, key) -> None:
+    content = read_tensors(ORIGINAL / "vicuna.pth")
+    content["model"][key] = torch.zeros(2)
+    save_checkpoint(content, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=f"unexpected key {key!r}"):
+        build_original("vicuna", tmp_path / "c.pth")
+
+
+def test_lora_weights_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"v2\.pth: it holds LoRA weights \(llama_model\..*lora_A"):
+        build_original("v2")
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory) -> Path:
+    """The fork's tiny Gemma: its own small files, and the weights of ours, which are the same."""
+    folder = tmp_path_factory.mktemp("gemma")
+    for file in (FORK / "gemma").glob("*.json"):
+        shutil.copy(file, folder)
+    shutil.copy(TINY / "gemma" / "model.safetensors", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return read_tensors(FORK / "record.pt")
+
+
+def build_fork(gemma: Path, **section: Any) -> torch.nn.Module:
+    """In the fork's own keys."""
+    return build(
+        model_type="pretrain_gemma_noqformer",
+        vit_weights=str(TINY / "eva_vit_g.pth"),
+        vit_kwargs={"patch_size": 7, "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 3.0},
+        llm_backbone=str(gemma),
+        **{"llm_type": "gemma", "ckpt": str(FORK / "checkpoint.pth"), "end_sym": "\n"} | section,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(gemma) -> torch.nn.Module:
+    return build_fork(gemma, ckpt_embedding_convention="table_row").eval()
+
+
+@torch.no_grad()
+def test_the_forks_loss_and_image_embeddings(model, record) -> None:
+    loss = model({"image": record["images"], "answer": record["captions"]})["loss"]
+    assert loss.item() == pytest.approx(record["loss_end"].item(), abs=1e-4) == pytest.approx(2.02232, abs=1e-4)
+    embeds, mask = model.encode_img(record["images"])
+    assert mask.shape == (3, 16)
+    torch.testing.assert_close(embeds / 128**0.5, record["img_embeds"], rtol=0, atol=1e-5)
+
+
+def test_the_forks_gradient_of_the_projection(gemma, record) -> None:
+    """Its projection was in the table's scale, so its gradient is the factor's times ours."""
+    model, factor = build_fork(gemma, ckpt=None), 128**0.5
+    with torch.no_grad():
+        model.llama_proj.weight.copy_(record["w0"] * factor)
+        model.llama_proj.bias.copy_(record["b0"] * factor)
+    loss = model({"image": record["images"], "answer": record["captions"]})["loss"]
+    loss.backward()
+    assert loss.item() == pytest.approx(record["losses"][0], abs=1e-4)
+    torch.testing.assert_close(model.llama_proj.weight.grad * factor, record["grad_w"], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_forks_greedy_replies(model, record) -> None:
+    embeds, _ = model.encode_img(record["images"][:1])
+    for prompt, (text, ids) in zip(record["prompts"], record["answers"], strict=False):
+        inputs = model.get_context_emb(prompt, [embeds])
+        mask = torch.ones(inputs.shape[:2], dtype=torch.long)
+        arguments = {"inputs_embeds": inputs, "attention_mask": mask, "do_sample": False}
+        assert model.llama_model.generate(**arguments, max_new_tokens=12)[0].tolist() == ids
+        assert model.generate(record["images"][:1], [prompt], max_new_tokens=12) == [text]
+
+
+def test_gemmas_turn_ends_a_reply_under_the_forks_end_symbol(gemma, record, caplog) -> None:
+    """Its generation_config names `<eos>` 1 alone, its eval YAML `</s>`; `<end_of_turn>` is 5."""
+    model = build_fork(
+        gemma,
+        ckpt_embedding_convention="table_row",
+        end_sym="</s>",
+        prompt_template="[INST] {} [/INST] ",
+    )
+    assert {1, 5} <= {*model.stop_ids}
+    prompt = record["prompts"][0]
+    assert model.generate(record["images"][:1], [prompt], max_new_tokens=12) == ["a large brown circle"]
+    (warning,) = (one for one in caplog.messages if "prompt_template" in one)
+    assert "'[INST]...[/INST]'" in warning and "'<start_of_turn>user...<end_of_turn>" in warning
+
+
+def test_a_gemma_checkpoint_must_say_its_convention(gemma, caplog) -> None:
+    with pytest.raises(CheckpointError, match=r"please set model\.ckpt_embedding_convention to table_row if"):
+        build_fork(gemma)
+    # Whatever family its turns are said to be of.
+    with pytest.raises(CheckpointError, match=r"please set model\.ckpt_embedding_convention to table_row if"):
+        build_fork(gemma, llm_type="plain")
+    scales = {
+        convention: build_fork(gemma, llm_type="plain", ckpt_embedding_convention=convention).llama_proj.weight
+        for convention in ("table_row", "first_layer_input")
+    }
+    torch.testing.assert_close(scales["table_row"], scales["first_layer_input"] * 128**0.5)
+
+
+def test_a_tied_head_must_be_that_of_the_language_model(gemma, tmp_path, caplog) -> None:
+    content = read_tensors(FORK / "checkpoint.pth")
+    head = content["model"]["llm_model.lm_head.weight"]
+    said: dict[str, Any] = {"ckpt": str(tmp_path / "c.pth"), "ckpt_embedding_convention": "table_row"}
+    for other in (head.flip(0), head[:-1]):
+        content["model"]["llm_model.lm_head.weight"] = other
+        save_checkpoint(content, tmp_path / "c.pth")
+        with pytest.raises(CheckpointError, match=r"another language model: its llama_model\.lm_head\.weight"):
+            build_fork(gemma, **said)
+        assert build_fork(gemma, **said, ckpt_allow_mismatch=True)
+    # Other code may have saved it in 16 bits.
+    content["model"]["llm_model.lm_head.weight"] = head.half()
+    save_checkpoint(content, tmp_path / "c.pth")
+    assert build_fork(gemma, **said)
