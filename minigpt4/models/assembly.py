@@ -142,8 +142,8 @@ def build_prompts(
     taught = language.backbone.taught_marks()
     if settings.prompt_template and taught not in (None, template.marks):
         log.warning(
-            "model.prompt_template writes turns as %r, but %s was taught %r: unless the checkpoint was trained "
-            "so, leave prompt_template out",
+            "model.prompt_template writes turns as %r, but %s was taught %r: leave prompt_template out, "
+            "unless the checkpoint was trained with it",
             "...".join(template.marks),
             language.name,
             "...".join(taught),

@@ -134,8 +134,7 @@ class BaseModel(nn.Module):
         found, follow = split_derived(checkpoint["model"], again)
         mismatch = self.find_mismatch(meta) or find_other(follow, again)
         if mismatch and not allow_mismatch:
-            hint = "model.ckpt_allow_mismatch: True loads it anyway"
-            raise CheckpointError(f"{path} {mismatch} ({hint})")
+            raise CheckpointError(f"{path} {mismatch} (model.ckpt_allow_mismatch: True loads it anyway)")
         if mismatch:
             log.warning("%s %s, and is loaded anyway", path, mismatch)
         own = {self.checkpoint_key(name): name for name, _ in self.named_parameters()}

@@ -1,7 +1,7 @@
 """What other code's checkpoints hold beside what was trained.
 
-The original's runner, and the Gemma fork's, leave frozen parameters out of their files, but neither buffers nor
-the second name of a parameter that has two, as a language model's head has that is tied to its embedding table.
+The original's runner, and the Gemma fork's, leave frozen parameters out of their files, but neither buffers
+nor the second name of a parameter that has two (a head that is tied to the embedding table).
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The keys by which the Gemma fork names a language model: `llm_backbone` is its folder, `llm_type` its family."""
+"""The Gemma fork's keys for a language model: `llm_backbone` is its folder, `llm_type` its family."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""The YAMLs of the original's MiniGPT-4 and of the Gemma fork: with tiny weights, put in by `--options`, they run."""
+"""The YAMLs of the original's MiniGPT-4 and of the Gemma fork run with tiny weights, by `--options`."""
 
 import json
 import math
@@ -55,7 +55,10 @@ def test_a_yaml_builds_trains_two_steps_and_chats(path, shapes, align, tmp_path,
     for dataset in load(path).datasets_cfg:
         storage = align if dataset == "cc_sbu_align" else f"{shapes}/train/00000.tar"
         options += [f"datasets.{dataset}.build_info.storage={{train: '{storage}'}}"]
-        options += [f"datasets.{dataset}.batch_size=2", f"datasets.{dataset}.vis_processor.train.image_size=56"]
+        options += [
+            f"datasets.{dataset}.batch_size=2",
+            f"datasets.{dataset}.vis_processor.train.image_size=56",
+        ]
     train(load(path, *options, "model.ckpt=null"))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2]
@@ -66,7 +69,7 @@ def test_a_yaml_builds_trains_two_steps_and_chats(path, shapes, align, tmp_path,
     trained = read_checkpoint(tmp_path / "checkpoint_latest.pth")["model"]
     assert trained.keys() == {"llama_proj.weight", "llama_proj.bias"}
     assert torch.equal(model.llama_proj.weight, trained["llama_proj.weight"])
-    # Gemma ends its turns with <end_of_turn> 5, whatever the fork's `end_sym: "</s>"` says; LLaMA with </s> 2.
+    # Gemma ends a turn with <end_of_turn> 5, whatever the fork's `end_sym: "</s>"` says; LLaMA with </s> 2.
     assert (5 if "gemma" in path.name else 2) in model.stop_ids
 
     chat = Chat(model, processors_of(plain(cfg.datasets_cfg), "train", 56)[0])

@@ -19,7 +19,7 @@ from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.prompts.templates import CHATML, GEMMA, LLAMA2, PLAIN, PromptTemplate
 from minigpt4.weights.checkpoint import save_checkpoint
 from tests.support import GOLDEN, ROOT
-from tests.support.families import FAMILIES, TINY, chatml_tokenizer, save_model
+from tests.support.families import FAMILIES, MISTRAL, TINY, chatml_tokenizer, save_model
 from tests.support.golden import build_golden_model
 from tests.support.prompts import prompt_ids
 
@@ -186,10 +186,6 @@ def test_no_bos_is_invented(tmp_path) -> None:
     assert choose_backbone("auto", "gemma", gemma).bos_id == 2
 
 
-MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-)
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<h>{{ m.role }}</h>\n\n{{ m.content }}<eot>{% endfor %}"
     "{% if add_generation_prompt %}<h>assistant</h>\n\n{% endif %}"

@@ -16,7 +16,9 @@ def settings(**section):
     return MODEL.settings({"model_type": "pretrain_gemma"} | section)
 
 
-@pytest.mark.parametrize("name", ["/path/of/gemma-2b-it", "./weight/gemma-2b-it", "google/gemma-7b-it", "..\\gemma"])
+@pytest.mark.parametrize(
+    "name", ["/path/of/gemma-2b-it", "./weight/gemma", "google/gemma-7b-it", "..\\gemma"]
+)
 def test_a_backbone_that_is_a_path_is_the_language_model(name, caplog) -> None:
     caplog.set_level(logging.INFO)
     read = settings(llm_backbone=name, llm_type="gemma")
