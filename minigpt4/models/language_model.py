@@ -90,9 +90,12 @@ class LanguageModel(nn.Module):
         It is measured: a family that was chosen for its turns need not know it.
         """
         table: Any = self.model.get_input_embeddings()
+        if table.weight.is_meta:  # accelerate keeps it on the CPU or on disk
+            return float(getattr(table, "embed_scale", 1.0))
         ids = self._some_ids()
         with torch.no_grad():
-            return (self.embed(ids).double().norm() / table.weight[ids].double().norm()).item()
+            rows = table.weight[ids.to(table.weight.device)]
+            return self.embed(ids).double().norm().item() / rows.double().norm().item()
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Frozen, it stays in evaluation mode: nothing is dropped out."""

@@ -21,7 +21,7 @@ from transformers import (
 from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
 from minigpt4.common.errors import ConfigError
-from minigpt4.models.backbones.base_backbone import BaseBackbone, choose_backbone
+from minigpt4.models.backbones.base_backbone import choose_backbone, claimed_by
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.settings import QUANTIZED, SHARD
@@ -76,7 +76,9 @@ def load_language_model(
     config = _from_pretrained(AutoConfig.from_pretrained, where)
     tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
     family = choose_backbone(backbone, config.model_type, tokenizer)
-    arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, family, device)
+    # Whatever family its turns are of, a model overflows where its own family does.
+    overflows = family.fp16_overflows or claimed_by(config.model_type).fp16_overflows
+    arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, overflows, device)
     sharded = ranks_share_layers(device_map)
     if sharded:
         _check_sharding(precision, trainable)
@@ -147,7 +149,7 @@ def _from_pretrained(load: Callable, arguments: dict[str, Any]) -> Any:
         raise ConfigError(f"model.llama_model: could not load {place}: {error}") from error
 
 
-def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.device) -> dict[str, Any]:
+def _precision_arguments(precision: str, overflows: bool, device: torch.device) -> dict[str, Any]:
     if precision in QUANTIZED:
         try:
             import bitsandbytes  # noqa: F401  (transformers would fail later and less clearly)
@@ -164,7 +166,7 @@ def _precision_arguments(precision: str, backbone: BaseBackbone, device: torch.d
             settings = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype}
         return {"quantization_config": BitsAndBytesConfig(**settings), "dtype": dtype}
     dtype = dtype_for(precision, device, "model.llm_precision")
-    if dtype is torch.float16 and backbone.fp16_overflows:
+    if dtype is torch.float16 and overflows:
         log.warning("model.llm_precision: this language model overflows in float16, so it runs in bfloat16")
         dtype = torch.bfloat16
     return {"dtype": dtype}

@@ -67,6 +67,13 @@ class BaseBackbone:
         return None
 
 
+def claimed_by(model_type: str) -> type[BaseBackbone]:
+    """The family that claims a `model_type` of transformers' configs; `auto` if none does."""
+    classes = map(registry.get_backbone_class, registry.list_backbones())
+    fallback = registry.get_backbone_class("auto")
+    return next((known for known in classes if model_type in known.model_types), fallback)
+
+
 def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBase) -> BaseBackbone:
     """The family that `model.llm_backbone` names.
 
@@ -83,9 +90,7 @@ def choose_backbone(name: str, model_type: str, tokenizer: PreTrainedTokenizerBa
             return registry.get_backbone_class(name)(tokenizer)
         except ConfigError as error:
             raise ConfigError(f"model.llm_backbone: {error}") from error
-    taught = registry.get_backbone_class("auto")
-    classes = map(registry.get_backbone_class, registry.list_backbones())
-    family = next((known for known in classes if model_type in known.model_types), taught)
+    taught, family = registry.get_backbone_class("auto"), claimed_by(model_type)
     backbone = family(tokenizer)
     if family is not taught and tokenizer.chat_template:
         written = taught(tokenizer).template
