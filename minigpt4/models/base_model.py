@@ -90,6 +90,10 @@ class BaseModel(nn.Module):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         """In words, what a checkpoint was trained with that differs here; None if nothing does."""
 
+    def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        """What to add to a message about a shape of a checkpoint's tensors."""
+        return ""
+
     def scales_embeddings(self) -> bool:
         """Whether embeddings are not the rows of their table, so that conventions differ."""
         return False
@@ -147,7 +151,8 @@ class BaseModel(nn.Module):
         if follow:
             log.info("%s: passed over what follows from the architecture: %s", path, in_short(follow))
         tensors = self.in_own_convention({own[key]: value for key, value in found.items()}, convention)
-        load_into(self, tensors, source=str(path), key_of=self.checkpoint_key)
+        hint = self.explain_shapes(tensors)
+        load_into(self, tensors, source=str(path), key_of=self.checkpoint_key, hint=hint)
         return checkpoint
 
     def _convention_of(self, meta: Mapping[str, Any], said: str | None, path: str | Path) -> str:

@@ -242,6 +242,16 @@ class MiniGPTBase(OriginalNames, BaseModel):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
 
+    def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        weight, width = tensors.get("projection.weight"), self.token_shape.width
+        if weight is None or weight.shape[-1:] in ((), (width,)):
+            return ""
+        return (
+            f": it was trained on image tokens that are {weight.shape[-1]} wide, here they are {width} wide "
+            "(model.has_qformer, model.patches_per_token; the Gemma fork's model_type is "
+            "pretrain_gemma_noqformer here)"
+        )
+
     def scales_embeddings(self) -> bool:
         return not math.isclose(self.language.embedding_factor, 1, rel_tol=0.01)
 

@@ -68,6 +68,7 @@ def load_into(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     key_of: Callable[[str], str] = str,
+    hint: str = "",
 ) -> None:
     """Copy tensors into parameters and buffers of the same names.
 
@@ -83,6 +84,7 @@ def load_into(
         source: the file, for messages.
         device, dtype: of parameters that are made here.
         key_of: a name -> what the file calls it, for messages.
+        hint: what to add to the message about a shape.
 
     Raises:
         CheckpointError: naming the unexpected key or both shapes.
@@ -95,7 +97,7 @@ def load_into(
         if places[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{source}: {key_of(name)} is {list(tensor.shape)}, "
-                f"the model wants {list(places[name].shape)}"
+                f"the model wants {list(places[name].shape)}{hint}"
             )
     with torch.no_grad():
         for key, tensor in tensors.items():

@@ -170,7 +170,13 @@ def test_a_file_that_is_not_there(tmp_path) -> None:
         # Without meta, as the original leaves them: made for a language model of another width …
         (projection(out=4096), ["llama_proj.weight is [4096, 48], the model wants [64, 48]"]),
         # … or behind another Q-Former.
-        (projection(width=768), ["llama_proj.weight is [64, 768], the model wants [64, 48]"]),
+        (
+            projection(width=768),
+            [
+                "llama_proj.weight is [64, 768], the model wants [64, 48]: it was trained on image "
+                "tokens that are 768 wide, here they are 48 wide (model.has_qformer, model.patches_per_token",
+            ],
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(golden_model, tmp_path, tensors, messages) -> None:
