@@ -1,15 +1,9 @@
-"""The section `datasets:` as typed settings. Checking them opens no file and imports no torch."""
+"""The section `datasets:` as typed settings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from minigpt4.common.errors import ConfigError
-from minigpt4.common.registry import registry
-from minigpt4.common.schema import key, plain_section
-
-if TYPE_CHECKING:
-    from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.common.schema import key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +63,3 @@ class FolderInfo(MapStyleInfo):
     storage: str | dict[str, Any] | None = key(
         None, "the folder of images and annotations, or split -> folder, in place of the keys above"
     )
-
-
-def builder_class(name: str, section: Mapping | None) -> type["BaseDatasetBuilder"]:
-    """The builder of an entry of `datasets:`. Raises ConfigError if there is none of that name."""
-    return registry.get_builder_class((section or {}).get("builder") or name)
-
-
-def check_datasets(datasets: Mapping | None) -> dict[str, "BaseDatasetBuilder"]:
-    """Check every key of `datasets:`.
-
-    Returns:
-        Entry name -> its builder, in order. Nothing has been looked for on disk.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    sections = plain_section(datasets, "datasets")
-    builders = {}
-    for name, section in sections.items():
-        plain = plain_section(section, f"datasets.{name}")
-        builders[name] = builder_class(name, plain).from_config(name, plain)
-    if builders and not any(builder.sample_ratio for builder in builders.values()):
-        names = ", ".join(f"datasets.{name}.sample_ratio" for name in builders)
-        raise ConfigError(f"{names}: all are 0, at least one must be above")
-    return builders

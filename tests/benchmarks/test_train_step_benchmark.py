@@ -33,7 +33,7 @@ def test_the_floors_are_what_a_step_computes(size: Size, tmp_path: Path) -> None
         model(samples)["loss"].backward()
     products = step_products(size, 2, tokens.ids.shape[1], tokens.targets)
     assert sum(p.flops for p in products) == pytest.approx(counter.get_total_flops(), rel=1e-3)
-    # Only the projection is trained: back through the language model takes no more than forth, but for
+    # Only the projection is trained: backward through the language model takes no more than forward, but for
     # attention, whose two products have four gradients.
     parts = by_part(products, lambda p: p.flops)
     assert parts["language model"] < parts["language model, back"] < 1.3 * parts["language model"]

@@ -17,8 +17,8 @@ from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.schema import parse
 from minigpt4.datasets.builders import JsonlBuilder, build_datasets
+from minigpt4.datasets.builders.base_dataset_builder import check_datasets
 from minigpt4.datasets.mixing import TrainStream
-from minigpt4.datasets.settings import check_datasets
 from minigpt4.runners.evaluation import check_splits
 from minigpt4.runners.settings import RunSettings
 from tests.support.golden import golden_model_config
@@ -91,7 +91,7 @@ def test_a_batch_size_is_needed_to_train_alone() -> None:
 def test_check_datasets_imports_no_torch() -> None:
     entries = {"cc_sbu": entry(), "talk": entry(builder="jsonl", build_info={"ann_path": "x"})}
     code = (
-        f"import sys; from minigpt4.datasets.settings import check_datasets; check_datasets({entries});"
+        f"import sys; from minigpt4.datasets.builders.base_dataset_builder import check_datasets; check_datasets({entries});"
         "print([m for m in ('torch', 'transformers', 'timm', 'webdataset') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

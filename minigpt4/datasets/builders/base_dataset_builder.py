@@ -1,4 +1,4 @@
-"""From an entry of `datasets:` in a YAML to data sets."""
+"""From the section `datasets:` of a YAML to data sets. Checking it opens no file and imports no torch."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from minigpt4.common.config import CONFIG_DIR
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.schema import parse
-from minigpt4.datasets.settings import DatasetSettings, check_datasets
+from minigpt4.common.registry import registry
+from minigpt4.common.schema import parse, plain_section
+from minigpt4.datasets.settings import DatasetSettings
 from minigpt4.processors.base_processor import (
     BaseProcessor,
     ImageProcessor,
@@ -82,6 +83,31 @@ class BaseDatasetBuilder:
     def build_datasets(self) -> Mapping[str, "SampleStream"]:
         """Split name -> data set."""
         raise NotImplementedError
+
+
+def builder_class(name: str, section: Mapping | None) -> type[BaseDatasetBuilder]:
+    """The builder of an entry of `datasets:`. Raises ConfigError if there is none of that name."""
+    return registry.get_builder_class((section or {}).get("builder") or name)
+
+
+def check_datasets(datasets: Mapping | None) -> dict[str, BaseDatasetBuilder]:
+    """Check every key of `datasets:`.
+
+    Returns:
+        Entry name -> its builder, in order. Nothing has been looked for on disk.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    sections = plain_section(datasets, "datasets")
+    builders = {}
+    for name, section in sections.items():
+        plain = plain_section(section, f"datasets.{name}")
+        builders[name] = builder_class(name, plain).from_config(name, plain)
+    if builders and not any(builder.sample_ratio for builder in builders.values()):
+        names = ", ".join(f"datasets.{name}.sample_ratio" for name in builders)
+        raise ConfigError(f"{names}: all are 0, at least one must be above")
+    return builders
 
 
 # Name -> the builder, and what it built by split.
