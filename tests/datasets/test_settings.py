@@ -91,7 +91,8 @@ def test_a_batch_size_is_needed_to_train_alone() -> None:
 def test_check_datasets_imports_no_torch() -> None:
     entries = {"cc_sbu": entry(), "talk": entry(builder="jsonl", build_info={"ann_path": "x"})}
     code = (
-        f"import sys; from minigpt4.datasets.builders.base_dataset_builder import check_datasets; check_datasets({entries});"
+        "import sys; from minigpt4.datasets.builders.base_dataset_builder import check_datasets;"
+        f"check_datasets({entries});"
         "print([m for m in ('torch', 'transformers', 'timm', 'webdataset') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
