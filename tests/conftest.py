@@ -15,7 +15,7 @@ from tests.support import GOLDEN, TESTS
 from tests.support.golden import build_golden_model
 
 # Folders whose tests are units, unless one is marked `integration` or talks to a server.
-UNIT_FOLDERS = {"common", "prompts", "processors", "models", "tasks", "weights", "datasets"}
+UNIT_FOLDERS = {"common", "compat", "prompts", "processors", "models", "tasks", "weights", "datasets"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m unit` selects

@@ -50,7 +50,7 @@ def chat(args: argparse.Namespace) -> None:
         log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
 
     log.info("opening the page")
-    from minigpt4.conversation.conversation import Chat
+    from minigpt4.conversation.chat import Chat
     from minigpt4.conversation.page import MAX_UPLOAD, build_page
 
     page = build_page(Chat(model, vis_processor), title=model_class.__name__)

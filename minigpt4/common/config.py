@@ -3,6 +3,7 @@
 Which dataclass describes a section is asked of the registry, so this module imports nothing above it.
 """
 
+import logging
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from yaml import YAMLError
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import key, merge, parse, plain, read, require_mapping
+
+log = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
@@ -228,6 +231,14 @@ class Config:
     @property
     def evaluation_datasets_cfg(self) -> DictConfig:
         return self.config.get("evaluation_datasets", OmegaConf.create())
+
+    def get_config(self) -> DictConfig:
+        """The whole configuration."""
+        return self.config
+
+    def pretty_print(self) -> None:
+        """Log the whole configuration as YAML."""
+        log.info("the configuration:\n%s", OmegaConf.to_yaml(self.config))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain Python values, for the log and the checkpoint."""

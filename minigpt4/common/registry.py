@@ -16,6 +16,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from minigpt4.common.errors import ConfigError, nearest
@@ -141,6 +142,12 @@ class Registry:
         if table.knows(name) and name in table.places:
             return table.schemas.get(name)
         return getattr(table.get(name), "SETTINGS", None)
+
+    @staticmethod
+    def get_path(name: str) -> str | None:
+        """The original's `library_root`, the folder of the package, or `repo_root`, the one above it."""
+        library = Path(__file__).resolve().parent.parent
+        return {"library_root": str(library), "repo_root": str(library.parent)}.get(name)
 
 
 @functools.cache

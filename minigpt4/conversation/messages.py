@@ -36,7 +36,7 @@ class Conversation:
 
     def get_prompt(self) -> str:
         """The whole dialogue as text, up to where the next reply begins. BOS is not written out."""
-        text = self.system
+        text = self.system + (self.template.after_system if self.system else "")
         for place, (role, message) in enumerate(self.messages):
             if role == self.template.user and place:
                 text += self.template.next_turn

@@ -7,4 +7,12 @@ MODELS = {"minigpt4": "minigpt4.models.minigpt4:MiniGPT4"}
 
 registry.declare("model", MODELS, {"minigpt4": ModelSettings})
 
-__getattr__ = lazily(*MODELS.values(), "minigpt4.models.minigpt_base:MiniGPTBase")
+__getattr__ = lazily(
+    *MODELS.values(),
+    "minigpt4.models.base_model:BaseModel",
+    "minigpt4.models.minigpt_base:MiniGPTBase",
+    # for outside code (docs/porting.md)
+    "minigpt4.compat.models:load_model",
+    "minigpt4.compat.models:load_model_and_preprocess",
+    "minigpt4.compat.models:load_preprocess",
+)

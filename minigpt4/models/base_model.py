@@ -8,8 +8,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError
-from minigpt4.common.schema import parse
+from minigpt4.common.errors import CheckpointError, nearest
+from minigpt4.common.schema import parse, plain_section
 from minigpt4.models.foreign_tensors import (
     find_other,
     in_short,
@@ -55,7 +55,14 @@ class BaseModel(nn.Module):
         """
         if isinstance(cfg, ModelSettings):
             return cfg
-        return parse(cls.SETTINGS, merge_defaults(cfg, cls.SETTINGS.TYPES), "model")
+        section, known = plain_section(cfg, "model"), cls.SETTINGS.TYPES
+        model_type = section.get("model_type")
+        if model_type and model_type not in known:
+            # `Config` refuses it. Outside code passes sections that it has read itself, of types of its own.
+            guess = nearest(str(model_type), known)
+            log.warning("model.model_type %r is unknown%s: it brings no defaults", model_type, guess)
+            del section["model_type"]
+        return parse(cls.SETTINGS, merge_defaults(section, known), "model")
 
     @classmethod
     def from_config(

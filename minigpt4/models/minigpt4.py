@@ -33,14 +33,17 @@ class MiniGPT4(MiniGPTBase):
 
         Args:
             cfg: the section; what it leaves out comes from the defaults of its `model_type`, if it has one.
-            device: where the model goes; None takes the best there is.
+            device: where the model goes; None takes the GPU of `device_8bit`, or the best there is.
             features: where the image tokens come from a cache: their shape. No encoder is built then.
 
         Raises:
             ConfigError: for unknown keys, placeholders and paths that do not exist.
             CheckpointError: for weights that do not fit.
         """
-        settings, device = cls.settings(cfg), pick_device(device)
+        settings = cls.settings(cfg)
+        if device is None and settings.device_8bit is not None and torch.cuda.is_available():
+            device = f"cuda:{settings.device_8bit}"
+        device = pick_device(device)
         for source in assembly.weight_sources(settings):
             locate(source)  # whatever is mistyped is told before anything is fetched or read
         requests = read_requests(settings.prompt_path or "")

@@ -1,15 +1,23 @@
-"""The original's names of a model's parts: as attributes, and as keys of checkpoints and state dicts."""
+"""The original's names of a model's parts: as attributes, and as keys of checkpoints and state dicts.
 
-from collections.abc import MutableMapping
+Shapes: B batch, n images of a sample, P tokens per image, T text and image tokens, D width of the language
+model.
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 from transformers import Blip2QFormerModel, PreTrainedTokenizerBase
 
-from minigpt4.models.language_model import CausalLM
+from minigpt4.models.language_model import CausalLM, LanguageModel
 from minigpt4.models.qformer import to_original_key
+from minigpt4.prompts.dialogue import Dialogue, Turn
+from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 
 T = TypeVar("T")
 
@@ -58,6 +66,10 @@ class OriginalNames(nn.Module):
     llm_model = Alias[CausalLM]("language.model")
     llm_tokenizer = Alias[PreTrainedTokenizerBase]("language.tokenizer")
 
+    language: LanguageModel
+    prompts: PromptEncoder
+    embed: Callable[[TokenBatch, torch.Tensor | None], torch.Tensor]
+
     def __init__(self) -> None:
         super().__init__()
         self.register_state_dict_post_hook(_rename_saved)
@@ -70,6 +82,41 @@ class OriginalNames(nn.Module):
             alias.__set__(self, value)
         else:
             super().__setattr__(name, value)
+
+    def maybe_autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager:
+        """Autocast in `dtype`, or in the language model's own; nothing where that is float32."""
+        dtype = self.language.model.dtype if dtype is None else dtype
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.language.model.device.type, dtype=dtype)
+
+    def prompt_wrap(
+        self,
+        img_embeds: torch.Tensor,
+        atts_img: torch.Tensor,
+        prompts: str | Sequence[str] | None,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image embeddings in the places of whole prompts, without BOS, padded on the right.
+
+        Args:
+            img_embeds: [B, P, D], or [B, n, P, D] of which `lengths` are real where it is given.
+            atts_img: their mask, returned where there is no prompt.
+            prompts: one per sample, or one for all, with `<ImageHere>` where an image goes.
+
+        Returns:
+            Embeddings [B, T, D] and their mask [B, T].
+        """
+        if not prompts:
+            return img_embeds, atts_img
+        texts = [prompts] * len(img_embeds) if isinstance(prompts, str) else prompts
+        if lengths is not None:
+            real = zip(img_embeds, lengths, strict=True)
+            img_embeds = torch.cat([images[:length] for images, length in real])
+        dialogues = [Dialogue((Turn("user", text, verbatim=True),)) for text in texts]
+        tokens = self.prompts.encode(dialogues).to(img_embeds.device)
+        start = len(self.prompts.bos)
+        return self.embed(tokens, img_embeds)[:, start:], tokens.attention_mask[:, start:]
 
     @staticmethod
     def checkpoint_key(name: str) -> str:

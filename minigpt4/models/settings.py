@@ -123,6 +123,9 @@ class ModelSettings:
         choices=("frozen", "full"),
     )
     low_resource: bool = key(False, "the original's way to say `llm_precision: 8bit`")
+    device_8bit: int | None = key(
+        None, "the GPU for code that builds the model without naming a device", effect=False, low=0
+    )
     llm_grad_checkpoint: bool = key(
         False, "the language model recomputes its layers in the backward pass instead of keeping activations"
     )

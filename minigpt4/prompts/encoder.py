@@ -95,7 +95,7 @@ class PromptEncoder:
         """Each turn and how it is written, marks and end symbols included; joined, they are the prompt."""
         turns, before = list(dialogue.turns), ""
         if turns[0].role == "system":
-            before = turns.pop(0).text
+            before = turns.pop(0).text + self.template.after_system
         for place, turn in enumerate(turns):
             if turn.role == "assistant":
                 yield turn, turn.text + self.template.end

@@ -22,6 +22,7 @@ class PromptTemplate:
         end: the end symbol of a reply; the model learns to write it and chat stops there.
         next_turn: what stands between a reply and the next turn's `user` in a dialogue.
         system: what stands before the first turn in a chat.
+        after_system: what stands between a system text and the first turn.
     """
 
     user: str = ""
@@ -29,6 +30,7 @@ class PromptTemplate:
     end: str = "\n"
     next_turn: str = ""
     system: str = ""
+    after_system: str = ""
 
     @property
     def marks(self) -> tuple[str, str]:
@@ -58,14 +60,10 @@ class PromptTemplate:
                     "request goes, and mark where the reply begins, e.g. '[INST] {} [/INST] '"
                 )
             # How a dialogue begins and goes on belongs to the way its turns are marked.
-            family = next((known for known in (VICUNA_V0, LLAMA2) if known.user == parts[0]), self)
-            changed = replace(
-                self,
-                user=parts[0],
-                assistant=parts[1],
-                next_turn=family.next_turn,
-                system=family.system,
-            )
+            known = (VICUNA_V0, MINIGPT4_LLAMA2, MINIGPT_V2)
+            same = [one for one in known if [one.user, one.assistant] == parts]
+            alike = [one for one in known if one.user == parts[0]]
+            changed = replace((same + alike + [self])[0], user=parts[0], assistant=parts[1], end=self.end)
         return changed if end_sym is None else replace(changed, end=end_sym)
 
 
@@ -79,6 +77,8 @@ VICUNA_V0 = PromptTemplate("###Human: ", " ###Assistant: ", end="###", system=_G
 # Later turns begin with BOS again, as LLaMA-2 was trained. With the space after it, today's tokenizers write
 # the ids that it was trained with: "<s>" "▁[" ...
 LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="</s><s> ")
+# How MiniGPT-4 asks LLaMA-2, where the YAML writes this `prompt_template`.
+MINIGPT4_LLAMA2 = replace(LLAMA2, system=_GIVE_IMAGE, after_system="<s> ")
 MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="</s><s> ")
 GEMMA = PromptTemplate(
     "<start_of_turn>user\n",

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from minigpt4.common.errors import DataError
-from minigpt4.conversation.conversation import Chat, Conversation
+from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.prompts.templates import CHATML, IMAGE_PLACEHOLDER, VICUNA_V0
 from tests.support.chatting import BLUE, GREEDY, RED, RecordingChat

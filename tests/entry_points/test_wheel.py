@@ -32,7 +32,8 @@ from PIL import Image
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.conversation.conversation import Chat, Conversation
+from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 
 cfg = Config(Namespace(cfg_path="run.yaml", options=[checkpoint]))
 model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, device="cpu").eval()

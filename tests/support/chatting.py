@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from minigpt4.conversation.conversation import Chat, Conversation
+from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.prompts.dialogue import Dialogue
 from tests.support.prompts import written

@@ -36,6 +36,8 @@ class BaseDatasetBuilder:
 
     DATASET_CONFIG: ClassVar[str | Path] = ""  # YAML of defaults, below configs/datasets; empty: none
     BUILD_INFO: ClassVar[type]  # dataclass of the keys of `build_info`
+    # Of builders written for the original (docs/porting.md): {"default": a YAML of defaults}.
+    DATASET_CONFIG_DICT: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, name: str, settings: DatasetSettings) -> None:
         self.name = name
@@ -49,12 +51,19 @@ class BaseDatasetBuilder:
     @classmethod
     def default_config_path(cls) -> Path | None:
         """The YAML of defaults, if there is one."""
+        if cls.DATASET_CONFIG_DICT:
+            return CONFIG_DIR.parent / cls.DATASET_CONFIG_DICT["default"]
         return CONFIG_DIR / "datasets" / cls.DATASET_CONFIG if cls.DATASET_CONFIG else None
 
     @classmethod
     def from_config(cls, name: str, cfg: Mapping) -> "BaseDatasetBuilder":
         """Build from one entry of `datasets:`. Raises ConfigError, naming the key."""
-        return cls(name, parse(DatasetSettings, cfg, f"datasets.{name}"))
+        settings = parse(DatasetSettings, cfg, f"datasets.{name}")
+        if cls.DATASET_CONFIG_DICT:
+            from minigpt4.compat.builders import OriginalBuilder  # for outside code alone
+
+            return OriginalBuilder(cls, name, settings)
+        return cls(name, settings)
 
     @property
     def batch_size(self) -> int:
