@@ -1,7 +1,6 @@
 """Builders and data sets written for the original: `DATASET_CONFIG_DICT`, map-style data sets of dicts."""
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,9 +40,11 @@ class OriginalBuilder(BaseDatasetBuilder):
         self.outside.build_processors = lambda: None  # they are there
 
     def build_datasets(self) -> dict[str, BaseDataset]:
-        built = type(self.outside).build_datasets(self.outside)
-        if not isinstance(built, Mapping):
-            raise ConfigError(f"{self.where}: build_datasets returned {built!r}, see docs/porting.md")
+        build = type(self.outside).build_datasets
+        if build is BaseDatasetBuilder.build_datasets:
+            name = type(self.outside).__name__
+            raise ConfigError(f"{self.where}: {name} has no build_datasets of its own, see docs/porting.md")
+        built: dict[str, Any] = build(self.outside)
         for split, dataset in built.items():
             if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
                 raise ConfigError(

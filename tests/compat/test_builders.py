@@ -149,6 +149,13 @@ def test_trains(config) -> None:
     assert report["steps"] == 2
 
 
+def test_a_builder_that_builds_nothing_is_refused(config) -> None:
+    cfg = config(Birds, "outside_birds")
+    registry.get_builder_class("outside_birds").build_datasets = BaseDatasetBuilder.build_datasets
+    with pytest.raises(ConfigError, match=r"datasets\.outside_birds: outside_birds has no build_datasets"):
+        built(cfg)
+
+
 def test_a_data_set_without_items_is_refused(config) -> None:
     with pytest.raises(
         ConfigError, match=r"datasets\.outside_shards: .*'train' is a Shards.*docs/porting\.md"

@@ -17,6 +17,7 @@ from transformers import StoppingCriteriaList
 from minigpt4.prompts.templates import VICUNA_V0
 from tests.support import ROOT
 from tests.support.golden import golden_model_config
+from tests.support.runs import losses, run_config
 
 IMAGE = "<Img><ImageHere></Img>"
 
@@ -154,6 +155,29 @@ def test_the_originals_demo(picture: str) -> None:
     # "Restart"
     chat_state.messages = []
     assert CONV_VISION.messages == [] and chat_state.copy().messages == []
+
+
+def test_the_originals_training_script(shapes: Path, tmp_path: Path) -> None:
+    """Configuration, ranks, task, data, model, runner."""
+    import minigpt4.tasks as tasks
+    from minigpt4.common.dist_utils import get_rank, init_distributed_mode
+    from minigpt4.common.logger import setup_logger
+    from minigpt4.common.registry import registry
+    from minigpt4.common.utils import now
+
+    job_id = now()
+    cfg = run_config(shapes, tmp_path / "run", max_epoch=1, iters_per_epoch=2, log_freq=1)
+    init_distributed_mode(cfg.run_cfg)
+    torch.manual_seed(cfg.run_cfg.get("seed", 42) + get_rank())
+    setup_logger()
+    cfg.pretty_print()
+    task = tasks.setup_task(cfg)
+    datasets = task.build_datasets(cfg)
+    model = task.build_model(cfg)
+    runner_cls = registry.get_runner_class(cfg.run_cfg.get("runner", "runner_base"))
+    runner = runner_cls(cfg=cfg, job_id=job_id, task=task, model=model, datasets=datasets)
+    assert runner.train()["steps"] == 2
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def flat(section: dict[str, Any], name: str = "") -> list[tuple[str, Any]]:
