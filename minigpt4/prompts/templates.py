@@ -74,12 +74,12 @@ _GIVE_IMAGE = (
 
 # Vicuna v0's reply ends where the next "###Human" begins, so a dialogue writes the mark once.
 VICUNA_V0 = PromptTemplate("###Human: ", " ###Assistant: ", end="###", system=_GIVE_IMAGE)
-# Later turns begin with BOS again, as LLaMA-2 was trained. With the space after it, today's tokenizers write
-# the ids that it was trained with: "<s>" "▁[" ...
-LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="</s><s> ")
+# Every turn begins with BOS, as LLaMA-2 was trained. With the space after it, today's tokenizers write the
+# ids that it was trained with: "<s>" "▁[" ...
+LLAMA2 = PromptTemplate("[INST] ", " [/INST] ", end="</s>", next_turn="</s><s> ", after_system="<s> ")
 # How MiniGPT-4 asks LLaMA-2, where the YAML writes this `prompt_template`.
-MINIGPT4_LLAMA2 = replace(LLAMA2, system=_GIVE_IMAGE, after_system="<s> ")
-MINIGPT_V2 = PromptTemplate("[INST] ", " [/INST]", end="</s>", next_turn="</s><s> ")
+MINIGPT4_LLAMA2 = replace(LLAMA2, system=_GIVE_IMAGE)
+MINIGPT_V2 = replace(LLAMA2, assistant=" [/INST]")
 GEMMA = PromptTemplate(
     "<start_of_turn>user\n",
     "<end_of_turn>\n<start_of_turn>model\n",
