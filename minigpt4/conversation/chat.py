@@ -194,7 +194,7 @@ class Chat:
 
     def model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The language model's `generate`: [1, T] ids of the reply."""
-        return self.model.llama_model.generate(*args, **kwargs)
+        return self.model.language.generate(*args, **kwargs)
 
     def answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> tuple[str, np.ndarray]:
         """The reply as text and as ids; it is added to `conv`. For `settings` see `answer_prepare`."""

@@ -20,6 +20,7 @@ from minigpt4.models.execution import (
     own_precision,
     recompute_blocks,
     unmasked,
+    without_cudnn_attention,
 )
 from minigpt4.models.head_loss import head_losses
 from minigpt4.prompts.encoder import TokenBatch
@@ -33,6 +34,8 @@ class CausalLM(PreTrainedModel):
 
 class LanguageModel(nn.Module):
     """A causal language model that reads embeddings.
+
+    What it is given may be on any device: under `device_map: auto` it lies elsewhere than the other parts.
 
     Args:
         model: as transformers loads it.
@@ -80,6 +83,14 @@ class LanguageModel(nn.Module):
         return self.config.hidden_size
 
     @property
+    def device(self) -> torch.device:
+        """Where it reads embeddings: the device of its embedding table."""
+        table: Any = self.model.get_input_embeddings()
+        # A table that accelerate keeps on the CPU or on disk is brought to this device when it is needed.
+        brought_to = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+        return table.weight.device if brought_to is None else torch.device(brought_to)
+
+    @property
     def layers(self) -> list[nn.Module]:
         return layers_of(self.model)
 
@@ -109,11 +120,11 @@ class LanguageModel(nn.Module):
 
     def _some_ids(self) -> torch.Tensor:
         """64 ids from the whole vocabulary."""
-        return torch.linspace(0, self.config.vocab_size - 1, 64, device=self.model.device).long()
+        return torch.linspace(0, self.config.vocab_size - 1, 64).long()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
-        return self.model.get_input_embeddings()(ids)
+        """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here), beside `ids`."""
+        return self.model.get_input_embeddings()(ids.to(self.device)).to(ids.device)
 
     def token_losses(self, embeds: torch.Tensor, tokens: TokenBatch) -> torch.Tensor:
         """Cross entropy of every target token: [targets] in float32.
@@ -123,12 +134,16 @@ class LanguageModel(nn.Module):
         Args:
             embeds: [B, T, D], of text and images.
             tokens: the batch they belong to, on the same device.
+
+        Returns:
+            The losses, on that device too.
         """
-        with own_precision(self.frozen, embeds.device), unmasked(self.model, embeds.shape[1]):
+        device = self.device
+        with own_precision(self.frozen, device), unmasked(self.model, embeds.shape[1]):
             hidden = self.model.get_decoder()(
-                inputs_embeds=embeds,
+                inputs_embeds=embeds.to(device),
                 # Padding is at the right end, where causal attention does not look.
-                attention_mask=None if is_causal(self.config) else tokens.attention_mask,
+                attention_mask=None if is_causal(self.config) else tokens.attention_mask.to(device),
                 use_cache=False,
             ).last_hidden_state
             # Under `device_map: auto` the last layer may be on another card than the first.
@@ -137,6 +152,17 @@ class LanguageModel(nn.Module):
                 wanted, tokens.target_ids, self._logits, self.config.vocab_size, trained=not self.frozen
             )
         return losses.to(embeds.device)
+
+    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What transformers' `generate` returns for these arguments."""
+
+        def moved(value: Any) -> Any:
+            return value.to(self.device) if torch.is_tensor(value) else value
+
+        with without_cudnn_attention():
+            return self.model.generate(
+                *map(moved, args), **{key: moved(value) for key, value in kwargs.items()}
+            )
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
@@ -162,6 +188,6 @@ class LanguageModel(nn.Module):
 
     def compile_layers(self) -> None:
         """Compile the layers for training, whose captions have many lengths; `generate` goes on without."""
-        compile_blocks(self.layers, self.model.device, dynamic=True)
+        compile_blocks(self.layers, self.device, dynamic=True)
         # A reply grows token by token and layer by layer: none of it would fit what was compiled.
         self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)

@@ -177,7 +177,7 @@ def sanity_loss(language: LanguageModel) -> float:
     """The mean loss per token, in nats, of an easy English sentence read after BOS."""
     bos = language.backbone.bos_id
     ids = language.tokenizer(SANITY_SENTENCE, add_special_tokens=False).input_ids
-    ids = torch.tensor([[*([] if bos is None else [bos]), *ids]], device=language.model.device)
+    ids = torch.tensor([[*([] if bos is None else [bos]), *ids]], device=language.device)
     logits = language.model(input_ids=ids, use_cache=False).logits[0, :-1]
     return F.cross_entropy(logits.float(), ids[0, 1:].to(logits.device)).item()
 

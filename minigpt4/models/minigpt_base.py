@@ -124,7 +124,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
 
     def embed(self, tokens: TokenBatch, images: torch.Tensor | None) -> torch.Tensor:
         """Text embeddings with image embeddings [N, P, D] in their places -> [B, T, D]."""
-        embeds = self.language.embed(tokens.ids).to(self.device)
+        embeds = self.language.embed(tokens.ids)
         if images is not None:
             # In place: what the first layer gets is a tensor of its own, as the other layers get, and not a
             # view, for which torch would compile once more.
@@ -216,7 +216,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
         tokens = self.prompts.encode(dialogues, pad_left=True).to(self.device)
         embeds = None if images is None else self.project(self.vision(images))
         sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
-        ids = self.language.model.generate(
+        ids = self.language.generate(
             inputs_embeds=self.embed(tokens, embeds),
             attention_mask=tokens.attention_mask,
             num_beams=num_beams,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.conversation.chat import Chat
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.llm_loading import load_language_model
 from minigpt4.prompts.dialogue import Dialogue
@@ -148,3 +149,28 @@ def test_full_cannot_be_spread_over_the_ranks_of_a_launch(monkeypatch) -> None:
     with pytest.raises(ConfigError, match=r"model\.device_map: shard .* model\.llm_trainable is full"):
         load("full")
     assert load("frozen", precision="fp32").sharded
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_generate_runs_without_cudnn_attention(golden_model, monkeypatch, allowed: bool) -> None:
+    """Called by the model and by a chat; what was allowed before is allowed after it, also if it raises."""
+    before, seen = torch.backends.cuda.cudnn_sdp_enabled(), []
+
+    def fail(**_: Any) -> None:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(golden_model.llama_model, "generate", fail)
+    chat = Chat(golden_model, lambda picture: picture)
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
+        for generate in (lambda: golden_model.generate(None, ["hello"]), chat.model_generate):
+            with pytest.raises(RuntimeError, match="out of memory"):
+                generate()
+            assert torch.backends.cuda.cudnn_sdp_enabled() is allowed
+        monkeypatch.undo()
+        golden_model.generate(None, ["hello"], max_new_tokens=2)
+        assert torch.backends.cuda.cudnn_sdp_enabled() is allowed
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    assert seen == [False, False]
