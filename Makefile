@@ -41,6 +41,7 @@ unit: $(VENV)/.installed-dev
 pytest: $(VENV)/.installed-dev
 	-$(MAKE) img2dataset  # without it, its one test is skipped
 	$(PYTEST)
+	$(PY) -m pytest -m cuda tests/runners/test_cuda.py  # skipped without a card
 
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="both by default")
     parser.add_argument("--steps", type=int, default=16, help="measured steps per turn (16)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each (3)")
-    parser.add_argument("--device", help="cuda, mps or cpu; the best one by default")
+    parser.add_argument("--device", help="cuda, mps (untested) or cpu; the best one by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     args = parser.parse_args()
     figures: dict[str, Any] = {}

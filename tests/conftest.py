@@ -1,14 +1,13 @@
 """What the tests share: the recorded reference values, and a model built from them as a user would."""
 
 import json
+import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from minigpt4.runners.reporting import reporter as report
 from tests.support import GOLDEN, TESTS
@@ -16,6 +15,16 @@ from tests.support.golden import build_golden_model
 
 # Folders whose tests are units, unless one is marked `integration` or talks to a server.
 UNIT_FOLDERS = {"common", "compat", "prompts", "processors", "models", "tasks", "weights", "datasets"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide all CUDA cards from the tests and from what they start: the values they expect are a CPU's.
+
+    What a process sees is settled when it looks for the first time, so the tests of a card need a run of
+    their own: `pytest -m cuda`.
+    """
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m unit` selects
@@ -57,13 +66,6 @@ def listen_to_ctrl_c() -> None:
     """A script's background job ignores it, and so would all that it starts; but some tests send it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps the precision of a process's first run, and refuses every other."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,9 @@ def main() -> None:
     parser = config_parser(__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpu-id", type=int, metavar="N", help="run on this GPU; the same as --device cuda:N")
-    where.add_argument("--device", metavar="D", help="cuda, cuda:0, mps or cpu; the best there is by default")
+    where.add_argument(
+        "--device", metavar="D", help="cuda, cuda:0, mps (untested) or cpu; the best there is by default"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="open a public link through gradio's servers")

@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="samples per batch; by default run.batch_size_eval (32)"
     )
-    parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps or cpu; the best one by default")
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best one by default"
+    )
     run(evaluate, parser.parse_args())
 
 

@@ -33,11 +33,22 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         device = torch.device("cuda", launch.local_rank())
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {str(name)!r} is not available: {torch.cuda.device_count()} CUDA devices found"
+            f"device {str(name)!r} is not available: "
+            f"{torch.cuda.device_count()} CUDA devices found{_without_cuda()}"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is not available")
     return device
+
+
+def _without_cuda() -> str:
+    """What to do where torch was built without CUDA, as pip installs it on Windows."""
+    if torch.version.cuda or torch.version.hip:
+        return ""
+    return (
+        f", because torch {torch.__version__} was built for the CPU alone. Please uninstall it, and use the "
+        "command that https://pytorch.org/get-started/locally/ shows for your system and CUDA version"
+    )
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
 from torch.nn.parallel import DistributedDataParallel
 
@@ -216,6 +217,8 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             precision = "bf16"
         elif device.type == "cuda":
             precision = "fp16"
+    # It keeps device and precision of a process's first run; a later one may ask for others.
+    AcceleratorState._reset_state(reset_partial_state=True)
     # Where a backend is named, accelerate assumes a launcher.
     backend = settings.dist_backend if launch.is_launched() else None
     # `accelerate launch --use_fsdp` asks for what `shard_layers` does. accelerate's own FSDP would shard the

@@ -64,7 +64,7 @@ class RunSettings:
     )
 
     seed: int = key(42, "decides everything that is random", low=0)
-    device: str | None = key(None, "`cuda`, `mps` or `cpu`; null: the best there is", effect=False)
+    device: str | None = key(None, "`cuda`, `mps` (untested) or `cpu`; null: the best there is", effect=False)
     num_workers: int = key(4, "processes that read data, for each data set", low=0, effect=False)
 
     output_dir: str = key(doc="folder for everything that is written", path=True, effect=False)

@@ -1,10 +1,11 @@
 """A frozen language model that is too large for one GPU: each rank keeps a part of every layer (FSDP2)."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -37,8 +38,11 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
             "model.device_map: shard needs a frozen language model, but parts of this one are trained"
         )
     sharing = launch.ranks_per_model()
-    machines = distributed.get_world_size() // sharing
-    mesh = init_device_mesh(device.type, (machines, sharing), mesh_dim_names=("copy", "part"))["part"]
+    group: Any = distributed.group.WORLD
+    if sharing < distributed.get_world_size():
+        group, _ = distributed.new_subgroups(sharing)
+    # A mesh that makes its own groups gives them NCCL wherever there is a card, also to ranks on the CPU.
+    mesh = DeviceMesh.from_group(group, device.type)
     decoder, layers = language_model.get_decoder(), layers_of(language_model)
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)

@@ -1,9 +1,9 @@
-"""Devices and their memory."""
+"""Devices: which one is taken, what is said where it is not there, and their memory."""
 
 import pytest
 import torch
 
-from minigpt4.common.device import is_out_of_memory, room_for_weights
+from minigpt4.common.device import is_out_of_memory, pick_device, room_for_weights
 from minigpt4.common.errors import ConfigError
 
 
@@ -47,3 +47,20 @@ def test_room_for_weights_names_the_device_and_the_keys() -> None:
     assert "model.llm_precision" in message and "GPU 0" not in message
     with pytest.raises(RuntimeError, match="size mismatch"), room_for_weights(torch.device("cpu")):
         raise RuntimeError("size mismatch")
+
+
+def test_all_cards_are_hidden_from_the_tests() -> None:
+    assert not torch.cuda.is_available() and torch.cuda.device_count() == 0
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_pick_device_says_where_torch_can_use_no_card(monkeypatch) -> None:
+    """pip installs such a torch on Windows."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(
+        ConfigError, match=r"'cuda' is not available: 0 CUDA .* built for the CPU alone.*pytorch\.org"
+    ):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    with pytest.raises(ConfigError, match=r"'cuda:1' is not available: 0 CUDA devices found$"):
+        pick_device("cuda:1")

@@ -56,7 +56,6 @@ def stages(tmp_path_factory) -> tuple[dict[str, Any], Any, list[str]]:
 
 
 def run(name: str, *options: str) -> tuple[dict[str, Any], Any]:
-    # amp as in the other tests: accelerate keeps one state a process
     options = [*options, "run.num_workers=0", "run.device=cpu", "run.amp=False"]
     cfg = Config(argparse.Namespace(cfg_path=ROOT / "train_configs" / name, options=options))
     task = setup_task(cfg)

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; skipped without one."""
+"""What only a CUDA device can show: `pytest -m cuda`."""
 
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,12 @@ from minigpt4.runners.micro_batches import draw_micro_batches
 from minigpt4.tasks import setup_task
 from tests.support.runs import losses, run_config, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="no CUDA device is seen; `pytest -m cuda` looks for one"
+    ),
+]
 
 
 def test_engine_update_never_waits_for_the_device(shards: Path, tmp_path: Path) -> None:

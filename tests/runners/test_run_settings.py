@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import PartialState
 
 from minigpt4.common.errors import ConfigError, DataError, TrainingError
 from minigpt4.common.registry import registry
@@ -186,11 +186,11 @@ def test_max_bad_steps_ends_a_run(shapes, tmp_path, monkeypatch) -> None:
 @shows("amp", "device")
 def test_device_and_amp_decide_where_and_how_precisely_a_run_computes(shapes, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(engine, "has_fast_bf16", lambda _: True)
+    PartialState(cpu=True).device = torch.device("cuda", 0)  # as a run on a card leaves accelerate
     for amp, precision in ((True, "bf16"), (False, "no")):
         runner = make_runner(shapes, tmp_path / "job", amp=amp, device="cpu")
         assert runner.accelerator.mixed_precision == precision
         assert runner.engine.device == torch.device("cpu") and runner.accelerator.device.type == "cpu"
-        AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(ConfigError, match="device 'cud' is not a device"):
         make_runner(shapes, tmp_path / "job", device="cud")
 

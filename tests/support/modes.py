@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 
 from minigpt4.common import launch
@@ -108,7 +107,6 @@ def config_of(path: Path) -> Config:
 
 def train(path: Path) -> RunnerBase:
     """Run a YAML to its end in this process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     cfg = config_of(path)
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
