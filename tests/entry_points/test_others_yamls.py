@@ -11,7 +11,8 @@ from PIL import Image
 from dataset.shapes import make_align
 from minigpt4.common.config import plain
 from minigpt4.common.registry import registry
-from minigpt4.conversation.conversation import Chat, Conversation
+from minigpt4.conversation.chat import Chat
+from minigpt4.conversation.messages import Conversation
 from minigpt4.processors.base_processor import processors_of
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support import TESTS
