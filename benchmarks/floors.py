@@ -4,12 +4,15 @@ A product of m x k with k x n is 2mkn FLOPs, and moves at least its two factors 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.random_model import Size
+
+# Of a product, each time that it is measured.
+RUNS = 5
 
 QUERIES, QFORMER_WIDTH, QFORMER_LAYERS, QFORMER_MLP, HEAD_WIDTH = 32, 768, 12, 3072, 64
 
@@ -134,13 +137,18 @@ def by_part(products: list[Products], what: Callable[[Products], int]) -> dict[s
     return sums
 
 
-def seconds_at_ceiling(products: list[Products], device: torch.device) -> float:
-    """How long all of them take alone, each shape timed on this device."""
-    return sum(product.times * seconds_of(product, device) for product in products)
+def seconds_at_ceiling(products: list[Products], alone: Mapping[Products, float]) -> float:
+    """How long all of them take, one after the other.
+
+    Args:
+        products: of a step.
+        alone: the seconds that each of them takes once.
+    """
+    return sum(product.times * alone[product] for product in products)
 
 
 def seconds_of(product: Products, device: torch.device) -> float:
-    """One product alone: the fastest of several runs."""
+    """One product alone on this device: the fastest of some runs."""
     p = product
     left = torch.randn(p.batch, p.m, p.k, device=device).to(p.dtype)
     right = torch.randn(p.batch, p.n, p.k, device=device).to(p.dtype)
@@ -149,11 +157,11 @@ def seconds_of(product: Products, device: torch.device) -> float:
     return fastest(lambda: left @ right.mT, device)
 
 
-def fastest(run: Callable[[], object], device: torch.device, times: int = 10) -> float:
+def fastest(run: Callable[[], object], device: torch.device) -> float:
     """Wall-clock seconds of `run`, once it is warm."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
-    for _ in range(times):
+    for _ in range(RUNS):
         wait()
         start = time.perf_counter()
         run()

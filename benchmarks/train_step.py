@@ -13,6 +13,7 @@ example:
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.random_model import Size
+    from benchmarks.floors import Products
     from minigpt4.prompts.encoder import TokenBatch
 
 Step = Callable[[], Any]
@@ -64,6 +65,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All numbers of a size."""
     import torch
 
+    from benchmarks.floors import step_products
     from benchmarks.random_model import SIZES
     from minigpt4.common.device import pick_device
 
@@ -72,7 +74,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ways = ("pixels", "cached") if args.no_baseline else ("pixels", "cached", "baseline")
     peaks = {way: peak_in_new_process(way) for way in ways if way != "cached"}
     steps, tokens = build_steps(ways, args, device)
-    rates = {way: statistics.median(all_rates) for way, all_rates in take_turns(steps, args, device).items()}
+    products = step_products(size, images, tokens.ids.shape[1], tokens.targets)
+    all_rates, alone = take_turns(steps, products, args, device)
+    rates = {way: statistics.median(turns) for way, turns in all_rates.items()}
     on_gpu = device.type == "cuda"
     figures = {
         "size": args.size,
@@ -90,7 +94,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         # The original has no cache: both are compared with its step from pixels.
         figures["speedup"] = rates["pixels"] / rates["baseline"]
         figures["cached_speedup"] = rates["cached"] / rates["baseline"]
-    figures |= floors(size, images, tokens, rates, device)
+    figures |= floors(products, alone, images, tokens, all_rates)
     if args.profile:
         write_profile(steps["pixels"], args.profile, device)
     return rounded(figures)
@@ -146,16 +150,22 @@ def engine_step(engine: Any, batches: Any) -> Step:
 
 
 def take_turns(
-    steps: dict[str, Step], args: argparse.Namespace, device: "torch.device"
-) -> dict[str, list[float]]:
-    """Images per second of each, turn by turn."""
+    steps: dict[str, Step], products: list["Products"], args: argparse.Namespace, device: "torch.device"
+) -> tuple[dict[str, list[float]], dict["Products", float]]:
+    """Measure the steps and their products in turns, so that a busy machine slows down all alike.
+
+    Returns:
+        Images per second of each way, turn by turn, and the fastest seconds of each product alone.
+    """
     import torch
 
+    from benchmarks.floors import seconds_of
     from benchmarks.random_model import SIZES
 
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     together = 10 if device.type == "cuda" else 1
     rates: dict[str, list[float]] = {way: [] for way in steps}
+    alone = dict.fromkeys(products, math.inf)
     for turn in range(-1, args.turns):
         for way, step in steps.items():
             count = together if turn >= 0 else WARM_UP
@@ -167,29 +177,43 @@ def take_turns(
             if turn >= 0:
                 images = count * (args.batch or SIZES[args.size].batch)
                 rates[way].append(images / (time.perf_counter() - start))
-    return rates
+        for product in products:
+            alone[product] = min(alone[product], seconds_of(product, device))
+    return rates, alone
 
 
 def floors(
-    size: "Size", images: int, tokens: "TokenBatch", rates: dict[str, float], device: "torch.device"
+    products: list["Products"],
+    alone: dict["Products", float],
+    images: int,
+    tokens: "TokenBatch",
+    all_rates: dict[str, list[float]],
 ) -> dict[str, Any]:
-    """The products of a step and how long they take alone, compared with what was measured."""
-    from benchmarks.floors import by_part, seconds_at_ceiling, step_products
+    """The products of a step and how long they take alone, compared with what was measured.
+
+    Args:
+        products: of a step.
+        alone: the fastest seconds of each.
+        images: of a batch.
+        tokens: of a batch.
+        all_rates: images per second of each way, turn by turn. The fastest turn is what the fastest products
+            are compared with.
+    """
+    from benchmarks.floors import by_part, seconds_at_ceiling
 
     read = tokens.attention_mask.sum().item()
-    products = step_products(size, images, tokens.ids.shape[1], tokens.targets)
     reading = [p for p in products if p.part not in ("encoder", "Q-Former")]
-    whole, cached = seconds_at_ceiling(products, device), seconds_at_ceiling(reading, device)
+    whole, cached = seconds_at_ceiling(products, alone), seconds_at_ceiling(reading, alone)
     return {
-        "tokens_per_second": rates["pixels"] * read / images,
-        "cached_tokens_per_second": rates["cached"] * read / images,
+        "tokens_per_second": statistics.median(all_rates["pixels"]) * read / images,
+        "cached_tokens_per_second": statistics.median(all_rates["cached"]) * read / images,
         "gigaflops_per_sample": by_part(products, lambda p: p.flops // images),
         "gigabytes_per_step": by_part(products, lambda p: p.bytes),
         "floor_seconds_per_step": whole,
         "cached_floor_seconds_per_step": cached,
         "ceiling_teraflops": sum(p.flops for p in products) / whole / 1e12,
-        "matmul_fraction": whole * rates["pixels"] / images,
-        "cached_matmul_fraction": cached * rates["cached"] / images,
+        "matmul_fraction": whole * max(all_rates["pixels"]) / images,
+        "cached_matmul_fraction": cached * max(all_rates["cached"]) / images,
     }
 
 
