@@ -153,7 +153,7 @@ class Attempts:
 
 def main() -> None:
     """Fork off an attempt for each line, and answer with how it ended."""
-    import train
+    from minigpt4.commands import train
     from minigpt4.datasets.datasets import shard_order
     from minigpt4.runners.reporting import reporter as report
 
