@@ -102,13 +102,19 @@ class TrainLoader:
         if not changes:
             self.given, self.readers = state["given"], list(state["readers"])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def start(self) -> None:
+        """Start the workers, if that has not been done."""
+        if self._batches is not None:
+            return
         # A worker that dies of a signal before it can leave it to this process would end the run.
         with signals_held():
-            self._batches = batches = iter(self.loader)
+            self._batches = iter(self.loader)
         if self.loader.num_workers:
-            self.workers = batches._workers  # type: ignore[attr-defined]
-        while (batch := self._next(batches)) is not None:
+            self.workers = self._batches._workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.start()
+        while (batch := self._next(self._batches)) is not None:
             reader: ReaderState = batch.reader
             self.given += 1
             self.readers[reader.worker] = reader.to_dict()

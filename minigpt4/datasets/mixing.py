@@ -92,6 +92,9 @@ class TrainStream:
         return batch
 
     def __enter__(self) -> "TrainStream":
+        # Here, and not when the first batch is awaited: a request to stop may interrupt that.
+        for loader in self.loaders.values():
+            loader.start()
         return self
 
     def __exit__(

@@ -18,8 +18,11 @@ from minigpt4.common import cli
 from minigpt4.common.errors import DataError, Interrupted
 from minigpt4.datasets import loader
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.mixing import TrainStream
 from minigpt4.prompts.sample import Batch
 from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.run_checkpoints import START_OF_DATA
+from minigpt4.tasks import setup_task
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.attempts import eventful, left_behind
 from tests.support.runs import losses, run_config, train
@@ -135,3 +138,14 @@ def test_train_loader_names_a_worker_that_hangs_and_waits(shapes, tmp_path, monk
     assert (name, seconds, len(workers)) == ("cc_sbu.train", 2, 1)
     assert message.startswith("cc_sbu.train: no batch for 2 s; ")
     assert losses(tmp_path / "job") == losses(tmp_path / "undisturbed")
+
+
+def test_train_stream_starts_its_workers_before_it_is_waited_for(shapes, tmp_path) -> None:
+    """A request to stop may interrupt the wait for a batch, but nothing that is half started."""
+    cfg = run_config(shapes, tmp_path / "job", num_workers=2)
+    datasets = setup_task(cfg).build_datasets(cfg)
+    reading = {"max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "workers": 2, "pin_memory": False}
+    with TrainStream.of(datasets, ["train"], 0, START_OF_DATA, **reading) as stream:
+        (workers,) = (loader.workers for loader in stream.loaders.values())
+        assert [worker.is_alive() for worker in workers] == [True, True]
+    assert [worker.is_alive() for worker in workers] == [False, False]
