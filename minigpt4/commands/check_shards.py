@@ -81,7 +81,7 @@ def main() -> None:
         type=int,
         default=os.cpu_count(),
         metavar="N",
-        help="processes (as many as there are cores)",
+        help="processes (default: one per core)",
     )
     cli.run(check, parser.parse_args())
 

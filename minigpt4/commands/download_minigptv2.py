@@ -1,4 +1,4 @@
-"""Fetch everything that finetuning MiniGPT-v2 needs, item by item: about 70 GB, and as much again unpacked.
+"""Fetch everything that finetuning MiniGPT-v2 needs, item by item: about 70 GB, 90 GB while it unpacks.
 
 example:
   minigpt4 download-minigptv2 --out data/minigptv2 --list

@@ -2,7 +2,7 @@
 
 Prints the task's metrics, for captions the mean loss per token and the share that matches exactly; `--out`
 keeps a record of each sample. With `--shuffled`, answers get the pictures of other samples: a model that
-looks then has a clearly higher loss, one that only guesses does not.
+looks then has a clearly higher loss than before; one that only guesses has the same.
 
 example:
   python evaluate.py --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml --split test \\

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--resume",
         metavar="C",
-        help="a checkpoint to go on from, or auto: the newest of run.output_dir (run.resume_ckpt_path)",
+        help="a checkpoint to resume from, or auto: the newest of run.output_dir (run.resume_ckpt_path)",
     )
     run(train, parser.parse_args())
 

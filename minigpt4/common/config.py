@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -68,6 +68,8 @@ def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"--options wants key=value, found {word!r}")
+        if text.strip() == MISSING:
+            raise ConfigError(f"--options {word}: {MISSING} stands for a value that is missing")
         one = OmegaConf.create()
         try:
             OmegaConf.update(one, name, _option_value(text))
@@ -124,6 +126,17 @@ def _flat(section: Any, name: str = "") -> dict[str, Any]:
     }
 
 
+def _check_references(config: DictConfig) -> None:
+    """Raise ConfigError for what OmegaConf itself reads: MISSING, and `${...}` that leads nowhere."""
+    try:
+        plain(config)
+    except RecursionError as error:
+        raise ConfigError("the YAML is nested too deeply, or a ${...} leads to itself") from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} is {MISSING}, a value that is missing: please set it")
+
+
 def _schema(kind: str, name: Any, where: str) -> Any:
     """The dataclass of a section, by what the key `where` names."""
     try:
@@ -137,7 +150,12 @@ def _schema(kind: str, name: Any, where: str) -> Any:
 
 def _builder_class(entry: str, section: Mapping | None) -> Any:
     """The builder of an entry of `datasets:`."""
-    return registry.get_builder_class(str((section or {}).get("builder") or entry))
+    builder = (section or {}).get("builder")
+    try:
+        return registry.get_builder_class(builder or entry)
+    except ConfigError as error:
+        where = f"datasets.{entry}" if builder is None else f"datasets.{entry}.builder"
+        raise ConfigError(f"{where}: {error}") from error
 
 
 class Config:
@@ -163,6 +181,7 @@ class Config:
                     f"(known: {', '.join(SECTIONS)})"
                 )
             require_mapping(user[section], str(section))
+        _check_references(user)
         self.config = OmegaConf.create({name: value for name, value in user.items() if value is not None})
         if "model" in self.config:
             self.config.model = self._over_model_type(self.model_cfg)

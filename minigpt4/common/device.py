@@ -29,6 +29,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {str(name)!r} is not a device (cuda, cuda:0, mps or cpu)") from error
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise ConfigError(f"device {str(name)!r} is not one that is supported (cuda, cuda:0, mps or cpu)")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", launch.local_rank())
     if device.type == "cuda" and device.index >= torch.cuda.device_count():

@@ -34,6 +34,17 @@ PACKAGES = {
     "runner": "minigpt4.runners",
     "lr_scheduler": "minigpt4.runners",
 }
+# kind of thing -> what every class of that kind has
+METHODS = {
+    "builder": "build_datasets",
+    "task": "train_step",
+    "processor": "__call__",
+    "model": "from_config",
+    "encoder": "forward",
+    "backbone": "end_ids",
+    "runner": "train",
+    "lr_scheduler": "step",
+}
 PLUGINS = "minigpt4.plugins"
 _IMPORT_PATH = re.compile(r"[^\W\d][\w.]*:\w+")
 
@@ -69,10 +80,13 @@ class Table:
 
     def get(self, name: str) -> type[Any]:
         """The class of a name, or of an import path. Raises ConfigError if there is none."""
-        if self.knows(name):
+        if isinstance(name, str) and self.knows(name):
             return self.classes.get(name) or self.classes.setdefault(name, _import(self.places[name]))
         if _IMPORT_PATH.fullmatch(str(name)):
-            return _import(name)
+            found, method = _import(name), METHODS[self.kind]
+            if not hasattr(found, method):
+                raise ConfigError(f"{name} is not a {self.kind}: it has no method {method!r}")
+            return found
         known = self.names()
         raise ConfigError(
             f"no {self.kind} is called {name!r}{nearest(name, known)} (known: {', '.join(known)})"
@@ -190,12 +204,14 @@ def _import(place: str) -> type[Any]:
     path, _, name = place.partition(":")
     try:
         module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks another
-        raise ConfigError(
-            f"{place}: there is no module {error.name!r}; it must be installed, or its folder on PYTHONPATH"
-        ) from error
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        if path.startswith("minigpt4."):
+            raise  # a library is missing or broken: the traceback says which
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
+            reason = f"there is no module {error.name!r}; it must be installed, or its folder on PYTHONPATH"
+        else:
+            reason = f"importing it fails ({type(error).__name__}: {error})"
+        raise ConfigError(f"{place}: {reason}") from error
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise ConfigError(f"{place}: {path} has no class {name!r}{nearest(name, vars(module))}")

@@ -5,6 +5,7 @@ the sentence that `docs/configuration.md` prints, and a field without a default 
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
@@ -118,7 +119,8 @@ def plain(node: Any) -> Any:
     try:
         return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(where + str(error).splitlines()[0]) from error
 
 
 def require_mapping(section: Any, where: str) -> None:
@@ -190,11 +192,13 @@ def _check_value(value: Any, metadata: Mapping[str, Any], where: str) -> None:
     low, high, choices, kind = (metadata.get(name) for name in ("low", "high", "choices", "names"))
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}, it must be a finite number")
     if low is not None and not value >= low:
-        limit = f"from {low:g} to {high:g}" if high is not None else f"at least {low:g}"
+        limit = f"from {low} to {high}" if high is not None else f"at least {low}"
         raise ConfigError(f"{where} is {value}, it must be {limit}")
     if high is not None and not value <= high:
-        limit = f"from {low:g} to {high:g}" if low is not None else f"at most {high:g}"
+        limit = f"from {low} to {high}" if low is not None else f"at most {high}"
         raise ConfigError(f"{where} is {value}, it must be {limit}")
     for one in value if isinstance(value, list) else [value]:
         if choices and one not in choices:
@@ -203,7 +207,7 @@ def _check_value(value: Any, metadata: Mapping[str, Any], where: str) -> None:
             _check_name(kind, one, where)
 
 
-def _check_name(kind: str, name: str, where: str) -> None:
+def _check_name(kind: str, name: Any, where: str) -> None:
     try:
         registry.schema(kind, name)
     except ConfigError as error:

@@ -15,6 +15,8 @@ from minigpt4.prompts.sample import Batch, Sample
 MIN_SEEN = 32
 # An endless stream is given up after so many samples without a good one, whatever fraction is allowed.
 HOPELESS = 10_000
+# An error names the most frequent reasons.
+SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class BatchStream(IterableDataset):
                 if good + bad.total() >= MIN_SEEN:
                     self._check(good, bad, last)
                 continue
+            if not isinstance(item, Sample):
+                given = f"{type(self.stream).__name__} gave a {type(item).__name__}"
+                raise DataError(f"{given}, a data set gives a Sample, or a Skipped")
             if len(samples) == self.batch_size:
                 state = ReaderState(worker, good, dict(bad), position)
                 yield Batch.of(samples, bad=unreported, reader=state)
@@ -109,7 +114,8 @@ class BatchStream(IterableDataset):
         hopeless = not good and bad.total() >= HOPELESS
         if not hopeless and bad.total() <= self.max_bad_fraction * (good + bad.total()):
             return
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.most_common())
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.most_common(SHOWN_REASONS))
+        reasons += f", and {len(bad) - SHOWN_REASONS} other reasons" if len(bad) > SHOWN_REASONS else ""
         limit = f"more than run.max_bad_fraction={self.max_bad_fraction} allows"
         raise DataError(
             f"{bad.total()} of {good + bad.total()} samples are bad ({reasons}; up to {where}), "

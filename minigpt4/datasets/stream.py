@@ -15,9 +15,9 @@ from torch.utils.data import get_worker_info
 from minigpt4.common.errors import BadSample
 from minigpt4.prompts.sample import Sample
 
-# What a data set's own code raises for an entry that is not as it expects. Such an entry is counted as
-# skipped; where there are too many of them, `run.max_bad_fraction` ends the run with the reasons.
-UNUSABLE = (BadSample, LookupError, TypeError, ValueError)
+# What a data set's own code may raise for an entry that is not as it expects: no sample ends a run. The entry
+# is counted as skipped; where there are too many, `run.max_bad_fraction` ends the run with the reasons.
+UNUSABLE = Exception
 LONGEST_REASON = 100
 
 
@@ -30,9 +30,9 @@ class Skipped:
 
     @classmethod
     def because(cls, error: Exception, where: str) -> "Skipped":
-        """What an exception of UNUSABLE makes of the entry at `where`."""
-        known = isinstance(error, BadSample)
-        return cls(str(error) if known else f"{type(error).__name__}: {error}"[:LONGEST_REASON], where)
+        """What an exception makes of the entry at `where`."""
+        reason = str(error) if isinstance(error, BadSample) else f"{type(error).__name__}: {error}"
+        return cls(" ".join(reason.split())[:LONGEST_REASON], where)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,9 @@ def main() -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the JSONL file")
     parser.add_argument(
-        "--image-path", metavar="DIR", help="the folder that the pictures' paths are relative to (the file's)"
+        "--image-path",
+        metavar="DIR",
+        help="the folder of the pictures (default: the file's own)",
     )
     parser.add_argument(
         "--open-images",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, StoppingCriteriaList
 
+from minigpt4.common.errors import DataError
 from minigpt4.models.backbones.base_backbone import BaseBackbone
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.identity import describe, find_mismatch
@@ -108,8 +109,10 @@ class MiniGPTBase(OriginalNames, BaseModel):
         batch = samples if isinstance(samples, Batch) and samples.tokens else self.prepare(samples)
         assert batch.tokens is not None
         tokens = batch.tokens.to(self.device)
-        images = None if batch.images is None else self.project(self.vision(batch.images))
-        embeds = self.embed(tokens, images)
+        # Without images, no token goes through the projection, whose gradient is zero then, and not missing.
+        nothing = torch.empty(0, 1, self.token_shape.width, device=self.device)
+        seen = nothing if batch.images is None else self.vision(batch.images)
+        embeds = self.embed(tokens, self.project(seen))
         return self.language.token_losses(embeds, tokens), tokens
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -161,6 +164,8 @@ class MiniGPTBase(OriginalNames, BaseModel):
         for dialogue, count in zip(dialogues, batch.image_counts, strict=True):
             _check_image_count(dialogue, count)
         tokens = self.prompts.encode(dialogues, learn_all=not evaluation)
+        if not tokens.targets:
+            raise DataError("a batch without one target token: all answers are empty, or missing")
         return replace(batch, dialogues=dialogues, tokens=tokens)
 
     def image_tokens(self, images: torch.Tensor) -> torch.Tensor:

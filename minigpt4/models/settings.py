@@ -101,7 +101,7 @@ class ModelSettings:
     freeze_qformer: bool = key(True, "the Q-Former and its queries stay as they are")
     num_query_token: int = key(32, "tokens that the Q-Former makes of a picture", low=1)
     patches_per_token: int = key(
-        4, "without a Q-Former, so many neighbours in raster order make one token", low=1
+        4, "without a Q-Former, how many neighbours in raster order are joined to one token", low=1
     )
 
     llama_model: str | None = key(None, "the language model: a folder, a hub id, a `.gguf` file; must be set")

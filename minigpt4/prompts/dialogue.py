@@ -20,7 +20,8 @@ class Turn:
         verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
 
     Raises:
-        ValueError: if `text` is not text that a tokenizer can read.
+        ValueError: if `text` is not text that a tokenizer can read, or if it has a place for an image and is
+            not the user's.
     """
 
     role: Role
@@ -32,6 +33,8 @@ class Turn:
             raise ValueError(f"what the {self.role} says must be text, not {type(self.text).__name__}")
         if not self.text.isascii() and any("\ud800" <= character <= "\udfff" for character in self.text):
             raise ValueError(f"what the {self.role} says holds half of a character (a lone surrogate)")
+        if self.images and self.role != "user":
+            raise ValueError(f"what the {self.role} says holds {IMAGE_PLACEHOLDER}, the place of an image")
 
     @property
     def images(self) -> int:
@@ -56,7 +59,8 @@ class Dialogue:
         roles = [turn.role for turn in self.turns]
         spoken = roles[1:] if roles[:1] == ["system"] else roles
         in_turn = "system" not in spoken and all(role != after for role, after in pairwise(spoken))
-        if not spoken or not in_turn or roles[:2] == ["system", "assistant"]:
+        known = {*roles} <= {"system", "user", "assistant"}
+        if not spoken or not known or not in_turn or roles[:2] == ["system", "assistant"]:
             raise ValueError(f"user and assistant must take turns, found {', '.join(roles) or 'no turn'}")
 
     @classmethod

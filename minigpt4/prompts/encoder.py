@@ -150,11 +150,9 @@ class PromptEncoder:
             pad_left: True for generation, which goes on at the right end.
 
         Raises:
-            DataError: for a prompt that is too long, or answers of which nothing is left to learn.
+            DataError: for a prompt that is too long.
         """
         rows = [self.ids(dialogue, learn_all=learn_all) for dialogue in dialogues]
-        if any(one.answer is not None for one in dialogues) and not any(targets for _, targets in rows):
-            raise DataError("a batch without one target token: all answers are empty")
         length = max(len(sequence) for sequence, _ in rows)
         ids, mask, target_index, target_ids, target_row = [], [], [], [], []
         for row, (sequence, targets) in enumerate(rows):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from minigpt4.common.errors import DataError
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import TokenBatch
 
@@ -27,7 +28,7 @@ class Sample:
         size: (height, width) of the image before it was resized; boxes are given in it.
 
     Raises:
-        ValueError: for another shape, or another number of images than the dialogue has places for.
+        ValueError: for another type or shape, or another number of images than the dialogue has places for.
     """
 
     dialogue: Dialogue
@@ -38,10 +39,12 @@ class Sample:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, dimensions in (("image", 3), ("features", 2)):
-            given = getattr(self, name)
-            if given is not None and given.ndim not in (dimensions, dimensions + 1):
-                raise ValueError(f"{name} has the shape {list(given.shape)}")
+        if not isinstance(self.dialogue, Dialogue):
+            raise ValueError(f"dialogue is a {type(self.dialogue).__name__}, it must be a Dialogue")
+        if self.image is not None and self.features is not None:
+            raise ValueError("image and features are both given, one stands in the place of the other")
+        _check_tensor("image", self.image, 3, "[3, H, W] or [n, 3, H, W], uint8 or normalised floats")
+        _check_tensor("features", self.features, 2, "[P, width] or [n, P, width], floats")
         count = 0 if self.images is None else len(self.images)
         if count != self.dialogue.images:
             raise ValueError(f"the dialogue has places for {self.dialogue.images} images, {count} were given")
@@ -81,8 +84,12 @@ class Batch:
     def of(
         cls, samples: Sequence[Sample], *, bad: Mapping[str, int] | None = None, reader: Any = None
     ) -> "Batch":
-        """Collate samples, whose images are all of one shape."""
+        """Collate samples. Raises DataError if their images differ in shape or type."""
         seen = [sample.images for sample in samples if sample.images is not None]
+        kinds = {(str(images.dtype), *images.shape[1:]) for images in seen}
+        if len(kinds) > 1:
+            shown = " and ".join(f"{dtype[6:]} {list(shape)}" for dtype, *shape in sorted(kinds))
+            raise DataError(f"the images of a batch must be alike, found {shown}")
         return cls(
             dialogues=[sample.dialogue for sample in samples],
             images=torch.cat(seen) if seen else None,
@@ -162,6 +169,18 @@ class Batch:
         """All tensors in it."""
         tokens = [getattr(self.tokens, one.name) for one in fields(self.tokens)] if self.tokens else []
         return tokens if self.images is None else [self.images, *tokens]
+
+
+def _check_tensor(name: str, given: Any, dimensions: int, right: str) -> None:
+    if given is None:
+        return
+    if not isinstance(given, torch.Tensor):
+        raise ValueError(f"{name} is a {type(given).__name__}, it must be a tensor {right}")
+    pixels = dimensions == 3
+    fits = given.ndim in (dimensions, dimensions + 1) and len(given) > 0
+    fits = fits and (not pixels or given.shape[-3] == 3)
+    if not fits or not (given.is_floating_point() or (pixels and given.dtype == torch.uint8)):
+        raise ValueError(f"{name} is {str(given.dtype)[6:]} {list(given.shape)}, it must be {right}")
 
 
 def _real_images(

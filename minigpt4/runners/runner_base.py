@@ -155,6 +155,7 @@ class RunnerBase:
 
     def _evaluate(self) -> tuple[Metrics, list[Record]]:
         """Evaluate all of `test_splits`."""
+        log.info("evaluating %s", ", ".join(self.settings.test_splits))
         records = self.evaluator.records(self.settings.test_splits, predict_all=True)
         metrics = self.task.summarize(records)
         values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.values.items())

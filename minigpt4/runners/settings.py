@@ -29,8 +29,8 @@ class RunSettings:
     warmup_steps: int = key(0, "length of warm-up in steps", low=0)
     lr_decay_rate: float = key(1.0, "factor per epoch, with `linear_warmup_step_lr`")
     weight_decay: float = key(0.05, "AdamW's; biases and norms are not decayed", low=0)
-    beta2: float = key(0.999, "AdamW's", low=0)
-    grad_clip: float = key(1.0, "largest norm of the gradient; 0: any", low=0)
+    beta2: float = key(0.999, "AdamW's", low=0, high=0.999999)
+    grad_clip: float = key(1.0, "largest norm of the gradient; 0: no clipping", low=0)
     accum_grad_iters: int = key(
         1,
         "steps whose gradients make one update: the mean over all their target tokens, on all devices; the "
@@ -58,14 +58,14 @@ class RunSettings:
     max_bad_fraction: float = key(0.5, "largest part of the samples read that may be bad", low=0, high=1)
     max_bad_steps: int = key(
         20,
-        "so many updates in a row without a finite loss and gradient stop the run (float16's scaler may need "
-        "16 to find its scale)",
+        "how many updates in a row without a finite loss and gradient stop the run (float16's scaler may "
+        "need 16 to find its scale)",
         low=1,
     )
 
-    seed: int = key(42, "decides everything that is random", low=0)
+    seed: int = key(42, "decides everything that is random", low=0, high=2**32 - 1)
     device: str | None = key(None, "`cuda`, `mps` (untested) or `cpu`; null: the best there is", effect=False)
-    num_workers: int = key(4, "processes that read data, for each data set", low=0, effect=False)
+    num_workers: int = key(4, "processes that read data, for each data set", low=0, high=256, effect=False)
 
     output_dir: str = key(doc="folder for everything that is written", path=True, effect=False)
     resume_ckpt_path: str | None = key(
@@ -81,7 +81,7 @@ class RunSettings:
     save_minutes: float = key(30.0, "minutes between checkpoints, likewise; 0: none", low=0, effect=False)
     keep: int = key(
         5,
-        "so many checkpoints of epochs' ends, and so many of those between, are kept, besides the best and "
+        "how many checkpoints of epochs' ends, and how many of those between, are kept, besides the best and "
         "the latest",
         low=1,
         effect=False,

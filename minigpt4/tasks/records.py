@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# Keys of a report beside the metrics.
+RESERVED = {
+    *("samples", "before", "percentages", "best_metric", "best_step", "steps", "images", "train_seconds"),
+    *("skipped_steps", "trainable_parameters", "bad_samples", "config", "shards", "splits", "shuffled"),
+    "records",
+}
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much of an evaluation is wanted.
@@ -75,7 +83,7 @@ class Metrics:
         percentages: names of those that are shown as %.
 
     Raises:
-        ValueError: if `best` or `percentages` name what is not in `values`.
+        ValueError: if `best` or `percentages` name what is not in `values`, or a name is in RESERVED.
     """
 
     values: Mapping[str, float]
@@ -87,15 +95,18 @@ class Metrics:
         # A number of NumPy's or torch's could not be written as JSON, at the end of a long run.
         values = {name: one if isinstance(one, int) else float(one) for name, one in self.values.items()}
         object.__setattr__(self, "values", values)
+        for name in self.values:
+            if not isinstance(name, str) or name in RESERVED:
+                raise ValueError(f"a metric cannot be called {name!r}, which is another key of a report")
         for name in (self.best, *self.percentages):
             if name not in self.values:
                 raise ValueError(f"metric {name!r} is not among the values {', '.join(self.values)}")
 
     def improve_on(self, before: float | None) -> bool:
-        """Whether the deciding value is better than an earlier one; what is not a number never is."""
+        """Whether the deciding value is better than an earlier one; one that is not finite never is."""
         now = self.values[self.best]
-        if before is None:
-            return not math.isnan(now)
+        if before is None or not math.isfinite(now):
+            return math.isfinite(now)
         return now > before if self.higher_is_better else now < before
 
     def to_json(self) -> dict[str, float | None]:

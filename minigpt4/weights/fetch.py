@@ -1,4 +1,4 @@
-"""Fetch and check all weights that a YAML needs, ahead of time, and say where they lie.
+"""Fetch and check all weights that a YAML needs, ahead of time, and say where they are.
 
 example:
   minigpt4 fetch --cfg-path train_configs/minigpt4_tiny_gemma_stage1_pretrain.yaml
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minigpt4.common.config import Config
     from minigpt4.weights.resolver import WeightSource
 
-HEADER = ("key", "", "size", "source", "where it lies")
+HEADER = ("key", "", "size", "source", "path")
 
 
 def main() -> None:

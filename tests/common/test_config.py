@@ -323,3 +323,42 @@ def test_train_ends_for_a_bad_config_before_anything_heavy_is_imported(option, f
     assert done.returncode == 1
     assert all(fact in message for fact in facts), message
     assert not re.search(r"\| +(torch|transformers|timm|matplotlib|accelerate)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("option", "facts"),
+    [
+        ("run.task=???", "run.task"),
+        ("run.job_name=${nowhere}", "nowhere"),
+        ("run.seed=4294967296", "run.seed 4294967295"),
+        ("run.init_lr=.inf", "run.init_lr finite"),
+        ("datasets.cc_sbu.builder=ccsbu", "datasets.cc_sbu.builder 'cc_sbu'"),
+    ],
+)
+def test_what_cannot_be_used_names_its_key(option: str, facts: str) -> None:
+    path = ROOT / "train_configs" / "minigpt4_tiny_gemma_stage1_pretrain.yaml"
+    with pytest.raises(ConfigError) as error:
+        Config(Namespace(cfg_path=str(path), options=[option]))
+    assert all(fact in str(error.value) for fact in facts.split(" "))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "fact"),
+    [
+        ("raise RuntimeError('not today')", "not today"),
+        ("import sys; sys.exit('bye')", "bye"),
+        ("def (", "SyntaxError"),
+        ("import a_library_that_is_not_there", "a_library_that_is_not_there"),
+        ("class Thing:\n    pass", "train_step"),
+        ("def Thing():\n    pass", "Thing"),
+    ],
+)
+def test_an_import_path_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, source, fact) -> None:
+    name = f"outside_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = ROOT / "train_configs" / "minigpt4_tiny_gemma_stage1_pretrain.yaml"
+    with pytest.raises(ConfigError, match=r"run\.task") as error:
+        Config(Namespace(cfg_path=str(path), options=[f"run.task={name}:Thing"]))
+    assert fact in str(error.value)

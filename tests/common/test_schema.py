@@ -55,7 +55,7 @@ def test_parse_converts_and_fills_in_defaults() -> None:
         ({"batch_size": 0}, "batch_size 0 at least 1"),
         ({"batch_size": 1, "flag": "maybe"}, "flag 'maybe' True or False"),
         ({"batch_size": 1, "ratio": 2}, "ratio 2.0 from 0 to 1"),
-        ({"batch_size": 1, "ratio": float("nan")}, "ratio nan from 0 to 1"),
+        ({"batch_size": 1, "ratio": float("nan")}, "ratio nan finite"),
         ({"batch_size": 1, "name": "lift"}, "name 'lift' 'left' left, right"),
         ({"batch_size": 1, "splits": "train"}, "splits 'train' list of names"),
         ({"batch_size": 1, "inner": [1]}, "inner [1] mapping"),

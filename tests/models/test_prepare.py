@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from minigpt4.common.errors import DataError
 from minigpt4.models import language_model
-from minigpt4.prompts.sample import Batch
+from minigpt4.prompts.dialogue import Dialogue, Turn
+from minigpt4.prompts.sample import Batch, Sample
 from tests.support.families import save_model
 from tests.support.golden import build_golden_model
 from tests.support.prompts import answer_ids, whole
@@ -98,3 +100,22 @@ def test_transformers_would_wait_for_the_device(golden_model, monkeypatch) -> No
     monkeypatch.setattr(language_model, "unmasked", lambda *_: nullcontext())
     with pytest.raises(AssertionError, match="waits for the device"), NothingIsRead(), torch.no_grad():
         golden_model(golden_model.prepare(SAMPLES))
+
+
+def test_a_batch_of_text_alone_has_a_gradient_of_zeros() -> None:
+    """Every update needs one: DDP waits for it, and a batch without images would end a run."""
+    model = build_golden_model()
+    talk = Dialogue.of([("who are you?", "a dog")])
+    batch = Batch.of([Sample(dialogue=talk), Sample(dialogue=talk)])
+    model(batch)["loss"].backward()
+    assert not model.llama_proj.weight.grad.any() and not model.llama_proj.bias.grad.any()
+    with_image = Sample(dialogue=Dialogue.of([("<ImageHere> who?", "a dog")]), image=PICTURES[0])
+    model(Batch.of([Sample(dialogue=talk), with_image]))["loss"].backward()
+    assert model.llama_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize("dialogue", [Dialogue((Turn("user", "who?"),)), Dialogue.prompted("who?", "")])
+def test_a_batch_without_a_target_is_refused(dialogue: Dialogue) -> None:
+    model = build_golden_model(end_sym="")
+    with pytest.raises(DataError, match="target"):
+        model.prepare(Batch.of([Sample(dialogue=dialogue)]))

@@ -76,3 +76,16 @@ def test_metrics_improve_by_their_own_direction(higher, now, before, better):
 def test_metrics_json_has_nothing_that_is_not_finite():
     values = {"loss": math.nan, "accuracy": 0.5, "perplexity": math.inf}
     assert Metrics(values, best="loss").to_json() == {"loss": None, "accuracy": 0.5, "perplexity": None}
+
+
+@pytest.mark.parametrize("name", ["steps", "before", 3])
+def test_metrics_are_not_called_like_another_key_of_the_report(name) -> None:
+    with pytest.raises(ValueError, match=repr(name)):
+        Metrics({"loss": 1.0, name: 2.0}, best="loss")
+
+
+@pytest.mark.parametrize("now", [math.inf, -math.inf, math.nan])
+def test_metrics_that_are_not_finite_are_never_the_best(now: float) -> None:
+    for higher in (True, False):
+        assert not Metrics({"x": now}, best="x", higher_is_better=higher).improve_on(None)
+        assert not Metrics({"x": now}, best="x", higher_is_better=higher).improve_on(0.5)

@@ -116,7 +116,7 @@ def _plan(
     s, batch = settings, mean_batch(datasets, settings)
     about = "" if batch.is_integer() else "about "
     update = batch * s.accum_grad_iters * world_size
-    steps = s.max_epoch * s.iters_per_epoch - start_step
+    steps = max(s.max_epoch * s.iters_per_epoch - start_step, 0)
     ranks = format_count(world_size, "process", "processes")
     samples = f"{about}{steps * batch * world_size:,.0f} samples in {steps:,} steps"
     epochs = f"{format_count(s.max_epoch, 'epoch')} of {format_count(s.iters_per_epoch, 'step')}"
