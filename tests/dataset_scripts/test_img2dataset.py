@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
@@ -135,9 +136,13 @@ def test_from_the_published_list_to_training(tmp_path: Path) -> None:
     assert not report.get("bad_samples")
 
 
+def as_planes(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
 def check_pictures(shards: list[str]) -> None:
     """Each caption lies beside its own picture, whose shorter side is 224 unless it was less."""
-    samples, bad = sorted_out(WebdatasetStream(shards, lambda pixels: pixels, str))
+    samples, bad = sorted_out(WebdatasetStream(shards, as_planes, str))
     assert not bad
     seen = {}
     for item in samples:
@@ -146,7 +151,7 @@ def check_pictures(shards: list[str]) -> None:
     assert sorted(seen) == [*range(GOOD), GOOD + 30]
     for number, pixels in seen.items():
         of = number if number < GOOD else 1
-        assert pixels.shape == ((224, 258, 3) if of % 2 else (400, 150, 3))
+        assert pixels.shape == ((3, 224, 258) if of % 2 else (3, 400, 150))
         assert abs(int(np.median(pixels)) - shade(of)) <= 1
 
 

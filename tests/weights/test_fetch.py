@@ -79,7 +79,7 @@ def test_before_and_after(server, run, tmp_path) -> None:
     place = rows[1][-1]
     assert code == 1 and server.seen == []
     assert rows == [
-        ["key", "size", "source", "where", "it", "lies"],
+        ["key", "size", "source", "path"],
         ["model.vit_weights", "missing", url, place],
         ["model.q_former_model", "present", "1.2", "kB", "blip2.pth", "blip2.pth"],
         ["model.llama_model", "missing", "org/llm"],
