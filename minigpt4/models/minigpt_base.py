@@ -110,8 +110,10 @@ class MiniGPTBase(OriginalNames, BaseModel):
         assert batch.tokens is not None
         tokens = batch.tokens.to(self.device)
         # Without images, no token goes through the projection, whose gradient is zero then, and not missing.
-        nothing = torch.empty(0, 1, self.token_shape.width, device=self.device)
-        seen = nothing if batch.images is None else self.vision(batch.images)
+        if batch.images is None:
+            seen = torch.empty(0, 1, self.token_shape.width, device=self.device)
+        else:
+            seen = self.vision(batch.images)
         embeds = self.embed(tokens, self.project(seen))
         return self.language.token_losses(embeds, tokens), tokens
 
