@@ -13,7 +13,7 @@ from minigpt4.prompts.sample import Batch, Sample
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
-# An endless stream is given up after so many samples without a good one, whatever fraction is allowed.
+# After this many samples without a good one, an endless stream is given up, whatever fraction is allowed.
 HOPELESS = 10_000
 # An error names the most frequent reasons.
 SHOWN_REASONS = 5
