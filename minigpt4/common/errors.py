@@ -45,6 +45,10 @@ class BadSample(Exception):
     """One image or text is skipped; the message is the reason, by which data sets count them."""
 
 
+class BadText(BadSample, ValueError):
+    """What someone says cannot be given to a tokenizer."""
+
+
 class CheckpointError(UserError):
     """A file of weights cannot be used, or does not fit the model."""
 

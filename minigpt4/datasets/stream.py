@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch.utils.data import get_worker_info
 
 from minigpt4.common.errors import BadSample
+from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.sample import Sample
 
 # What a data set's own code may raise for an entry that is not as it expects: no sample ends a run. The entry
@@ -87,6 +88,7 @@ def clean_caption(caption: Any, text_processor: Callable[[str], str] = str) -> s
     """A caption after its processor. Raises BadSample if it is not text, or nothing is left of it."""
     if not isinstance(caption, str):
         raise BadSample("caption is not text")
+    check_text(caption)
     processed = text_processor(caption)
     if not caption.strip() or not processed.strip():
         raise BadSample("empty caption")

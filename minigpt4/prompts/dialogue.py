@@ -5,9 +5,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from minigpt4.common.errors import BadText
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 
 Role = Literal["system", "user", "assistant"]
+
+# Far more than any model reads. A tokenizer takes a hundred times the memory of a text, and ends the process
+# where there is not enough.
+MAX_CHARACTERS = 100_000
+MAX_TURNS = 10_000
+
+
+def check_text(text: str) -> None:
+    """Raise BadText for what no tokenizer can be given."""
+    if len(text) > MAX_CHARACTERS:
+        raise BadText(f"text of more than {MAX_CHARACTERS:,} characters")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadText("text with half of a character (a lone surrogate)")
 
 
 @dataclass(frozen=True)
@@ -20,8 +34,8 @@ class Turn:
         verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
 
     Raises:
-        ValueError: if `text` is not text that a tokenizer can read, or if it has a place for an image and is
-            not the user's.
+        BadText: if `text` is not text that a tokenizer can read (`check_text`).
+        ValueError: if it has a place for an image and is not the user's.
     """
 
     role: Role
@@ -30,9 +44,8 @@ class Turn:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise ValueError(f"what the {self.role} says must be text, not {type(self.text).__name__}")
-        if not self.text.isascii() and any("\ud800" <= character <= "\udfff" for character in self.text):
-            raise ValueError(f"what the {self.role} says holds half of a character (a lone surrogate)")
+            raise BadText(f"what the {self.role} says must be text, not {type(self.text).__name__}")
+        check_text(self.text)
         if self.images and self.role != "user":
             raise ValueError(f"what the {self.role} says holds {IMAGE_PLACEHOLDER}, the place of an image")
 
@@ -50,12 +63,15 @@ class Dialogue:
     configured with (`model.prompt_path`), or the bare image.
 
     Raises:
+        BadText: for too many turns.
         ValueError: if the roles do not alternate, or there is no turn.
     """
 
     turns: tuple[Turn, ...]
 
     def __post_init__(self) -> None:
+        if len(self.turns) > MAX_TURNS:
+            raise BadText(f"a dialogue of more than {MAX_TURNS:,} turns")
         roles = [turn.role for turn in self.turns]
         spoken = roles[1:] if roles[:1] == ["system"] else roles
         in_turn = "system" not in spoken and all(role != after for role, after in pairwise(spoken))
