@@ -14,7 +14,7 @@ SCRIPT = ROOT / "benchmarks" / "data_loading.py"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def run_benchmark(monkeypatch):
     """Runs the script in this process."""
     threads = torch.get_num_threads()
 
@@ -27,7 +27,7 @@ def benchmark(monkeypatch):
 
 
 @pytest.mark.parametrize("resized", [None, 40])
-def test_figures_of_a_mixed_shard(benchmark, tmp_path, resized) -> None:
+def test_figures_of_a_mixed_shard(run_benchmark, tmp_path, resized) -> None:
     """One picture of the right size, two to be resized, two bad ones; captions in JSON or text."""
     shard = write_shard(
         tmp_path / "0.tar",
@@ -41,7 +41,7 @@ def test_figures_of_a_mixed_shard(benchmark, tmp_path, resized) -> None:
     )
     file = tmp_path / "new" / "figures.json"
     options = ["--resized", str(resized)] if resized else []
-    benchmark(
+    run_benchmark(
         *("--shards", shard, "--image-size", "32", "--batch-size", "2", "--rounds", "2"),
         *("--profile", "--json", str(file), *options),
     )
@@ -54,8 +54,8 @@ def test_figures_of_a_mixed_shard(benchmark, tmp_path, resized) -> None:
     assert all(figures["profile_microseconds"][part] > 0 for part in ("tar", "decode", "collate"))
 
 
-def test_a_mistake_is_one_line(benchmark, tmp_path) -> None:
+def test_a_mistake_is_one_line(run_benchmark, tmp_path) -> None:
     for storage in (str(tmp_path / "{0..3}.tar"), write_shard(tmp_path / "bad.tar", sample("x", None))):
         with pytest.raises(SystemExit) as end:
-            benchmark("--shards", storage, "--rounds", "1")
+            run_benchmark("--shards", storage, "--rounds", "1")
         assert end.value.code.startswith("error: --shards") and storage in end.value.code
