@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,7 +22,9 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.models.backbones.base_backbone import choose_backbone, claimed_by
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.pretrained import from_pretrained, location
 from minigpt4.models.settings import QUANTIZED, SHARD
+from minigpt4.models.tokenizer_loading import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ def load_language_model(
     Raises:
         ConfigError: if the folder does not hold a language model, or a setting cannot be had.
     """
-    where = _location(source)
-    config = _from_pretrained(AutoConfig.from_pretrained, where)
-    tokenizer = _from_pretrained(AutoTokenizer.from_pretrained, where)
+    where = location(source)
+    config = from_pretrained(AutoConfig.from_pretrained, where)
+    tokenizer = load_tokenizer(source, rows=config.get_text_config().vocab_size)
     family = choose_backbone(backbone, config.model_type, tokenizer)
     # Whatever family its turns are of, a model overflows where its own family does.
     overflows = family.fp16_overflows or claimed_by(config.model_type).fp16_overflows
@@ -91,7 +91,7 @@ def load_language_model(
         # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
         # was there, they always were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = _from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
+    model = from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
     if "gguf_file" in where:
         model = model.to(home)
     _keep_backward_pass(model)
@@ -106,15 +106,6 @@ def _attention_argument(
     if attention is None and (capped or plain_attention_wins(device, dtype, USUAL_TOKENS)):
         attention = "eager"
     return {} if attention is None else {"attn_implementation": attention}
-
-
-def _location(source: Path) -> dict[str, str]:
-    """Where a model lies, as the arguments of transformers' `from_pretrained`."""
-    if source.is_dir():
-        return {"pretrained_model_name_or_path": str(source)}
-    if source.suffix != ".gguf":
-        raise ConfigError(f"model.llama_model: {source} is neither a folder nor a .gguf file")
-    return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
 
 
 def _check_sharding(precision: str, trainable: str) -> None:
@@ -139,14 +130,6 @@ def _keep_backward_pass(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def _from_pretrained(load: Callable, arguments: dict[str, Any]) -> Any:
-    try:
-        return load(**arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        place = arguments["pretrained_model_name_or_path"]
-        raise ConfigError(f"model.llama_model: could not load {place}: {error}") from error
 
 
 def _precision_arguments(precision: str, overflows: bool, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Loading a language model's tokenizer: what its files hold, whatever they are called or call themselves."""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.models.pretrained import from_pretrained, location
+
+log = logging.getLogger(__name__)
+
+# Without any of these, transformers makes an empty tokenizer and says nothing.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
+    *("sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
+)
+# What a tokenizer of a language model that knows English can write and read again.
+PLAIN_SENTENCE = "the dog is running in the park"
+# Where tokenizers made of one sentencepiece file differ: spaces before words and in a row, marks beside
+# words, characters that are spelled in bytes.
+PROBES = (
+    PLAIN_SENTENCE,
+    "a red  circle",
+    "<Img>two (2) dogs!</Img>",
+    "###Human: caf\u00e9 \u65e5\u672c\n[/INST] ",
+)
+
+
+def load_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model.
+
+    Args:
+        source: the model's folder, or its `.gguf` file.
+        rows: of the model's embedding table.
+
+    Raises:
+        ConfigError: if there is none, if it does not bring a plain sentence back, or if it writes ids that
+            have no row.
+    """
+    where = location(source)
+    files = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if source.is_dir() and not files:
+        raise ConfigError(
+            f"model.llama_model: {source} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there"
+        )
+    if "tokenizer.model" in files and "tokenizer.json" not in files:
+        tokenizer = _of_sentencepiece(source, where)
+    else:
+        tokenizer = from_pretrained(
+            AutoTokenizer.from_pretrained, where | _instead_of_empty(_said(source), {})
+        )
+    _name_bos(tokenizer)
+    _check_plain_sentence(tokenizer, source)
+    _check_ids(tokenizer, rows, source)
+    return tokenizer
+
+
+def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Of the tokenizers that transformers makes of `tokenizer.model`, the one with sentencepiece's own ids.
+
+    The class that the folder names is often none that transformers knows (`LLaMATokenizer`), or missing. What
+    transformers takes then reads words without the space before them.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    path, said = source / "tokenizer.model", _said(source)
+    try:
+        pieces = SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError):  # not sentencepiece's, but tiktoken's: only its own class can read it
+        return from_pretrained(AutoTokenizer.from_pretrained, where | _instead_of_empty(said, {}))
+    numbers = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id(), "unk_token": pieces.unk_id()}
+    names = {key: pieces.id_to_piece(number) for key, number in numbers.items() if number >= 0}
+    arguments = where | _instead_of_empty(said, names)
+    if (
+        "bos_token" in names
+    ):  # what these classes did before transformers 5, and their models were trained with
+        arguments["add_bos_token"] = said.get("add_bos_token", True)
+    best, most = None, -1
+    for kind in (AutoTokenizer, LlamaTokenizer):
+        tokenizer = from_pretrained(kind.from_pretrained, arguments)
+        same = [tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text) for text in PROBES]
+        if all(same):
+            return tokenizer
+        if same[0] and sum(same) > most:
+            best, most = tokenizer, sum(same)
+    if best is None:
+        raise ConfigError(
+            f"model.llama_model: transformers reads other ids from {path} than sentencepiece itself: please "
+            "put the model's tokenizer.json beside it"
+        )
+    log.warning(
+        "model.llama_model: transformers reads spaces or rare characters in another way than %s says", path
+    )
+    return best
+
+
+def _said(source: Path) -> dict[str, Any]:
+    """What a folder says of its tokenizer. Of a file that cannot be read, transformers says so."""
+    said = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            said |= json.loads((source / name).read_text(encoding="utf-8"))
+    return said
+
+
+def _instead_of_empty(said: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str | None]:
+    """Special tokens that are called "" -> their names, or None. Some conversions of LLaMA-1 have such."""
+    texts = {key: one.get("content") if isinstance(one, dict) else one for key, one in said.items()}
+    return {key: names.get(key) for key, text in texts.items() if key.endswith("_token") and text == ""}
+
+
+def _name_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Without tokenizer_config.json, a tokenizer writes BOS and does not know it."""
+    if tokenizer.bos_token_id is None:
+        bare = tokenizer("a", add_special_tokens=False).input_ids
+        with_special = tokenizer("a").input_ids
+        if len(with_special) == len(bare) + 1 and with_special[1:] == bare:
+            tokenizer.bos_token = tokenizer.convert_ids_to_tokens(with_special[0])
+
+
+def _check_plain_sentence(tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
+    ids = tokenizer(PLAIN_SENTENCE, add_special_tokens=False).input_ids
+    back = str(tokenizer.decode(ids))
+    if "".join(back.split()).casefold() != "".join(PLAIN_SENTENCE.split()):
+        raise ConfigError(
+            f"model.llama_model: the tokenizer of {source} does not bring a plain sentence back: "
+            f"{PLAIN_SENTENCE!r} becomes {back[:60]!r}. Are its files whole, and of this model?"
+        )
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: Path) -> None:
+    """Other added tokens beyond the table are no harm: `PromptEncoder` never writes them."""
+    needed = (tokenizer.bos_token, tokenizer.eos_token)
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}.difference(map(str, needed))
+    for word, place in tokenizer.get_vocab().items():
+        if place >= rows and word not in added:
+            raise ConfigError(
+                f"model.llama_model: the tokenizer of {source} writes {word!r} as id {place}, but the "
+                f"embedding table of the model has {rows} rows: is it another model's tokenizer?"
+            )
