@@ -65,14 +65,15 @@ def unmasked(llm: PreTrainedModel, length: int) -> Iterator[None]:
     """Let a causal model that is given no mask run without one, and without waiting for the device.
 
     Args:
-        llm: attends as it always does where it does not use SDPA, or where a window is shorter than the
-            text.
+        llm: attends as it always does where it does not use SDPA, where its family knows no other attention
+            than its own (Falcon), or where a window is shorter than the text.
         length: T.
     """
     config = llm.config.get_text_config()
-    window = getattr(config, "sliding_window", None) or length + 1
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    fits = all(length < (window or length + 1) for window in windows)
     usual = config._attn_implementation
-    if usual == "sdpa" and is_causal(config) and length < window:
+    if usual == "sdpa" and llm._supports_attention_backend and is_causal(config) and fits:
         config._attn_implementation = UNMASKED_SDPA
     try:
         yield

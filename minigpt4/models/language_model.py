@@ -5,6 +5,7 @@ Shapes: B batch, T text and image tokens, D width, V vocabulary.
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from minigpt4.models.execution import (
     without_cudnn_attention,
 )
 from minigpt4.models.head_loss import head_losses
+from minigpt4.models.library_head import logits_of
 from minigpt4.prompts.encoder import TokenBatch
 
 
@@ -80,7 +82,9 @@ class LanguageModel(nn.Module):
 
     @property
     def width(self) -> int:
-        return self.config.hidden_size
+        """Of the embeddings that it reads; some models are wider or narrower inside (OPT-350m)."""
+        table: Any = self.model.get_input_embeddings()
+        return table.weight.shape[-1]
 
     @property
     def device(self) -> torch.device:
@@ -140,16 +144,18 @@ class LanguageModel(nn.Module):
         """
         device = self.device
         with own_precision(self.frozen, device), unmasked(self.model, embeds.shape[1]):
-            hidden = self.model.get_decoder()(
+            outputs = self.model.get_decoder()(
                 inputs_embeds=embeds.to(device),
                 # Padding is at the right end, where causal attention does not look.
                 attention_mask=None if is_causal(self.config) else tokens.attention_mask.to(device),
                 use_cache=False,
-            ).last_hidden_state
+            )
+            hidden = outputs.last_hidden_state
             # Under `device_map: auto` the last layer may be on another card than the first.
             wanted = hidden.flatten(0, 1).index_select(0, tokens.target_index.to(hidden.device))
+            head = partial(logits_of, self.model, output_type=type(outputs))
             losses = head_losses(
-                wanted, tokens.target_ids, self._logits, self.config.vocab_size, trained=not self.frozen
+                wanted, tokens.target_ids, head, self.config.vocab_size, trained=not self.frozen
             )
         return losses.to(embeds.device)
 
@@ -163,14 +169,6 @@ class LanguageModel(nn.Module):
             return self.model.generate(
                 *map(moved, args), **{key: moved(value) for key, value in kwargs.items()}
             )
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, D] -> [rows, V] in float32, capped where the model caps its logits (Gemma-2)."""
-        head = self.model.get_output_embeddings()
-        assert head is not None
-        logits = head(hidden).float()
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return cap * torch.tanh(logits / cap) if cap else logits
 
     def recompute_layers(self) -> None:
         """Keep only each layer's input, and compute the rest of it again in the backward pass.

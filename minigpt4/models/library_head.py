@@ -1,0 +1,58 @@
+"""What a causal language model makes of its decoder's hidden states, computed by the library itself.
+
+Families scale, cap or transform on the way to the logits, each in its own `forward`. Here that very `forward`
+runs, on the rows that have a label alone: something stands in for the decoder and hands over these rows.
+
+Shapes: D width of the hidden states, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+
+class _StandIn:
+    """Returns the same output whatever it is called with; its attributes are the decoder's."""
+
+    def __init__(self, decoder: nn.Module, output: ModelOutput) -> None:
+        self._decoder, self._output = decoder, output
+
+    def __call__(self, *_: Any, **__: Any) -> ModelOutput:
+        return self._output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+
+def logits_of(model: PreTrainedModel, hidden: torch.Tensor, output_type: type[ModelOutput]) -> torch.Tensor:
+    """[rows, D] -> [rows, V] in float32: what `model` computes after its decoder.
+
+    Args:
+        model: a causal language model.
+        hidden: some of the decoder's hidden states, after its last norm.
+        output_type: of the decoder's output, which the model's `forward` reads.
+    """
+    parent, name = _place_of(model.get_decoder(), model)
+    decoder = parent._modules[name]
+    assert decoder is not None
+    output = output_type(last_hidden_state=hidden[None])  # type: ignore[call-arg]
+    # Not by assignment, which would want a module, and not by replacing the decoder's own `forward`: its
+    # hooks, which gather and free sharded weights, have nothing to do here.
+    parent._modules[name] = _StandIn(decoder, output)  # type: ignore[assignment]
+    try:
+        logits = model(inputs_embeds=hidden[None], use_cache=False).logits
+    finally:
+        parent._modules[name] = decoder
+    return logits[0].float()
+
+
+def _place_of(module: nn.Module, model: nn.Module) -> tuple[nn.Module, str]:
+    """The module that `module` is an attribute of, and the attribute's name."""
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is module:
+                return parent, name
+    raise ValueError(f"{type(model).__name__} has no decoder in front of its head")
