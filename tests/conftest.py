@@ -14,7 +14,17 @@ from tests.support import GOLDEN, TESTS
 from tests.support.golden import build_golden_model
 
 # Folders whose tests are units, unless one is marked `integration` or talks to a server.
-UNIT_FOLDERS = {"common", "compat", "prompts", "processors", "models", "tasks", "weights", "datasets"}
+UNIT_FOLDERS = {
+    "common",
+    "compat",
+    "prompts",
+    "processors",
+    "models",
+    "tasks",
+    "weights",
+    "datasets",
+    "serving",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
+# A token may be a single byte of a character.
+LONGEST_CHARACTER = 4
+
 
 class StoppingCriteriaSub(StoppingCriteria):
     """Ends a row whose last tokens are one of the given sequences of ids.
@@ -37,19 +40,85 @@ class StoppingCriteriaSub(StoppingCriteria):
 class StopAtText(StoppingCriteria):
     """Ends a row that has spelled the end symbol.
 
-    Read as text, because a symbol like "###" is tokenised differently after different words.
+    Read as text, because a symbol like "###" is tokenised differently after different words. It is asked at
+    each token, so what an end symbol can still reach into is read, and no more.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end: str) -> None:
         self.tokenizer = tokenizer
         self.end = end
+        # The rest is for tokens that stand for no text.
+        self.reach = LONGEST_CHARACTER * len(end) + 8
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """[B, T] ids, the prompt not among them -> [B], True where a row has ended."""
-        done = [self.end in _text(self.tokenizer, row) for row in input_ids.tolist()]
+        tails = input_ids[:, -self.reach :].tolist()
+        done = [
+            self.end in (self._read(tail) or self._read(row.tolist()))
+            for tail, row in zip(tails, input_ids, strict=True)
+        ]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+    def _read(self, ids: list[int]) -> str:
+        return _text(self.tokenizer, ids)
+
+
+class ReplyReader:
+    """Reads one reply while it grows, each token once or twice, however long the reply becomes.
+
+    Args:
+        tokenizer: the language model's.
+        stop_ids: each ends the reply.
+        end: the end symbol, "" for none.
+
+    Attributes:
+        ids: all tokens, the end included.
+        ended: whether a stop id or the end symbol is among them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int], end: str) -> None:
+        self.tokenizer, self.stop_ids, self.end = tokenizer, stop_ids, end
+        self.ids: list[int] = []
+        self.ended = False
+        self._text = ""
+        # Some tokens decode to text only beside others, so the newest are decoded together with those that
+        # are read already: the text of ids[_start:] begins with that of ids[_start:_read].
+        self._start = self._read = 0
+
+    def add(self, token: int) -> None:
+        """Read one more token."""
+        self.ids.append(token)
+        if token in self.stop_ids:
+            self.ended = True
+            return
+        before = _decode(self.tokenizer, self.ids[self._start : self._read])
+        now = _decode(self.tokenizer, self.ids[self._start :])
+        half = now.endswith("\N{REPLACEMENT CHARACTER}") and len(self.ids) - self._read < LONGEST_CHARACTER
+        if half:
+            return
+        self._text = (self._text + now[len(before) :]) if self._text else now[len(before) :].lstrip()
+        self._start, self._read = self._read, len(self.ids)
+        self.ended = bool(self.end) and self.end in self._text
+
+    @property
+    def settled(self) -> str:
+        """As much of the text as later tokens cannot change any more.
+
+        Held back are the beginning of what may become the end symbol, half a character, and white space,
+        which is dropped where it turns out to be the last.
+        """
+        text = self._text.split(self.end)[0] if self.end else self._text
+        for length in range(min(len(self.end) - 1, len(text)), 0, -1):
+            if text.endswith(self.end[:length]):
+                return text[:-length].rstrip()
+        return text.rstrip()
+
+    @property
+    def text(self) -> str:
+        """The whole text, once the reply is complete."""
+        return read_reply(self.tokenizer, self.ids, self.stop_ids, self.end)
 
 
 def read_reply(
@@ -62,6 +131,9 @@ def read_reply(
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Leading white space is dropped: with the end symbol "\\n" it would mean an empty reply."""
+    return _decode(tokenizer, ids).lstrip()
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     # The clean-up joins words to punctuation that follows, which would change what was streamed already.
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return str(text).lstrip()
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

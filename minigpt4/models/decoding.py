@@ -1,0 +1,127 @@
+"""Replies, token by token, of one prompt or of several side by side.
+
+transformers' `generate` does the same for whole batches with one setting for all. Here every row has
+settings, a random generator and an end of its own, a reader gets each token when it is drawn and may stop at
+any time, and the keys and values stay behind for the next turn.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.models.key_values import KeyValues
+from minigpt4.prompts.reply_end import ReplyReader
+
+
+@dataclass
+class Row:
+    """A reply in the making.
+
+    Attributes:
+        settings: how its tokens are chosen.
+        reader: what was chosen so far.
+        finish_reason: `stop` where the model ended it, `length` where it reached its longest; None before.
+    """
+
+    settings: GenerationSettings
+    reader: ReplyReader
+    finish_reason: str | None = None
+
+    def add(self, token: int) -> None:
+        """Go on with a token, unless the reply has ended."""
+        if self.finish_reason is None:
+            self.reader.add(token)
+            if self.reader.ended:
+                self.finish_reason = "stop"
+            elif len(self.reader.ids) >= self.settings.max_new_tokens:
+                self.finish_reason = "length"
+
+
+@torch.no_grad()
+def decode(
+    keys: KeyValues, embeds: torch.Tensor, rows: Sequence[Row], mask: torch.Tensor | None = None
+) -> Iterator[None]:
+    """Read prompts and write replies, one token a row and step, until all have ended.
+
+    Args:
+        keys: holds what was read before `embeds`; afterwards, all but the last token of the replies.
+        embeds: [B, T, D].
+        rows: B replies; that they may want beams is not looked at.
+        mask: [B, T], 0 for padding on the left; None without padding.
+    """
+    samplers = [_Sampler(row, keys.language.device) for row in rows]
+    logits = keys.read(embeds, mask)
+    while True:
+        chosen = _choose(samplers, logits)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            row.add(token)
+        yield
+        if all(row.finish_reason for row in rows):
+            return
+        logits = keys.step(chosen[:, None])
+
+
+def _choose(samplers: Sequence["_Sampler"], logits: torch.Tensor) -> torch.Tensor:
+    """[B, V] -> the next token of each row, [B]."""
+    if all(sampler.plain for sampler in samplers):
+        return logits.argmax(dim=-1)
+    return torch.cat([sampler(logits[place : place + 1]) for place, sampler in enumerate(samplers)])
+
+
+class _Sampler:
+    """Chooses the tokens of one row.
+
+    It draws from a generator of its own: torch's stays as it is, and a seed gives the same reply whatever is
+    generated beside it.
+    """
+
+    def __init__(self, row: Row, device: torch.device) -> None:
+        self.row, settings = row, row.settings
+        self.stop_ids = torch.tensor(list(row.reader.stop_ids), device=device)
+        self.ids = torch.empty(1, 0, dtype=torch.long, device=device)
+        self.adjust: Any = LogitsProcessorList()
+        if settings.repetition_penalty != 1:
+            self.adjust.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))
+        self.generator = None
+        if settings.sampled:
+            self.generator = torch.Generator(device)
+            self.generator.manual_seed(secrets.randbits(63) if settings.seed is None else settings.seed)
+            self.adjust.append(TemperatureLogitsWarper(float(settings.temperature)))
+            if settings.top_k:
+                self.adjust.append(TopKLogitsWarper(settings.top_k))
+            if settings.top_p < 1:
+                self.adjust.append(TopPLogitsWarper(float(settings.top_p)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is what is wanted now."""
+        return not self.adjust and not self._too_short
+
+    @property
+    def _too_short(self) -> bool:
+        return len(self.row.reader.ids) < self.row.settings.min_new_tokens
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """[1, V] -> [1]."""
+        if self._too_short:
+            logits = logits.index_fill(1, self.stop_ids, -torch.inf)
+        scores = self.adjust(self.ids, logits)
+        if self.generator is None:
+            token = scores.argmax(dim=-1)
+        else:
+            token = torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[:, 0]
+        self.ids = torch.cat([self.ids, token[:, None]], dim=1)
+        return token

@@ -1,0 +1,89 @@
+"""What a language model has read, as keys and values, so that it need not be read again.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from minigpt4.models.execution import own_precision, without_cudnn_attention
+from minigpt4.models.language_model import LanguageModel
+
+
+def keeps_tokens(language: LanguageModel) -> bool:
+    """Whether all layers keep keys and values by token, so that a reply can go on from any of them.
+
+    Layers with a recurrent state (Mamba's) cannot forget their last tokens.
+    """
+    layers = DynamicCache(config=language.config).layers
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+class KeyValues:
+    """Keys and values that grow token by token.
+
+    Attributes:
+        length: tokens that are held, padding included.
+    """
+
+    def __init__(self, language: LanguageModel) -> None:
+        self.language = language
+        # Without the model's config, so that every layer keeps all tokens. With it, layers with a sliding
+        # window keep the window alone, and cannot be cropped. The model masks what is outside the window
+        # itself.
+        self._cache: Any = DynamicCache()
+        self._mask: torch.Tensor | None = None
+        # Not every model can leave out the logits of all tokens but the last.
+        parameters = inspect.signature(language.model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+
+    @property
+    def length(self) -> int:
+        return self._cache.get_seq_length()
+
+    @property
+    def bytes(self) -> int:
+        """The memory that they take."""
+        tensors = (tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` tokens."""
+        self._cache.crop(length - self.length)
+
+    def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Read further tokens.
+
+        Args:
+            embeds: [B, T, D], of text and images; on any device.
+            mask: [B, T], 0 for padding on the left; only for what is read first.
+
+        Returns:
+            Logits of the next token, [B, V] in float32.
+        """
+        self._mask = None if mask is None else mask.to(self.language.device)
+        positions = {} if self._mask is None else {"position_ids": (self._mask.cumsum(-1) - 1).clamp(min=0)}
+        return self._forward(inputs_embeds=embeds.to(self.language.device), **positions)
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read one more token of text a row, [B, 1] -> logits of the next, [B, V] in float32."""
+        if self._mask is None:
+            return self._forward(input_ids=ids)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
+        return self._forward(input_ids=ids, position_ids=self._mask.sum(-1, keepdim=True) - 1)
+
+    def _forward(self, **given: torch.Tensor) -> torch.Tensor:
+        language = self.language
+        with own_precision(language.frozen, language.device), without_cudnn_attention():
+            out = language.model(
+                **given,
+                attention_mask=self._mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                **self._last_only,
+            )
+        return out.logits[:, -1].float()

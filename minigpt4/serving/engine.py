@@ -1,0 +1,171 @@
+"""Generates replies to prompts: one at a time as they are read, or many side by side.
+
+Shapes: B rows, T tokens, P tokens per image, D the language model's width.
+"""
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from minigpt4.common.rng import undisturbed
+from minigpt4.models.decoding import Row, decode
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.models.key_values import KeyValues, keeps_tokens
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.reply_end import ReplyReader
+from minigpt4.serving.caches import PromptCaches
+from minigpt4.serving.pictures import SeenPictures
+from minigpt4.serving.prompt import Prompt
+from minigpt4.serving.replies import Reply
+
+# True, and meant so: the original penalises repetitions within the reply alone, too.
+warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
+
+
+class Engine:
+    """Any number of threads may ask for replies; they take turns, token by token.
+
+    Args:
+        model: in evaluation mode.
+        keep_caches: of how many dialogues the keys and values are kept, so that the next turn costs what is
+            new.
+        keep_images: of how many images the embeddings are kept.
+    """
+
+    def __init__(self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256) -> None:
+        self.model = model
+        self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len)
+        self._see = SeenPictures(self._look, keep_images)
+        self._turn = threading.Lock()
+        self._stepwise = keeps_tokens(model.language)
+
+    def reply(self, prompt: Prompt, settings: GenerationSettings) -> Reply:
+        """The reply to a prompt, which is generated as it is read."""
+        generate = self._token_by_token if self._is_stepwise(settings) else self._in_one_piece
+        return Reply(prompt, lambda reply: generate(reply, settings))
+
+    def replies(self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]) -> list[Reply]:
+        """The finished replies to several prompts, each with its own settings, generated side by side."""
+        replies = [self.reply(*pair) for pair in zip(prompts, settings, strict=True)]
+        pairs = list(zip(replies, settings, strict=True))
+        together = [pair for pair in pairs if self._is_stepwise(pair[1])]
+        if len(together) > 1:
+            self._side_by_side(together)
+        for reply in replies:
+            reply.wait()
+        return replies
+
+    def _is_stepwise(self, settings: GenerationSettings) -> bool:
+        return self._stepwise and settings.num_beams == 1
+
+    def _token_by_token(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
+        reply.start()
+        row, shown = Row(settings, self._reader()), 0
+        tokens = reply.prompt.tokens
+        with self.caches.borrow(tokens) as cache:
+            reply.cached_tokens = len(cache.tokens)
+            with self._turn:
+                embeds, _ = self._embed([reply.prompt])
+            new = embeds[:, len(cache.tokens) :]
+            cache.tokens.extend(tokens[len(cache.tokens) :])
+            steps = decode(cache.keys, new, [row])
+            while not reply.cancelled and self._step(steps):
+                cache.tokens.append(row.reader.ids[-1])
+                reply.count(len(row.reader.ids))
+                reply.text = row.reader.settled
+                if len(reply.text) > shown:
+                    # By length: bytes that turn out not to be a character spoil valid ones before them, but
+                    # those have been shown already.
+                    yield reply.text[shown:]
+                    shown = len(reply.text)
+        reply.finish(row.reader.text, row.finish_reason)
+        if len(reply.text) > shown:
+            yield reply.text[shown:]
+
+    def _step(self, steps: Iterator[None]) -> bool:
+        """Whether there was another token."""
+        with self._turn:
+            return next(steps, self) is None
+
+    def _side_by_side(self, replies: Sequence[tuple[Reply, GenerationSettings]]) -> None:
+        for reply, _ in replies:
+            reply.start()
+        rows = [Row(settings, self._reader()) for _, settings in replies]
+        with self._turn:
+            embeds, mask = self._embed([reply.prompt for reply, _ in replies])
+        steps = decode(KeyValues(self.model.language), embeds, rows, mask)
+        while self._step(steps):
+            for (reply, _), row in zip(replies, rows, strict=True):
+                if reply.finish_reason is None:
+                    reply.count(len(row.reader.ids))
+                    if row.finish_reason:
+                        reply.finish(row.reader.text, row.finish_reason)
+
+    def _in_one_piece(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
+        """Beams, whose winner is not known before the end, and models that cannot take back a token."""
+        reply.start()
+        reader, device = self._reader(), self.model.language.device
+        seeded = undisturbed(device) if settings.seed is not None else nullcontext()
+        with self._turn, torch.no_grad(), seeded:
+            if settings.seed is not None:
+                torch.manual_seed(settings.seed)
+            embeds, mask = self._embed([reply.prompt])
+            stops = StoppingCriteriaList([*self.model.text_stops(), _Cancelled(reply)])
+            ids = self.model.language.generate(
+                inputs_embeds=embeds,
+                attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long) if mask is None else mask,
+                stopping_criteria=stops,
+                eos_token_id=self.model.stop_ids,
+                pad_token_id=self.model.stop_ids[0],
+                **_library_settings(settings),
+            )
+        for token in ids[0].tolist():
+            if not reader.ended:
+                reader.add(token)
+        reply.count(len(reader.ids))
+        reply.finish(reader.text, "stop" if reader.ended else "length")
+        if reply.text:
+            yield reply.text
+
+    def _embed(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings [B, T, D] and their mask [B, T], padded on the left; None for a single prompt."""
+        tokens = self.model.prompts.encode([prompt.dialogue for prompt in prompts], pad_left=True)
+        tokens = tokens.to(self.model.device)
+        with torch.no_grad():
+            seen = self._see([picture for prompt in prompts for picture in prompt.pictures])
+            embeds = self.model.embed(tokens, seen)
+        return embeds, None if len(prompts) == 1 else tokens.attention_mask
+
+    def _look(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_img(pixels)[0]
+
+    def _reader(self) -> ReplyReader:
+        model = self.model
+        return ReplyReader(model.language.tokenizer, model.stop_ids, model.template.end)
+
+
+class _Cancelled(StoppingCriteria):
+    """Ends all rows once a reply is not wanted any more."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.reply.cancelled, device=input_ids.device)
+
+
+def _library_settings(settings: GenerationSettings) -> dict[str, Any]:
+    """Settings as transformers' `generate` takes them."""
+    names = ("min_new_tokens", "max_new_tokens", "num_beams", "repetition_penalty", "length_penalty")
+    shared = {name: getattr(settings, name) for name in names} | {"do_sample": settings.sampled}
+    if not settings.sampled:
+        return shared
+    drawn = {"temperature": float(settings.temperature), "top_p": float(settings.top_p)}
+    return shared | drawn | {"top_k": settings.top_k}

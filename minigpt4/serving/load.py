@@ -1,0 +1,65 @@
+"""From a config to a model that answers."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigpt4.common.config import Config, plain
+from minigpt4.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from minigpt4.serving.chat_model import ChatModel
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    source: str | Path, device: "str | torch.device | None" = None, options: Sequence[str] = ()
+) -> "ChatModel":
+    """A model that answers questions about images.
+
+    Args:
+        source: a YAML file, or a folder that holds one.
+        device: `cuda`, `cuda:1`, `mps`, `cpu`; None takes the best there is.
+        options: changes to the YAML, as `model.ckpt=output/run/checkpoint_best.pth`.
+
+    Raises:
+        ConfigError: naming the file or the key that cannot be used.
+        CheckpointError: for weights that do not fit.
+    """
+    # The config is checked before anything heavy is imported.
+    cfg = Config(Namespace(cfg_path=str(_yaml(Path(source))), options=list(options)))
+    return from_config(cfg, device)
+
+
+def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "ChatModel":
+    """As `load`, of a config that was read."""
+    from minigpt4.common.device import pick_device
+    from minigpt4.common.registry import registry
+    from minigpt4.processors.base_processor import processors_of
+
+    if "arch" not in cfg.model_cfg:
+        raise ConfigError("the section `model` is missing: it describes what answers")
+    processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
+    model_class = registry.get_model_class(cfg.model_cfg.arch)
+    model = model_class.from_config(cfg.model_cfg, device=pick_device(device)).eval()
+    if not cfg.model_cfg.get("ckpt"):
+        log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
+    from minigpt4.serving.chat_model import ChatModel
+
+    return ChatModel(model, processor)
+
+
+def _yaml(source: Path) -> Path:
+    source = source.expanduser()
+    if not source.is_dir():
+        return source
+    found = sorted(source.glob("*.yaml"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(f"the folder {source} must hold one .yaml file, found {names}")
+    return found[0]

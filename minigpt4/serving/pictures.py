@@ -1,0 +1,121 @@
+"""Pictures as people bring them, made ready for a model, and what a model has seen of them.
+
+Shapes: P tokens per image, D the language model's width.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minigpt4.common.errors import BadSample, DataError
+from minigpt4.processors.base_processor import ImageProcessor
+from minigpt4.processors.pictures import MAX_PIXELS, decode_picture, on_white, open_picture
+
+# What an image may be given as. `bytes` are a whole file's.
+ImageLike = Union[str, Path, bytes, Image.Image, np.ndarray, torch.Tensor, "Picture"]
+# How many new ones are looked at together.
+AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image as a model takes it.
+
+    Attributes:
+        pixels: [3, image_size, image_size]: uint8, or normalised floats.
+        key: the same for the same pixels.
+    """
+
+    pixels: torch.Tensor = field(repr=False)
+    key: str
+
+    @classmethod
+    def of(cls, image: ImageLike, processor: ImageProcessor) -> "Picture":
+        """Make an image ready.
+
+        Args:
+            image: a path, a file's bytes, a PIL image, an array [H, W, 3] or [H, W] of uint8, a tensor
+                [3, H, W] as the processor makes it, or a picture that is ready.
+            processor: the model's.
+
+        Raises:
+            DataError: for a file that is not there, cannot be read or is too large, and for anything else.
+        """
+        if isinstance(image, Picture):
+            return image
+        pixels = image if isinstance(image, torch.Tensor) else processor.to_batch(_decoded(image))
+        wanted = [3, processor.image_size, processor.image_size]
+        if list(pixels.shape) != wanted or not (pixels.is_floating_point() or pixels.dtype == torch.uint8):
+            raise DataError(
+                f"an image tensor is {str(pixels.dtype)[6:]} {list(pixels.shape)}, it must be {wanted}, "
+                "uint8 or normalised floats"
+            )
+        pixels = pixels.detach().cpu().contiguous()
+        digest = hashlib.sha256(str(pixels.dtype).encode())
+        digest.update(pixels.view(torch.uint8).numpy().tobytes())
+        return cls(pixels, digest.hexdigest())
+
+
+def _decoded(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+    """RGB pixels."""
+    try:
+        if isinstance(image, str | Path):
+            return open_picture(image)
+        if isinstance(image, bytes):
+            return decode_picture(image)
+        if isinstance(image, Image.Image):
+            if image.width * image.height > MAX_PIXELS:
+                raise BadSample("image too large")
+            return on_white(image)
+    except OSError as error:
+        raise DataError(f"The image cannot be read: {error}.") from error
+    except BadSample as bad:
+        raise DataError(f"The image cannot be read: {bad}.") from bad
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise DataError(
+                f"an image array is {image.dtype} {list(image.shape)}, it must be uint8 [H, W, 3] or [H, W]"
+            )
+        return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else np.ascontiguousarray(image)
+    raise DataError(
+        f"an image is a {type(image).__name__}, it must be a path, a file's bytes, a PIL image, an array or "
+        "a tensor"
+    )
+
+
+class SeenPictures:
+    """Embeddings of the pictures seen last, so that each is looked at once.
+
+    Args:
+        embed: pixels [N, 3, H, W] -> embeddings [N, P, D].
+        limit: how many are kept; those not asked for longest go first.
+    """
+
+    def __init__(self, embed: Callable[[torch.Tensor], torch.Tensor], limit: int) -> None:
+        self._embed, self._limit = embed, limit
+        self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __call__(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
+        """The embeddings of pictures, [N, P, D]; None for no picture."""
+        new = {picture.key: picture.pixels for picture in pictures if picture.key not in self._known}
+        for keys in _chunks(list(new)):
+            embeds = self._embed(torch.stack([new[key] for key in keys]))
+            self._known.update(zip(keys, embeds, strict=True))
+        for picture in pictures:
+            self._known.move_to_end(picture.key)
+        wanted = [self._known[picture.key] for picture in pictures]
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+        return torch.stack(wanted) if wanted else None
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), AT_ONCE):
+        yield keys[start : start + AT_ONCE]
