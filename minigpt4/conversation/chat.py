@@ -4,7 +4,6 @@ Shapes: P tokens per image, T tokens per prompt, D the language model's width.
 """
 
 import logging
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import BadText, DataError
 from minigpt4.conversation.messages import Conversation
 from minigpt4.conversation.streaming import ReplyStream
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import open_picture
-from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.dialogue import Dialogue, check_text
 from minigpt4.prompts.reply_end import read_reply
-from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN, PromptTemplate
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,6 @@ class Chat:
         self.vis_processor = vis_processor
         self.device = model.device if device is None else torch.device(device)
         self.stopping_criteria = StoppingCriteriaList([*(stopping_criteria or []), *model.text_stops()])
-        self._special = _special_text(model.llama_tokenizer, model.template)
 
     def upload_img(
         self,
@@ -96,9 +94,14 @@ class Chat:
     def ask(self, text: str, conv: Conversation) -> None:
         """Add a question; it follows the image or the question that has not been answered yet.
 
-        Text that the tokenizer or the model would read as more than text loses that meaning.
+        Raises:
+            DataError: for text that a tokenizer cannot be given.
         """
-        self._say(self._harmless(text), conv)
+        try:
+            check_text(text)
+        except BadText as error:
+            raise DataError(f"please ask something else: {error}") from error
+        self._say(_without_places(text), conv)
 
     def _say(self, text: str, conv: Conversation) -> None:
         user = conv.roles[0]
@@ -108,10 +111,6 @@ class Chat:
             conv.messages[-1][1] = f"{before.rstrip()} {text}"
         else:
             conv.append_message(user, text)
-
-    def _harmless(self, text: str) -> str:
-        """ "<s>" becomes "< s>": readable, but neither a special token nor a place for an image."""
-        return self._special.sub(r"\1 ", text)
 
     @torch.no_grad()
     def answer_prepare(
@@ -201,7 +200,7 @@ class Chat:
         arguments = self.answer_prepare(conv, img_list, **settings)
         ids = self.model_generate(**arguments)[0]
         text = self._read(ids.tolist())
-        conv.messages[-1][1] = self._harmless(text)
+        conv.messages[-1][1] = _without_places(text)
         return text, ids.cpu().numpy()
 
     def stream_answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> Iterator[str]:
@@ -224,9 +223,9 @@ class Chat:
             for piece in stream:
                 if piece:
                     text += piece
-                    message[1] = self._harmless(text)
+                    message[1] = _without_places(text)
                 yield piece
-            message[1] = self._harmless(text)
+            message[1] = _without_places(text)
         finally:
             stream.closed.set()
             thread.join()
@@ -271,16 +270,6 @@ def _oldest_to_drop(conv: Conversation) -> range | None:
     return None
 
 
-def _special_text(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> re.Pattern:
-    """Finds the first character of each text that the model would read as more than text.
-
-    These are the image's placeholder, the tokenizer's special tokens, and what the template is written
-    with and the tokenizer reads as one (in some files `<start_of_turn>` is not declared special).
-    """
-    added = tokenizer.added_tokens_decoder.values()
-    marks = "\0".join(vars(template).values())
-    known = {IMAGE_PLACEHOLDER, *tokenizer.all_special_tokens}
-    known |= {token.content for token in added if token.special or token.content in marks}
-    # A space after it would leave a token of one character (a line's end) what it is.
-    words = sorted(re.escape(word) for word in known if len(word) > 1)
-    return re.compile(f"(?=(?:{'|'.join(words)}))(.)", re.DOTALL)
+def _without_places(text: str) -> str:
+    """What is said, without a place for an image. Control tokens in it are text for the prompt encoder."""
+    return text.replace(IMAGE_PLACEHOLDER, f"{IMAGE_PLACEHOLDER[0]} {IMAGE_PLACEHOLDER[1:]}")

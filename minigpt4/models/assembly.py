@@ -156,4 +156,5 @@ def build_prompts(
         settings.max_txt_len,
         settings.max_context_len,
         requests,
+        language.config.vocab_size,
     )

@@ -5,14 +5,16 @@ places, and nothing there has to be searched, compared or waited for.
 """
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.prompts.dialogue import Dialogue, Turn
+from minigpt4.prompts.literal import LiteralText
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, PromptTemplate
 
 # Stands for one image token among text ids; never looked up.
@@ -55,7 +57,8 @@ class PromptEncoder:
     """Turns dialogues into a TokenBatch: the only way from a dialogue to ids.
 
     Each prompt between two answers, each piece of it between images, and each answer with its end symbol is
-    tokenised by itself, in training (as in MiniGPT-4), evaluation and chat alike.
+    tokenised by itself, in training (as in MiniGPT-4), evaluation and chat alike. What is said is text, also
+    where it spells a control token; only templates and verbatim prompts write those.
 
     Args:
         tokenizer: the language model's.
@@ -65,6 +68,10 @@ class PromptEncoder:
         max_txt_len: longest answer that is learned, end symbol included, in tokens.
         max_context_len: longest prompt, images included, in tokens.
         requests: what captions answer; training draws one per batch. Without any, it is the bare image.
+        rows: of the embedding table, where ids from there on are known not to have one.
+
+    Raises:
+        ConfigError: if the template is written with a token that has no row.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class PromptEncoder:
         max_txt_len: int,
         max_context_len: int,
         requests: Sequence[str] = (),
+        rows: int = sys.maxsize,
     ) -> None:
         self.tokenizer = tokenizer
         self.bos = [] if bos_id is None else [bos_id]
@@ -85,26 +93,34 @@ class PromptEncoder:
         self.max_context_len = max_context_len
         bare_image = Turn("user", IMAGE_PLACEHOLDER, verbatim=True)
         self.requests = [Turn("user", request) for request in requests] or [bare_image]
+        self.rows = rows
+        self.literal = LiteralText(tokenizer, template, rows)
         self.end_length = len(self._ids("a" + template.end)) - len(self._ids("a"))
+        self._check_rows(self._ids("\n".join(vars(template).values())), ConfigError)
 
     def draw_request(self) -> Turn:
         """The request for the captions of a batch; training draws it from Python's generator."""
         return random.choice(self.requests)
 
     def texts(self, dialogue: Dialogue) -> Iterator[tuple[Turn, str]]:
-        """Each turn and how it is written, marks and end symbols included; joined, they are the prompt."""
+        """Each turn and how it is written, marks and end symbols included; joined, they are the prompt.
+
+        A control token in what is said has a SEAM in it.
+        """
         turns, before = list(dialogue.turns), ""
         if turns[0].role == "system":
-            before = turns.pop(0).text + self.template.after_system
+            before = self.literal.mark(turns.pop(0).text) + self.template.after_system
         for place, turn in enumerate(turns):
-            if turn.role == "assistant":
-                yield turn, turn.text + self.template.end
-            elif turn.verbatim:
+            if turn.verbatim:
                 yield turn, before + turn.text
+                continue
+            said = self.literal.mark(turn.text)
+            if turn.role == "assistant":
+                yield turn, said + self.template.end
             elif place == 0:
-                yield turn, before + self.template.turn(turn.text)
+                yield turn, before + self.template.turn(said)
             else:
-                yield turn, self.template.later_turn(turn.text)
+                yield turn, self.template.later_turn(said)
 
     def ids(self, dialogue: Dialogue, *, learn_all: bool = True) -> tuple[list[int], list[int]]:
         """BOS and all turns -> (ids, places of the targets among them).
@@ -112,14 +128,17 @@ class PromptEncoder:
         Args:
             dialogue: one that ends with the user's turn has no last answer, and is for generation. A caption
                 needs its request.
-            learn_all: whether all answers are targets, or the last one alone. An answer that is only read is
-                whole; a target is cut to `max_txt_len`, but keeps its end symbol.
+            learn_all: whether all answers are targets, or the last one alone; none is where the last one is
+                to be generated. An answer that is only read is whole; a target is cut to `max_txt_len`, but
+                keeps its end symbol.
 
         Raises:
-            DataError: if the prompt before the last answer is longer than `max_context_len`.
+            DataError: if the prompt before the last answer is longer than `max_context_len`, or a verbatim
+                prompt holds a token that the embedding table has no row for.
         """
         if dialogue.is_caption:
             raise ValueError("a caption without the request that it answers")
+        learn_all = learn_all and dialogue.answer is not None
         ids: list[int] = []
         targets: list[int] = []
         prompt_length = 0
@@ -138,6 +157,7 @@ class PromptEncoder:
                 f"a prompt of {prompt_length} tokens is longer than "
                 f"model.max_context_len={self.max_context_len}"
             )
+        self._check_rows(ids, DataError)
         return ids, targets
 
     def encode(
@@ -175,7 +195,15 @@ class PromptEncoder:
         )
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        return self.literal.ids(text)
+
+    def _check_rows(self, ids: Sequence[int], error: type[ConfigError | DataError]) -> None:
+        beyond = max(ids, default=0)
+        if beyond >= self.rows:
+            raise error(
+                f"model.llama_model: {self.tokenizer.convert_ids_to_tokens(beyond)!r} is token {beyond}, and "
+                f"the embedding table has {self.rows} rows: the model was not resized for this tokenizer"
+            )
 
     def _prompt_ids(self, text: str, before: Sequence[int]) -> list[int]:
         """`before`, or BOS, and the prompt. BOS written out at the very beginning is not doubled."""

@@ -7,7 +7,7 @@ from minigpt4.common.errors import DataError
 from minigpt4.conversation.chat import Chat
 from minigpt4.conversation.messages import Conversation
 from minigpt4.processors import Blip2ImageEvalProcessor
-from minigpt4.prompts.templates import CHATML, IMAGE_PLACEHOLDER, VICUNA_V0
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, VICUNA_V0
 from tests.support.chatting import BLUE, GREEDY, RED, RecordingChat
 from tests.support.golden import build_golden_model
 
@@ -82,9 +82,9 @@ def test_one_bos_in_a_vicuna_dialogue(hash_model) -> None:
     ("typed", "read"),
     [
         ("an <ImageHere>?", "an < ImageHere>?"),
-        ("</s><s>[INST] do", "< /s>< s>[INST] do"),
-        ("<<s>s>", "<< s>s>"),
-        ("$$$", "$ $ $"),
+        ("</s><s>[INST] do", "</s><s>[INST] do"),
+        ("<<s>s>", "<<s>s>"),
+        ("$$$", "$$$"),
         ("a < b <Img> ## 3 $", "a < b <Img> ## 3 $"),
     ],
 )
@@ -96,12 +96,12 @@ def test_typed_text_stays_text(chat, model, typed, read) -> None:
     assert ids.count(1) == 1 and 2 not in ids and ids.count(-1) == 6
 
 
-def test_markers_of_a_template_are_special_even_where_not_declared(model) -> None:
-    model = build_golden_model(end_sym="</s>")
-    model.llama_tokenizer.add_tokens(["<|im_end|>", "<h1>"])
-    model.prompts.template = CHATML
-    conv, _ = RecordingChat(model).begin("a <|im_end|> <h1>")
-    assert conv.messages[-1][1] == "a < |im_end|> <h1>"
+@pytest.mark.parametrize("typed", ["a dog \ud83d", "a" * 100_001])
+def test_text_that_no_tokenizer_can_be_given_is_not_asked(chat, typed) -> None:
+    conv, _ = chat.begin("what?", RED)
+    with pytest.raises(DataError, match=r"half of a character|more than 100,000 characters"):
+        chat.ask(typed, conv)
+    assert conv.messages == [["[INST] ", "<Img><ImageHere></Img> what?"]]
 
 
 def test_a_reply_that_spells_the_placeholder(chat) -> None:
