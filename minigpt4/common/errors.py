@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # What torch puts before a message from a loader's worker: a whole traceback.
@@ -51,6 +52,45 @@ class BadText(BadSample, ValueError):
 
 class CheckpointError(UserError):
     """A file of weights cannot be used, or does not fit the model."""
+
+
+# Of a library's message.
+LONGEST = 300
+
+
+@contextmanager
+def reading(
+    place: Any, kind: type[UserError] = CheckpointError, *, failed: str = "{} could not be read"
+) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a file from outside into one line that names the file.
+
+    Readers meet damaged files with every kind of exception there is, so all are taken for the file's fault.
+    The exception itself is kept as the cause.
+
+    Args:
+        place: the file or folder.
+        kind: of the error that is raised.
+        failed: how its message begins; `{}` stands for the place.
+
+    Raises:
+        UserError: of this kind; one that was raised inside is passed on as it is.
+    """
+    try:
+        yield
+    except (UserError, BadSample):
+        raise
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{failed.format(place)} ({in_short(error)})") from error
+
+
+def in_short(error: BaseException) -> str:
+    """An exception in one line that is not too long."""
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:

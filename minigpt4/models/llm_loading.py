@@ -8,13 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from minigpt4.common import launch
 from minigpt4.common.device import dtype_for
@@ -22,7 +16,8 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.models.backbones.base_backbone import choose_backbone, claimed_by
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.models.language_model import LanguageModel
-from minigpt4.models.pretrained import from_pretrained, location
+from minigpt4.models.llm_files import check_files, load_whole
+from minigpt4.models.pretrained import from_pretrained, loading, location
 from minigpt4.models.settings import QUANTIZED, SHARD
 from minigpt4.models.tokenizer_loading import load_tokenizer
 
@@ -72,10 +67,11 @@ def load_language_model(
     Raises:
         ConfigError: if the folder does not hold a language model, or a setting cannot be had.
     """
-    where = location(source)
-    config = from_pretrained(AutoConfig.from_pretrained, where)
-    tokenizer = load_tokenizer(source, rows=config.get_text_config().vocab_size)
-    family = choose_backbone(backbone, config.model_type, tokenizer)
+    check_files(source)
+    config = from_pretrained(AutoConfig.from_pretrained, location(source), "the config of {}")
+    with loading(source, "the tokenizer of {}"):
+        tokenizer = load_tokenizer(source, rows=config.get_text_config().vocab_size)
+        family = choose_backbone(backbone, config.model_type, tokenizer)
     # Whatever family its turns are of, a model overflows where its own family does.
     overflows = family.fp16_overflows or claimed_by(config.model_type).fp16_overflows
     arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, overflows, device)
@@ -84,15 +80,15 @@ def load_language_model(
         _check_sharding(precision, trainable)
     home = torch.device("cpu") if sharded else device
     arguments |= _attention_argument(attention, config, device, arguments["dtype"])
-    if "gguf_file" not in where:
+    if source.is_dir():
         one_device = sharded or device_map in (None, SHARD)
         arguments["device_map"] = {"": home} if one_device else device_map
     elif hasattr(transformers, "GgufConfig"):
         # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
         # was there, they always were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = from_pretrained(AutoModelForCausalLM.from_pretrained, where | arguments)
-    if "gguf_file" in where:
+    model = load_whole(source, arguments)
+    if source.suffix == ".gguf":
         model = model.to(home)
     _keep_backward_pass(model)
     return LanguageModel(model, tokenizer, family, trainable=trainable, name=name, sharded=sharded)

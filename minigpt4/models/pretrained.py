@@ -3,11 +3,14 @@
 Nothing of a folder is run: code that it brings (`auto_map`) is refused, whoever is at the terminal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import CheckpointError, ConfigError, reading
+
+KEY = "model.llama_model"
 
 
 def location(source: Path) -> dict[str, Any]:
@@ -21,23 +24,36 @@ def location(source: Path) -> dict[str, Any]:
     if source.is_dir():
         return {"pretrained_model_name_or_path": str(source), **safe}
     if source.suffix != ".gguf":
-        raise ConfigError(f"model.llama_model: {source} is neither a folder nor a .gguf file")
+        raise ConfigError(f"{KEY}: {source} is neither a folder nor a .gguf file")
     return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name, **safe}
 
 
-def from_pretrained(load: Callable, arguments: Mapping[str, Any]) -> Any:
-    """What `load` makes of a model's files.
+def from_pretrained(load: Callable, arguments: Mapping[str, Any], what: str = "{}") -> Any:
+    """What `load` makes of a model's files; see `loading`."""
+    with loading(Path(arguments["pretrained_model_name_or_path"]) / arguments.get("gguf_file", ""), what):
+        return load(**arguments)
+
+
+@contextmanager
+def loading(place: Path, what: str = "{}") -> Iterator[None]:
+    """Turn whatever a library raises over a model's files into one line.
+
+    Args:
+        place: the file, or the folder where that is not known.
+        what: is loaded from it; `{}` stands for the place.
 
     Raises:
-        ConfigError: if they cannot be read, naming the place.
+        ConfigError: naming the place.
     """
     try:
-        return load(**arguments)
-    except (OSError, ValueError, KeyError, ImportError, RecursionError) as error:
-        place = arguments["pretrained_model_name_or_path"]
+        with reading(place, ConfigError, failed=f"{KEY}: could not load {what}"):
+            yield
+    except CheckpointError as error:
+        raise ConfigError(f"{KEY}: {error}") from error
+    except ConfigError as error:
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                f"model.llama_model: {place} can only be read by code that it brings itself (`auto_map`), "
-                "and that is never run: please take a model of a family that transformers knows"
+                f"{KEY}: {place} can only be read by code that it brings itself (`auto_map`), and that is "
+                "never run: please take a model of a family that transformers knows"
             ) from error
-        raise ConfigError(f"model.llama_model: could not load {place}: {error}") from error
+        raise

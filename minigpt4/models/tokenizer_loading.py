@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,13 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
     path, said = source / "tokenizer.model", _said(source)
     try:
         pieces = SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError):  # not sentencepiece's, but tiktoken's: only its own class can read it
+    except (RuntimeError, OSError) as error:
+        with path.open("rb") as file:
+            if not re.match(rb"[\w+/=]+ \d+\s*$", file.readline(200)):
+                raise ConfigError(
+                    f"model.llama_model: {path} is damaged: it is neither sentencepiece's nor tiktoken's"
+                ) from error
+        # tiktoken's: only its own class can read it
         return from_pretrained(AutoTokenizer.from_pretrained, where | _instead_of_empty(said, {}))
     numbers = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id(), "unk_token": pieces.unk_id()}
     names = {key: pieces.id_to_piece(number) for key, number in numbers.items() if number >= 0}

@@ -57,6 +57,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     tensors = content["model"]
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise CheckpointError(f"{path}: `model` must hold tensors only")
+    if not all(isinstance(key, str) for key in tensors):
+        raise CheckpointError(f"{path}: the keys of `model` must be names of tensors")
     return content
 
 
@@ -98,6 +100,10 @@ def load_into(
             raise CheckpointError(
                 f"{source}: {key_of(name)} is {list(tensor.shape)}, "
                 f"the model wants {list(places[name].shape)}{hint}"
+            )
+        if places[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {key_of(name)} is {tensor.dtype}, the model wants {places[name].dtype}"
             )
     with torch.no_grad():
         for key, tensor in tensors.items():

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import check_inside
 from minigpt4.weights.download import STAMP, Download, beside, sha256_of, without_query
 
 _BLIP2 = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/"
@@ -176,8 +177,11 @@ def model_weights(folder: Path, names: Collection[str]) -> list[str]:
         return [name] if name else []
     try:
         index = json.loads((folder / name).read_text(encoding="utf-8"))
-        return sorted(set(index["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        shards = sorted(set(index["weight_map"].values()))
+        for shard in shards:
+            check_inside(shard)
+        return shards
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"a readable {name}"]
 
 

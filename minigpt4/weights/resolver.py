@@ -13,12 +13,12 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file
 
-from minigpt4.common.errors import CheckpointError, ConfigError, nearest
+from minigpt4.common.errors import CheckpointError, ConfigError, nearest, reading
 from minigpt4.weights.download import without_query
 from minigpt4.weights.drive import DriveFile, is_drive
 from minigpt4.weights.locations import (
@@ -228,11 +228,18 @@ def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file {path}")
+    with reading(path, failed="{} is damaged or is not a file of tensors"):
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path, mapped)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+        _require_plain(content, path, ())
+    return content
+
+
+def _unpickle(path: Path, mapped: bool) -> Any:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         mmap = mapped and zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         # torch's own message suggests running the code.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -241,11 +248,20 @@ def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:
                 f"{path} is refused: it contains {foreign[1]}, which is code or an object, not a tensor"
             ) from error
         raise CheckpointError(f"{path} is damaged or is not a file of tensors") from error
-    except Exception as error:
-        # What is not a pickle makes the reader fail in many ways.
-        raise CheckpointError(
-            f"{path} is damaged or is not a file of tensors ({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    return content
+
+
+def _require_plain(content: Any, path: Path, keys: tuple) -> None:
+    """Raise CheckpointError if a file holds a tensor that is more, or less, than an array of numbers."""
+    if torch.is_tensor(content):
+        plain = content.layout is torch.strided and content.device.type == "cpu"
+        if not plain or content.is_quantized or content.is_complex():
+            where = ".".join(map(str, keys))
+            kind = (
+                "quantised"
+                if content.is_quantized
+                else f"{content.layout}, {content.dtype}, {content.device}"
+            )
+            raise CheckpointError(f"{path}: {where} is not a plain tensor of real numbers ({kind})")
+    elif isinstance(content, (dict, list, tuple)):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            _require_plain(value, path, (*keys, key))
