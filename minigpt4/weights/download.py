@@ -8,18 +8,17 @@ import os
 import shutil
 import time
 import urllib.error
-import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.web import open_url
 
 log = logging.getLogger(__name__)
 
 # Seconds before another attempt; that many attempts in a row may bring nothing new.
 WAITS = (1.0, 2.0, 4.0)
-TIMEOUT = 30.0
 CHUNK = 1 << 20
 # `x.pth.sha256` holds the hash of `x.pth` after it was compared.
 STAMP = ".sha256"
@@ -102,7 +101,7 @@ class Download:
         """Request what is missing, once; raise BrokenOffError unless everything arrives."""
         # Without a validator it is unknown whether the rest still belongs to what has arrived.
         start = self.size if self.validator else 0
-        headers = {"User-Agent": "minigpt4", "Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
         if start and self.validator:
             headers |= {"Range": f"bytes={start}-", "If-Range": self.validator}
         with self._open(headers) as answer:
@@ -119,9 +118,8 @@ class Download:
 
     def _open(self, headers: dict[str, str]) -> HTTPResponse:
         # Spaces and non-ASCII letters are quoted as browsers do.
-        request = urllib.request.Request(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers=headers)
         try:
-            return urllib.request.urlopen(request, timeout=TIMEOUT)
+            return open_url(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers)
         except urllib.error.HTTPError as error:
             error.close()
             reason = f"the server answers {error.code} {error.reason}"

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from minigpt4.common import web
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import remote
@@ -255,7 +256,7 @@ def test_shards_over_http(tmp_path) -> None:
 
 @pytest.mark.integration
 def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+    monkeypatch.setattr(web, "TIMEOUT", 0.3)
     monkeypatch.setattr(remote, "WAITS", (0.2,))
     (shard,) = write_good(tmp_path, shards=1, each=4)
     data = Path(shard).read_bytes()
@@ -271,3 +272,6 @@ def test_a_server_that_cuts_stalls_or_is_busy_does_not_end_the_stream(tmp_path, 
         samples, bad = sorted_out(stream([cut, f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", shard]))
         assert list(numbers(samples)) == [0, 1, 0, 1, 2, 3]
         assert bad == {"truncated shard": 1, "unreadable shard": 1}
+        monkeypatch.setattr(remote, "LARGEST_SHARD", 3000)
+        samples, bad = sorted_out(stream([busy]))
+        assert not samples and bad == {"unreadable shard": 1}

@@ -1,28 +1,48 @@
 """Shards over HTTP, read while they arrive."""
 
 import time
-import urllib.error
-import urllib.request
 from http.client import HTTPResponse
+from typing import Any
 
-# Seconds without a byte after which a server is given up: a reader that waits forever stops all training.
-# Only time spent waiting to receive counts, not what the loop does in between.
-TIMEOUT = 30.0
+from minigpt4.common.web import open_url
+
 # Seconds before each further attempt, where the server may only be busy.
 WAITS = (1.0, 3.0)
+LARGEST_SHARD = 2**36  # bytes; a server that sends more sends without end
 
 
-def open_url(url: str) -> HTTPResponse:
-    """Open an http(s) URL for reading. Nothing is requested again once content has arrived.
+class RemoteShard:
+    """A shard at an http(s) URL. Nothing is requested again once content has arrived.
+
+    Reading raises an OSError where the server stops, is far too slow or does not come to an end.
 
     Raises:
         FileNotFoundError: if the server says that there is no such file.
         OSError: if it cannot be reached, refuses, or stays busy.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "minigpt4"})
+
+    def __init__(self, url: str) -> None:
+        self.answer = _answer(url)
+        self.left = LARGEST_SHARD
+
+    def read(self, size: int) -> bytes:
+        data = self.answer.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(f"longer than {LARGEST_SHARD:,} bytes")
+        return data
+
+    def __enter__(self) -> "RemoteShard":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.answer.close()
+
+
+def _answer(url: str) -> HTTPResponse:
     for wait in (*WAITS, None):
         try:
-            return urllib.request.urlopen(request, timeout=TIMEOUT)
+            return open_url(url)
         except OSError as error:
             code = getattr(error, "code", None)
             if code in (404, 410):

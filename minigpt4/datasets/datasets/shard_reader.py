@@ -12,7 +12,7 @@ from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys
 
 from minigpt4.common.errors import BadSample
-from minigpt4.datasets.datasets.remote import open_url
+from minigpt4.datasets.datasets.remote import RemoteShard
 from minigpt4.datasets.datasets.tar_header import Header
 from minigpt4.datasets.stream import Skipped
 
@@ -95,7 +95,7 @@ def _open(shard: str) -> IO[bytes]:
     if not is_remote(shard):
         return open(shard, "rb")
     # For http, webdataset starts curl, which waits forever, and after a cut sends the file's head once more.
-    return open_url(shard) if shard.startswith(("http://", "https://")) else gopen(shard)  # type: ignore
+    return RemoteShard(shard) if shard.startswith(("http://", "https://")) else gopen(shard)  # type: ignore
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
