@@ -51,9 +51,24 @@ def require_writable(path: Path, key: str) -> None:
         raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The absolute path of what a file from outside names, below a folder.
+
+    Absolute, because in the working folder a name such as `pipe:...` would be taken for a command. Links that
+    lie in the folder are followed: the names come from strangers, the links from whoever keeps this disk.
+
+    Raises:
+        ValueError: as `check_inside`.
+    """
+    check_inside(name)
+    return Path(os.path.abspath(folder), name)
+
+
 def check_inside(name: str) -> None:
-    """Raise ValueError if a path from a file of annotations would leave the folder it is joined to."""
+    """Raise ValueError if a name from a file of annotations is none, or leaves the folder it is joined to."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{name!r} is not the name of a file")
     # Windows' rules know both separators, and drives.
     path = PureWindowsPath(name)
-    if path.anchor or ".." in path.parts:
-        raise ValueError(f"{name!r} leaves the folder of the pictures")
+    if path.anchor or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name!r} leaves the folder that it belongs to")

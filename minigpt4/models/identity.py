@@ -154,6 +154,6 @@ def _same_weights(theirs: Any, ours: Any) -> bool:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping) and "sha256" in value:
-        digest = f"SHA-256 {value['sha256'][:12]}…" if value["sha256"] else "not on this disk"
-        return f"{value['source']!r} ({digest})"
+        digest = f"SHA-256 {str(value['sha256'])[:12]}…" if value["sha256"] else "not on this disk"
+        return f"{value.get('source')!r} ({digest})"
     return repr(value)

@@ -1,10 +1,11 @@
-"""Files are replaced as a whole or not at all."""
+"""Files are replaced as a whole or not at all, and what they name stays below their folder."""
 
 from pathlib import Path
 
 import pytest
 
-from minigpt4.common.files import replacing
+from minigpt4.common.files import inside, replacing
+from minigpt4.datasets.datasets.shard_reader import is_remote
 
 
 def test_replacing_keeps_the_old_file_until_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -30,3 +31,24 @@ def test_replacing_leaves_nothing_of_a_file_that_was_not_finished(tmp_path: Path
         draw()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "./", "..", "../a", "a/../b", "a/..", "/a", "//a", "/", None, 1, ["a"]),
+        *("..\\a", "a\\..\\b", "\\a", "\\\\server\\share\\a", "C:a", "C:\\a", "c:/a", "C:"),
+    ],
+)
+def test_no_name_from_a_file_leaves_its_folder(name, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not the name of a file|leaves the folder"):
+        inside(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a/b.jpg", "pipe:touch x; cat a", "http://x.org/a", "...", " ", "a\nb"]
+)
+def test_a_name_from_a_file_is_a_path_and_nothing_else(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inside(".", name) == inside("", name) == tmp_path / name
+    assert not is_remote(str(inside(".", name)))

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import stat
 import subprocess
 import sys
 import types
@@ -111,11 +112,51 @@ def test_a_second_source_where_the_first_is_down(server, tmp_path) -> None:
     assert len(list((tmp_path / "data" / "coco" / "images").iterdir())) == 20
 
 
-@pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "train2014/../../../evil.jpg", "C:\\evil.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../evil.jpg", "/evil.jpg", "{here}/evil.jpg", "train2014/{here}/evil.jpg", "train2014//evil.jpg"),
+        *("train2014/../../../evil.jpg", "train2014/a/../../evil.jpg", "train2014/..", "train2014/."),
+        *(
+            "C:\\evil.jpg",
+            "train2014/C:evil.jpg",
+            "train2014/a\\..\\..\\evil.jpg",
+            "train2014/\\\\x\\evil.jpg",
+        ),
+        *("train2014/evil.jpg:stream", "train2014/./../evil.jpg", "train2014/train2014/../../evil.jpg"),
+    ],
+)
 def test_no_name_leaves_the_folder(name: str, server, tmp_path) -> None:
+    name = name.replace("{here}", str(tmp_path))
     url, _ = server.serve("/x.zip", zipped(**{"train2014/1.jpg": JPEG, name: JPEG}))
-    assert "leaves the folder" in refused(images(url), new_store(tmp_path))
-    assert not list(tmp_path.rglob("*.jpg"))
+    assert "nothing was unpacked" in refused(images(url), new_store(tmp_path))
+    assert not list(tmp_path.rglob("*.jpg*"))
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
+def test_an_archive_holds_files_and_nothing_else(kind: int, server, tmp_path) -> None:
+    info = zipfile.ZipInfo("train2014/evil.jpg")
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    buffer = io.BytesIO(zipped(**{"train2014/1.jpg": JPEG}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(info, str(tmp_path / "victim"))
+    url, _ = server.serve("/x.zip", buffer.getvalue())
+    assert "is a link or a device" in refused(images(url), new_store(tmp_path))
+    assert not list(tmp_path.rglob("*.jpg*"))
+
+
+def test_no_archive_unpacks_to_a_hundred_times_its_size(server, tmp_path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train2014/1.jpg", bytes(10**7))
+    url, _ = server.serve("/x.zip", buffer.getvalue())
+    assert "unpack to 10,000,000" in refused(images(url), new_store(tmp_path))
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:  # whose memory the archive decides
+        archive.writestr("train2014/1.jpg", JPEG)
+    url, _ = server.serve("/y.zip", buffer.getvalue())
+    item = Item("more", 0.1, "coco/images", (url,), strip="train2014/")
+    assert "compressed by method 14" in refused(item, new_store(tmp_path / "y"))
+    assert not list(tmp_path.rglob("*.jpg*"))
 
 
 def test_damaged_archives_are_fetched_again(server, tmp_path) -> None:
@@ -206,7 +247,13 @@ def test_pictures_of_a_list(server, tmp_path) -> None:
         *("B000.gif", "B001.gif", "B002.gif", "busy.jpg", "same.gif")
     }
     assert json.loads((store.state / "covers.json").read_text()) == {"files": 5, "gone": ["gone.jpg"]}
-    for bad in ({"../x": listed["same"]}, {"x": {"imageURL": "file:///etc/passwd"}}, {"x": 1}, [1]):
+    for bad in (
+        {"../x": listed["same"]},
+        {"x": {"imageURL": "file:///etc/passwd"}},
+        {"x": {"imageURL": "http://x/a.\\b"}},
+        {"x": 1},
+        [1],
+    ):
         path.write_text(json.dumps(bad))
         other = Item("bad", 0.1, "ocr/images", item.sources)
         assert "is no list of pictures" in refused(other, store, DataError)

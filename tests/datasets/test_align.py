@@ -140,10 +140,8 @@ def test_a_name_must_not_leave_the_folder(tmp_path, name) -> None:
     write_align(folder, entries, 1)
     with pytest.raises(DataError) as caught:
         build(str(folder))
-    message = (
-        f"{KEY}: {folder / 'filter_cap.json'}, entry 1: {name + '.jpg'!r} leaves the folder of the pictures"
-    )
-    assert str(caught.value) == message
+    where = f"{KEY}: {folder / 'filter_cap.json'}, entry 1"
+    assert str(caught.value) == f"{where}: {name + '.jpg'!r} leaves the folder that it belongs to"
 
 
 def test_a_name_may_go_down(tmp_path) -> None:

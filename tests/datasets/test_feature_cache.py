@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from minigpt4.common.errors import CheckpointError, ConfigError, DataError
+from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.features import writer as feature_cache
 from minigpt4.datasets.features.reader import Manifest
 from minigpt4.tasks import setup_task
 from tests.support import GOLDEN
 from tests.support.caching import cache, config, draw_shards, load
 from tests.support.golden import build_golden_model, golden_model_config
-from tests.support.shards import sample, write_shard
+from tests.support.shards import sample, sorted_out, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +173,45 @@ def test_manifests_that_are_none(tmp_path, golden_cache) -> None:
     with pytest.raises(DataError, match="there is no cache"):
         Manifest.read(tmp_path / "nowhere", "storage")
     good = json.loads((golden_cache / "manifest.json").read_text())
+    part = good["parts"][0]
+
+    def shard(**fields: Any) -> dict[str, Any]:
+        return {"parts": [part | {"shards": [part["shards"][0] | fields]}]}
+
     for content, message in [
         ("{", "is not the manifest"),
         ("[]", "is not the manifest"),
-        (json.dumps(good | {"format": "another"}), "is 'another', this program reads"),
-        (
-            json.dumps(good | {"parts": [{"split": "train", "shards": [{"file": "../x"}]}]}),
-            "leaves the folder",
-        ),
+        ({"format": "another"}, "is 'another', this program reads"),
+        (shard(file="../x"), "leaves the folder"),
+        (shard(file=["x"]), "is not the name of a file"),
+        (shard(samples="64"), "samples is '64'"),
+        ({"parts": [part | {"split": ["train"]}]}, r"split is \['train'\]"),
+        ({"parts": [{"split": "train", "shards": []}]}, "KeyError: 'vis_processor'"),
+        ({"parts": {"train": []}}, "TypeError"),
+        ({"vision": 1}, "TypeError"),
+        *[({"shape": good["shape"] | {"width": n}}, "shape is") for n in (0, 10**9, 48.0, True, "48")],
+        ({"shape": {"count": 1}}, "TypeError"),
     ]:
-        (tmp_path / "manifest.json").write_text(content)
+        text = content if isinstance(content, str) else json.dumps(good | content)
+        (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(DataError, match=message):
             Manifest.read(tmp_path, "storage")
+
+
+def test_a_strangers_cache_runs_no_commands(tmp_path, golden_cache, monkeypatch) -> None:
+    """Named from inside its folder, with a shard that is called as a command is."""
+    folder = shutil.copytree(golden_cache, tmp_path / "cache")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("pipe:touch PWNED; cat a.tar", "http://127.0.0.1:9/a.tar"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(folder.rglob("00000.tar")), folder / name)
+        shards = [{"file": name, "source": "x", "samples": 10, "bad": {}}]
+        manifest["parts"] = [part | {"shards": shards} for part in manifest["parts"]]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        monkeypatch.chdir(folder)
+        for storage in (".", "manifest.json", "../cache"):
+            cfg = load(config(tmp_path / "c.yaml", Path(storage), golden_model_config()))
+            (_, splits) = build_datasets(cfg.datasets_cfg)["cached_features"]
+            samples, bad = sorted_out(splits["train"])
+            assert len(samples) == 6 and not bad
+    assert not list(tmp_path.rglob("PWNED"))

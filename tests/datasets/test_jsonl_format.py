@@ -67,7 +67,7 @@ BAD_LINES = [
     *[
         (
             CAPTION | {"image": name},
-            [f"'image': {name!r} leaves the folder of the pictures: give a path relative to it"],
+            [f"'image': {name!r} leaves the folder that it belongs to: give a path relative to it"],
         )
         for name in (
             "../a.jpg",

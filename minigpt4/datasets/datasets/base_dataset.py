@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import check_inside
+from minigpt4.common.files import inside
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import decode_picture
 from minigpt4.prompts.sample import Sample
@@ -120,10 +120,9 @@ class BaseDataset(SampleStream):
             BadSample: if it is missing, outside the folder, or cannot be decoded.
         """
         try:
-            check_inside(name)
+            path = inside(self.vis_root, name)
         except ValueError as error:
             raise BadSample("image outside its folder") from error
-        path = self.vis_root / name
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
             raise BadSample("missing image")
         try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import check_inside
+from minigpt4.common.files import inside
 from minigpt4.common.logger import write_json
 
 
@@ -57,9 +57,7 @@ def read_manifest(path: str, key: str) -> list[str]:
         raise DataError(f"{key}: there is no manifest {path}")
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
-        good = [name for name, samples in shards.items() if samples > 0]
-        for name in good:
-            check_inside(name)
+        good = [str(inside(file.parent, name)) for name, samples in shards.items() if samples > 0]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{key}: {path} is not a manifest as minigpt4 check-shards writes it: "
@@ -67,5 +65,4 @@ def read_manifest(path: str, key: str) -> list[str]:
         ) from error
     if not good:
         raise DataError(f"{key}: {path} lists no shard with good samples")
-    # Absolute: beside a manifest in the working folder, a name like `pipe:...` would be run as a command.
-    return [str(Path(os.path.abspath(file.parent)) / name) for name in good]
+    return good

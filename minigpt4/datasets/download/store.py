@@ -1,9 +1,10 @@
 """How each kind of item is fetched: resumed, checked, and only then called done."""
 
 import json
+import os
 import re
 import shutil
-import urllib.request
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import check_inside
+from minigpt4.common.files import inside
 from minigpt4.common.logger import write_json
+from minigpt4.common.web import open_url
 from minigpt4.datasets.download.items import Item
 from minigpt4.weights.download import Download, beside, require_space
 
-TIMEOUT = 30.0
 THREADS = 16
+LARGEST_PICTURE = 100 * 2**20  # bytes
+MAX_RATIO = 100  # of what an archive unpacks to; annotations in JSON come to 10 or 20
 _KEY = re.compile(r"[\w-]+", re.ASCII)
 
 
@@ -100,7 +103,7 @@ class Store:
 
 
 def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
-    """Unpack a zip, all of whose names stay below `folder`; what is there in full size is left alone.
+    """Unpack a zip of plain files below `folder`; what is there in full size is left alone.
 
     Args:
         key: the item, for messages.
@@ -112,7 +115,8 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
         How many files there are.
 
     Raises:
-        ConfigError: if it is damaged, has a name that leaves the folder, or there is no space.
+        ConfigError: if it is damaged, has a name that leaves the folder, something other than files, more
+            content than pictures and annotations can have, or there is no space.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -137,10 +141,29 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
 
 
 def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
+    """The files of a zip, and where they go. Raises ValueError for what is none of a data set's."""
+    packed, content = os.fstat(zipped.fp.fileno()).st_size, 0  # type: ignore[union-attr]
     for info in zipped.infolist():
-        if not info.is_dir():
-            check_inside(info.filename)
-            yield info, folder / info.filename.removeprefix(strip)
+        if info.is_dir():
+            continue
+        name = info.filename.removeprefix(strip)
+        place = _place(folder, name)
+        mode = info.external_attr >> 16  # of Unix; 0 where another system packed it
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise ValueError(f"{name!r} is a link or a device, not a file")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name!r} is compressed by method {info.compress_type}, not stored or deflated")
+        content += info.file_size
+        yield info, place
+    if content > MAX_RATIO * packed:
+        raise ValueError(f"{packed:,} bytes unpack to {content:,}, which is no data set")
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file goes that an archive or a list names. Raises ValueError if it may not go there."""
+    if "\\" in name or ":" in name:  # folders, drives and streams on Windows
+        raise ValueError(f"{name!r} has a \\ or a : in it")
+    return inside(folder, name)
 
 
 def _is_there(place: Path, size: int) -> bool:
@@ -199,10 +222,10 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
     try:
         entries = json.loads(listed.read_text(encoding="utf-8"))
         pictures = [
-            (entry["imageURL"], folder / _picture_name(name, entry["imageURL"]))
+            (entry["imageURL"], _place(folder, _picture_name(name, entry["imageURL"])))
             for name, entry in entries.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{key}: {listed} is no list of pictures: {error}") from error
     missing = [(url, place) for url, place in pictures if not place.is_file()]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -224,10 +247,13 @@ def _picture_name(name: str, url: str) -> str:
 
 def _fetch_picture(url: str, place: Path) -> str:
     """`done`, `gone` (the server says so) or `unreached`."""
-    request = urllib.request.Request(url, headers={"User-Agent": "minigpt4"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            data = answer.read()
+        with open_url(url) as answer:
+            data = answer.read(LARGEST_PICTURE)
+            if answer.length:
+                return "unreached"  # it was cut
+            if answer.read(1):
+                return "gone"  # what has no end is no picture
     except HTTPError as error:
         return "gone" if error.code in (403, 404, 410) else "unreached"
     except (OSError, HTTPException):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import check_inside
+from minigpt4.common.files import inside
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
 from minigpt4.models.image_tokens import TokenShape
@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 FORMAT = "minigpt4 cached features 1"
 DTYPE = torch.bfloat16
 NAME = "image_features"
+LARGEST_SIZE = 2**16  # in a manifest's shape
 
 
 def pack_features(features: torch.Tensor) -> bytes:
@@ -131,27 +132,44 @@ class Manifest:
                     f"{key}: the cache {path.parent} is not finished; the command that makes it resumes it"
                 )
             for part in content["parts"]:
-                for shard in part["shards"]:
-                    check_inside(shard["file"])
-            shape = TokenShape(**content["shape"])
-            return cls(path.parent, content["vision"], shape, content["parts"])
+                _check_part(part, path.parent)
+            return cls(path.parent, dict(content["vision"]), _shape(content["shape"]), content["parts"])
         except FileNotFoundError as error:
             raise DataError(
                 f"{key}: there is no cache {str(place)!r} (no {path}); minigpt4 cache-features makes one"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{key}: {path} is not the manifest of a cache ({error})") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{key}: {path} is not the manifest of a cache ({reason})") from error
 
     @property
     def splits(self) -> list[str]:
         return list(dict.fromkeys(part["split"] for part in self.parts))
 
     def shards(self, split: str) -> list[str]:
-        """The shards of a split that hold samples."""
+        """The paths of the shards of a split that hold samples."""
         return [
-            str(self.folder / shard["file"])
+            str(inside(self.folder, shard["file"]))
             for part in self.parts
             if part["split"] == split
             for shard in part["shards"]
             if shard["samples"]
         ]
+
+
+def _check_part(part: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError, KeyError or TypeError for a part of a manifest that is none."""
+    for shard in part["shards"]:
+        inside(folder, shard["file"])
+        if not isinstance(shard["samples"], int):
+            raise TypeError(f"samples is {shard['samples']!r}")
+    if not isinstance(part["split"], str) or not part["vis_processor"]:
+        raise TypeError(f"split is {part['split']!r}")
+
+
+def _shape(sizes: dict[str, int]) -> TokenShape:
+    """What a manifest says of the tokens. Raises ValueError or TypeError: memory is made by it."""
+    shape = TokenShape(**sizes)
+    if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in sizes.values()):
+        raise ValueError(f"shape is {sizes}, each must be from 1 to {LARGEST_SIZE:,}")
+    return shape
