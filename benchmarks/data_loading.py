@@ -55,7 +55,7 @@ def report(args: argparse.Namespace) -> None:
     """Print and write what `measure` returns, and `profile` where requested."""
     import torch
 
-    from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+    from minigpt4.datasets.datasets.shard_list import expand_shards
 
     torch.set_num_threads(1)
     shards = expand_shards(args.shards, "--shards")

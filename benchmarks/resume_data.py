@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     args = parser.parse_args()
 
-    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+    from minigpt4.datasets.datasets.shard_list import expand_shards
+    from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
     from minigpt4.datasets.stream import Reading
     from minigpt4.processors.blip_processors import Blip2ImageTrainProcessor, BlipCaptionProcessor
 

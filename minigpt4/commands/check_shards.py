@@ -89,7 +89,7 @@ def main() -> None:
 def check(args: argparse.Namespace) -> None:
     """Shards from the pattern, findings of each, one report; exit with 1 if anything is wrong."""
     from minigpt4.datasets.datasets.manifest import path_in_manifest, write_manifest
-    from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+    from minigpt4.datasets.datasets.shard_list import expand_shards
 
     shards = expand_shards(args.shards, "shards")
     if args.write_manifest:

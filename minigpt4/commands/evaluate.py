@@ -124,7 +124,7 @@ def use_shards(cfg: "Config", pattern: str) -> None:
     from minigpt4.common.errors import ConfigError
     from minigpt4.datasets.builders.base_dataset_builder import builder_class
     from minigpt4.datasets.builders.image_text_pair_builder import WebdatasetBuilder
-    from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+    from minigpt4.datasets.datasets.shard_list import expand_shards
 
     sections = plain(cfg.datasets_cfg)
     if not sections:

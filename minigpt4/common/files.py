@@ -1,12 +1,18 @@
 """Files that others may read, or that a kill may interrupt, while they are written."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
 
 from minigpt4.common.errors import ConfigError
+
+# Files are read in such pieces: each costs a call of the system, and shards are read from slow disks.
+BUFFER = 2**18
 
 
 @contextmanager
@@ -30,6 +36,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; a device or a pipe, which may never give a byte, is refused.
+
+    Raises:
+        OSError: naming the path.
+    """
+    # Without waiting: who opens a pipe for reading waits for whoever writes to it.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return os.fdopen(number, "rb", buffering=BUFFER)
+    except OSError:
+        os.close(number)
+        raise
 
 
 def require_writable(path: Path, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Numbers and tables for people: one spelling for all commands."""
+"""Numbers, names and tables for people: one spelling for all commands."""
 
 from collections.abc import Collection, Sequence
 
@@ -26,6 +26,11 @@ def format_duration(seconds: float) -> str:
 def format_count(count: int, one: str, many: str = "") -> str:
     """`1 step`, `1,200 steps`, `2 processes`; `many` is the plural where `one` + s is not."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def writable(text: str) -> str:
+    """A text with what UTF-8 cannot hold (half of a character, a byte of a name) written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def format_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

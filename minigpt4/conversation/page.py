@@ -13,12 +13,11 @@ import torch
 from minigpt4.common.errors import UserError
 from minigpt4.conversation.chat import Chat
 from minigpt4.conversation.messages import Conversation
-from minigpt4.processors.pictures import open_picture
+from minigpt4.processors.pictures import IMAGE_SUFFIXES, open_picture
 
 log = logging.getLogger(__name__)
 
 # The suffixes the browser offers.
-IMAGE_SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"]
 MAX_UPLOAD = "20mb"
 # Uploaded pictures are looked through every hour, and deleted when they are a day old.
 DELETE_CACHE = (60 * 60, 24 * 60 * 60)
@@ -102,7 +101,7 @@ def _dialogue() -> tuple[gr.Chatbot, gr.MultimodalTextbox]:
     box = gr.MultimodalTextbox(
         show_label=False,
         placeholder="Ask something …",
-        file_types=IMAGE_SUFFIXES,
+        file_types=[f".{suffix}" for suffix in IMAGE_SUFFIXES],
         max_plain_text_length=100_000,  # longer pastes would become a file
         autofocus=True,
         elem_id="box",

@@ -14,6 +14,8 @@ from minigpt4.common.errors import BadSample, DataError
 
 # The formats that are read, whatever a file's suffix says. (PIL would start other programs for some others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# How the names of such files end. Of several in one sample, the first of these is taken.
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "tif", "tiff", "gif", "avif")
 # Above this an image counts as a decompression bomb. Decoding a JPEG just below takes 0.6 GB; where PIL needs
 # several copies of 4 bytes per pixel, for alpha and rotation, it takes up to 2 GB (a WebP): measured.
 MAX_PIXELS = 100_000_000

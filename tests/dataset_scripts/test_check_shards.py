@@ -14,7 +14,7 @@ from PIL import Image
 from minigpt4.commands.check_shards import Findings, histogram, read_shard, repeated_keys, report
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.datasets.datasets.manifest import write_manifest
-from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+from minigpt4.datasets.datasets.shard_list import expand_shards
 from tests.support import ROOT
 from tests.support.shards import encoded, picture, sample, write_good, write_shard
 

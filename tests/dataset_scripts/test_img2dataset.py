@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+from minigpt4.datasets.datasets.shard_list import expand_shards
+from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from tests.support import ROOT
 from tests.support.hub_server import FileServer
 from tests.support.runs import run_config, train

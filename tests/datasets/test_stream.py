@@ -20,7 +20,8 @@ from minigpt4.common import web
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import remote
-from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue, expand_shards
+from minigpt4.datasets.datasets.shard_list import expand_shards
+from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue
 from minigpt4.datasets.stream import Skipped
 from tests.support.hub_server import FileServer
 from tests.support.shards import (

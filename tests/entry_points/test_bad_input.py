@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from minigpt4.common.errors import ConfigError, DataError, UserError
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import HOPELESS, BatchStream
-from minigpt4.datasets.datasets.webdataset_stream import expand_shards
+from minigpt4.datasets.datasets.shard_list import expand_shards
 from tests.support.golden import build_golden_model
 from tests.support.shards import (
     JPEG,
@@ -142,7 +142,7 @@ BAD_SAMPLES = {
     "json that is no utf-8": (sample("x", meta=b'{"caption": "\xff\xfe"}'), "broken json"),
     "bottomless json": (sample("x", meta=b"[" * 100_000), "broken json"),
     "no image": (sample("x", None), "no image"),
-    "image under another suffix": (sample("x", suffix="gif"), "no image"),
+    "image under another suffix": (sample("x", suffix="pdf"), "no image"),
 }
 
 

@@ -53,7 +53,8 @@ class WebdatasetBuilder(BaseDatasetBuilder):
         return {split: self._build_split(split, shards) for split, shards in by_split.items()}
 
     def _build_split(self, split: str, storage: Any) -> "WebdatasetStream":
-        from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, expand_shards
+        from minigpt4.datasets.datasets.shard_list import expand_shards
+        from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 
         return WebdatasetStream(
             expand_shards(storage, f"{self.where}.build_info.storage"),

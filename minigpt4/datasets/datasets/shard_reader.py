@@ -1,20 +1,32 @@
 """The samples of one webdataset shard, in the layout that img2dataset leaves, and what is wrong with it."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from gzip import BadGzipFile
 from http.client import HTTPException, IncompleteRead
-from typing import IO, Any
-
-from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys
+from typing import Any
 
 from minigpt4.common.errors import BadSample
-from minigpt4.datasets.datasets.remote import RemoteShard
+from minigpt4.common.formatting import writable
+from minigpt4.datasets.datasets.shard_bytes import DecompressionBomb, open_shard
 from minigpt4.datasets.datasets.tar_header import Header
 from minigpt4.datasets.stream import Skipped
+
+# Of all files of a sample together; what is larger is not read into memory.
+MAX_SAMPLE_BYTES = 100 * 2**20
+MAX_SAMPLE_FILES = 1000
+# Of a JSON or text file: read as JSON, it takes twenty times its size.
+MAX_TEXT_BYTES = 16 * 2**20
+# What is not wanted of a shard is read in such pieces.
+PIECE = 2**20
+
+# `DIR/KEY.SUFFIX`: as for webdataset, a file's suffix begins at the first dot of its name. What has nothing
+# before the dot (macOS puts a `._NAME` beside each file) is no part of a sample.
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
 
 @dataclass
@@ -34,8 +46,9 @@ class RawSample:
     @cached_property
     def fields(self) -> dict[str, Any]:
         """The object in the JSON file; without such a file it is empty. Raises BadSample."""
+        content = self._short("json")
         try:
-            fields = json.loads(self.files.get("json", b"{}"))
+            fields = {} if content is None else json.loads(content)
         except (ValueError, RecursionError) as error:
             raise BadSample("broken json") from error
         if not isinstance(fields, dict):
@@ -43,59 +56,67 @@ class RawSample:
         return fields
 
     def text(self, suffix: str) -> str | None:
-        """The text in the file with this suffix, if there is one."""
-        content = self.files.get(suffix.lower())
+        """The text in the file with this suffix, if there is one. Raises BadSample."""
+        content = self._short(suffix.lower())
         return None if content is None else content.decode("utf-8", errors="replace")
+
+    def _short(self, suffix: str) -> bytes | None:
+        content = self.files.get(suffix)
+        if content is not None and len(content) > MAX_TEXT_BYTES:
+            raise BadSample(f"{suffix} of more than {MAX_TEXT_BYTES // 2**20} MB")
+        return content
 
     def __str__(self) -> str:
         return f"{self.shard}:{self.key}"
 
 
-def is_remote(shard: str) -> bool:
-    """Whether a shard is a URL or a `pipe:` command."""
-    return shard.startswith("pipe:") or "://" in shard
+def key_and_suffix(name: str) -> tuple[str, str] | None:
+    """The name of a file in a shard -> its sample's key, and its suffix in lower case; None for others.
+
+    Bytes that are not UTF-8 are written out. A `./` at the beginning does not belong to the name.
+    """
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    match = _NAME.fullmatch(name)
+    # webdataset keeps names that begin with `__` for itself.
+    return None if match is None or name.startswith("__") else (writable(match[1]), match[2].lower())
 
 
 def read_shard(shard: str) -> Iterator[RawSample | Skipped]:
     """All samples up to where the shard is damaged, then what was wrong with it."""
     reasons: list[str] = []
-
-    def repeated(_: Exception) -> bool:
-        reasons.append("repeated file")
-        return True
-
-    count = 0
-    for files in group_by_keys(_members(shard, reasons), handler=repeated):
-        count += 1
-        key = files.pop("__key__")
-        yield RawSample(key, shard, {name: data for name, data in files.items() if name != "__url__"})
-    if not count and not reasons:
-        reasons.append("empty shard")
-    for reason in reasons:
-        yield Skipped(reason, shard)
-
-
-def _members(shard: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
-    """The files of a shard, as `group_by_keys` wants them; why it ends early is added to `reasons`."""
+    sample, room = None, 0  # of which no more is read once there is no room for it
     try:
-        with (
-            _open(shard) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header) as tar,
-        ):
+        with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
             for info in tar:
-                # webdataset keeps names that begin with `__` for itself.
-                if info.isreg() and not info.name.startswith("__"):
-                    yield {"fname": info.name, "data": _data(tar, info), "__url__": shard}
+                named = key_and_suffix(info.name) if info.isreg() else None
+                if named is not None:
+                    key, suffix = named
+                    if sample is None or key != sample.key:
+                        if sample is not None:
+                            yield _complete(sample, room)
+                        sample, room = RawSample(key, shard, {}), MAX_SAMPLE_BYTES
+                    if suffix in sample.files:
+                        reasons.append("repeated file")
+                    elif info.size > room or len(sample.files) == MAX_SAMPLE_FILES:
+                        room = -1
+                        sample.files.clear()
+                    else:
+                        room -= info.size
+                        sample.files[suffix] = _data(tar, info)
+                _skip_rest(tar)
                 tar.members = []  # type: ignore[attr-defined]  # else all headers of a shard stay in memory
-    except (OSError, EOFError, HTTPException, tarfile.TarError) as error:
+    except Exception as error:  # whatever tarfile, the decompressors and the network raise
         reasons.append(_shard_reason(error))
+    if sample is not None and (sample.files or room < 0):  # its first file may be what was cut
+        yield _complete(sample, room)
+    if sample is None and not reasons:
+        reasons.append("empty shard")
+    yield from (Skipped(reason, shard) for reason in reasons)
 
 
-def _open(shard: str) -> IO[bytes]:
-    if not is_remote(shard):
-        return open(shard, "rb")
-    # For http, webdataset starts curl, which waits forever, and after a cut sends the file's head once more.
-    return RemoteShard(shard) if shard.startswith(("http://", "https://")) else gopen(shard)  # type: ignore
+def _complete(sample: RawSample, room: int) -> RawSample | Skipped:
+    return sample if room >= 0 else Skipped("sample too large", str(sample))
 
 
 def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -108,7 +129,17 @@ def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return data
 
 
+def _skip_rest(tar: tarfile.TarFile) -> None:
+    """Read on to the next header. tarfile would do so beyond the end, for as long as a header says."""
+    stream = tar.fileobj
+    while tar.offset - 1 - stream.tell() > PIECE:  # type: ignore[attr-defined, union-attr]
+        if len(stream.read(PIECE)) < PIECE:  # type: ignore[union-attr]
+            raise tarfile.ReadError("unexpected end of data")
+
+
 def _shard_reason(error: Exception) -> str:
+    if isinstance(error, DecompressionBomb):
+        return str(error)
     if isinstance(error, FileNotFoundError):
         return "missing shard"
     text = str(error)
@@ -116,4 +147,5 @@ def _shard_reason(error: Exception) -> str:
         return "empty shard"
     if isinstance(error, EOFError | IncompleteRead) or "truncated" in text or "unexpected end" in text:
         return "truncated shard"
-    return "damaged shard" if isinstance(error, tarfile.TarError) else "unreadable shard"
+    unreadable = isinstance(error, OSError | HTTPException) and not isinstance(error, BadGzipFile)
+    return "unreadable shard" if unreadable else "damaged shard"

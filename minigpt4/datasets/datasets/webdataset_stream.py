@@ -1,60 +1,19 @@
 """Image-text pairs from webdataset shards."""
 
-import os
 import random
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import braceexpand
 import numpy as np
 import torch
 
-from minigpt4.common.errors import BadSample, ConfigError, DataError
-from minigpt4.datasets.datasets.manifest import read_manifest
+from minigpt4.common.errors import BadSample
 from minigpt4.datasets.datasets.shard_order import ShardPart, read_epochs
-from minigpt4.datasets.datasets.shard_reader import RawSample, is_remote, read_shard
+from minigpt4.datasets.datasets.shard_reader import RawSample, read_shard
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped, clean_caption
-from minigpt4.processors.pictures import decode_picture
+from minigpt4.processors.pictures import IMAGE_SUFFIXES, decode_picture
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
-from minigpt4.weights.resolver import require_value
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-
-
-def expand_shards(storage: str | list[str], key: str) -> list[str]:
-    """Brace patterns, lists, URLs, `pipe:` commands and manifests -> a list of shards, in order.
-
-    Args:
-        storage: e.g. `data/{00000..01255}.tar`, or the .json file that minigpt4 check-shards writes.
-        key: the YAML key, for messages.
-
-    Raises:
-        ConfigError: for a placeholder, nothing, or braces that do not match.
-        DataError: if no local shard of them exists, or a manifest is not one.
-    """
-    patterns = storage if isinstance(storage, list) else [storage]
-    try:
-        shards = [
-            os.path.expanduser(shard)
-            for pattern in patterns or [None]
-            for shard in _expand(require_value(pattern, key), key)
-        ]
-    except ValueError as error:
-        raise ConfigError(f"{key} is {storage!r}: {error}") from error
-    if not any(is_remote(shard) or Path(shard).is_file() for shard in shards):
-        raise DataError(
-            f"{key}: no shard matches {storage!r} (looked for {shards[0]} and {len(shards) - 1} more)"
-        )
-    return shards
-
-
-def _expand(pattern: str, key: str) -> Iterable[str]:
-    if pattern.endswith(".json") and not is_remote(pattern):
-        return read_manifest(pattern, key)
-    # No escapes: on Windows a backslash is part of the path.
-    return braceexpand.braceexpand(pattern, escape=False)
 
 
 def caption_dialogue(raw: RawSample, rng: random.Random | None = None, *, key: str | None = None) -> Dialogue:
@@ -80,7 +39,8 @@ def decode_image(raw: RawSample) -> np.ndarray:
     """The image of a sample: uint8 pixels [H, W, 3]. Raises BadSample."""
     data = next((raw.files[suffix] for suffix in IMAGE_SUFFIXES if suffix in raw.files), None)
     if data is None:
-        raise BadSample("no image")
+        dotted = any("." in suffix and suffix.endswith(IMAGE_SUFFIXES) for suffix in raw.files)
+        raise BadSample("no image (a key ends at the first dot of a name)" if dotted else "no image")
     return decode_picture(data)
 
 
@@ -90,7 +50,7 @@ class WebdatasetStream(SampleStream):
     In training, each epoch has a new order, and samples are shuffled (see `shard_order`).
 
     Args:
-        shards: as `expand_shards` gives them.
+        shards: paths, URLs and `pipe:` commands, as `expand_shards` gives them.
         image_transform: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: caption -> caption; other texts stay as they are.
         dialogue: what is said about a sample's image, with `<Img><ImageHere></Img>` where the image goes.
