@@ -9,49 +9,67 @@ writes OUT/train/00000.tar and OUT/test/00000.tar, each complete or not at all.
 import argparse
 import io
 import tarfile
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
-import braceexpand
-
-Member = tuple[tarfile.TarInfo, bytes]
-
-
-def read_samples(pattern: str) -> Iterator[list[Member]]:
-    """The samples of all shards in order; a sample is the files that share a name up to the dot."""
-    for shard in braceexpand.braceexpand(pattern):
-        with tarfile.open(shard) as tar:
-            files = ((info, tar.extractfile(info).read()) for info in tar if info.isreg())
-            for _, members in groupby(files, key=lambda member: member[0].name.split(".")[0]):
-                yield list(members)
+from minigpt4.common import cli
+from minigpt4.common.errors import DataError
+from minigpt4.common.files import replacing
+from minigpt4.datasets.datasets.shard_list import expand_shards
+from minigpt4.datasets.datasets.shard_reader import RawSample, read_shard
 
 
-def write_shard(path: Path, samples: list[list[Member]]) -> None:
+def read_samples(shards: Iterable[str]) -> Iterator[RawSample]:
+    """The samples of all shards in order, grouped as training groups them.
+
+    Raises:
+        DataError: for what training would skip: held-out pictures are not chosen from damaged shards.
+    """
+    for shard in shards:
+        for sample in read_shard(shard):
+            if not isinstance(sample, RawSample):
+                raise DataError(f"{sample.where}: {sample.reason}; minigpt4 check-shards lists all there is")
+            yield sample
+
+
+def write_shard(path: Path, samples: Iterable[RawSample]) -> None:
     """Write one tar file, through a temporary file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with tarfile.open(part, "w") as tar:
-        for info, content in (member for sample in samples for member in sample):
-            tar.addfile(info, io.BytesIO(content))
-    part.replace(path)
-    print(f"{path}: {len(samples)} pictures")
+    pictures = 0
+    with replacing(path) as part, tarfile.open(part, "w") as tar:
+        for sample in samples:
+            pictures += 1
+            for suffix, content in sample.files.items():
+                info = tarfile.TarInfo(f"{sample.key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    print(f"{path}: {pictures} pictures")
+
+
+def divide(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Count, then copy."""
+    shards = expand_shards(args.shards, "shards")
+    count = sum(1 for _ in read_samples(shards))
+    if not 0 < args.last < count:
+        parser.error(f"--last must be from 1 to {count - 1}, found {args.last}")
+    samples = read_samples(shards)
+    try:
+        write_shard(args.out / "train" / "00000.tar", islice(samples, count - args.last))
+        write_shard(args.out / "test" / "00000.tar", samples)
+    except OSError as error:
+        raise DataError(f"--out {args.out} cannot be written: {error}") from error
 
 
 def main() -> None:
-    """Read, divide and write."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", help="a brace pattern of tar files")
+    parser.add_argument("shards", nargs="+", help="brace patterns, wildcards, folders or a manifest")
     parser.add_argument("--last", type=int, required=True, metavar="N", help="how many are held out")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    args = parser.parse_args()
-    samples = list(read_samples(args.shards))
-    if not 0 < args.last < len(samples):
-        parser.error(f"--last must be from 1 to {len(samples) - 1}, found {args.last}")
-    write_shard(args.out / "train" / "00000.tar", samples[: -args.last])
-    write_shard(args.out / "test" / "00000.tar", samples[-args.last :])
+    cli.run(lambda args: divide(args, parser), parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from minigpt4.weights.resolver import require_value
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SCHEMES = ("http", "https")
 # No data set has more; a pattern that stands for more is a slip, and would fill the memory.
-MAX_SHARDS = 1_000_000
+MAX_SHARDS, MAX_DEPTH = 1_000_000, 50
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):/")
 _BRACES = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}|([{},])")
@@ -78,11 +78,8 @@ def _expand(pattern: str, key: str) -> Iterable[str]:
 def _braces(pattern: str) -> Iterable[str]:
     if _count(pattern) > MAX_SHARDS:
         raise ValueError(f"its braces stand for more than {MAX_SHARDS:,} shards")
-    try:
-        # No escapes: on Windows a backslash is part of the path.
-        return braceexpand.braceexpand(pattern, escape=False)
-    except RecursionError:
-        raise ValueError("its braces are nested too deeply") from None
+    # No escapes: on Windows a backslash is part of the path.
+    return braceexpand.braceexpand(pattern, escape=False)
 
 
 def _count(pattern: str) -> int:
@@ -94,6 +91,8 @@ def _count(pattern: str) -> int:
             groups[-1][1] *= abs(int(last) - int(first)) // (abs(int(step or 1)) or 1) + 1
         elif sign == "{":
             groups.append([0, 1])
+            if len(groups) > MAX_DEPTH:
+                raise ValueError("its braces are nested too deeply")
         elif sign == "," and len(groups) > 1:
             groups[-1] = [sum(groups[-1]), 1]
         elif sign == "}" and len(groups) > 1:

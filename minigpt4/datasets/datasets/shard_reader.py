@@ -22,7 +22,7 @@ MAX_SAMPLE_FILES = 1000
 # Of a JSON or text file: read as JSON, it takes twenty times its size.
 MAX_TEXT_BYTES = 16 * 2**20
 # What is not wanted of a shard is read in such pieces.
-PIECE = 2**20
+PIECE = 2**16
 
 # `DIR/KEY.SUFFIX`: as for webdataset, a file's suffix begins at the first dot of its name. What has nothing
 # before the dot (macOS puts a `._NAME` beside each file) is no part of a sample.
