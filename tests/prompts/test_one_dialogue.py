@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from minigpt4.conversation.messages import Conversation
-from minigpt4.models.backbones.auto import read_chat_template
+from minigpt4.prompts.chat_template import read_chat_template
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
 from minigpt4.prompts.templates import (
