@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "minigpt4.commands.train",
     "evaluate": "minigpt4.commands.evaluate",
     "chat": "minigpt4.commands.chat",
+    "infer": "minigpt4.commands.infer",
     "fetch": "minigpt4.weights.fetch",
     "validate": "minigpt4.datasets.validate",
     "check-shards": "minigpt4.commands.check_shards",

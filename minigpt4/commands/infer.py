@@ -1,0 +1,145 @@
+"""Ask a model about pictures: one question, a dialogue in the terminal, or many questions into a file.
+
+With `--ask` the reply is printed; without it a dialogue begins. With `--input`, questions about many pictures
+are answered into a JSONL file, one record each, in their order; the same command resumes it after an
+interruption.
+
+example:
+  python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg --ask "What is this?"
+  python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg
+  python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --input pictures/ --output answers.jsonl
+"""
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt4.common.cli import config_parser, run
+
+if TYPE_CHECKING:
+    from minigpt4.common.config import Config
+    from minigpt4.serving.chat_model import ChatModel
+
+log = logging.getLogger("infer")
+
+# The fields of GenerationSettings, which are not imported for --help.
+SETTINGS: dict[str, type] = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "repetition_penalty": float,
+    "min_new_tokens": int,
+    "max_new_tokens": int,
+    "num_beams": int,
+    "seed": int,
+}
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
+    parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures to show with it")
+    many = parser.add_argument_group("many questions")
+    many.add_argument(
+        "--input",
+        nargs="+",
+        metavar="SOURCE",
+        help="pictures, folders of them, shards (.tar), or .jsonl files with `question` and `image` in each line",
+    )
+    many.add_argument("--output", type=Path, metavar="JSONL", help="the answers")
+    many.add_argument("--images", type=Path, metavar="DIR", help="where .jsonl files' pictures are (beside them)")
+    many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions side by side (8)")
+    how = parser.add_argument_group("how replies are generated (docs/inference.md)")
+    for name, kind in SETTINGS.items():
+        how.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X")
+    parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default")
+    run(infer, parser.parse_args())
+
+
+def infer(args: argparse.Namespace) -> None:
+    """Arguments, model, then one of the three ways to ask."""
+    from minigpt4.common.config import Config
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+    check_arguments(args)
+
+    from minigpt4.serving import from_config
+
+    settings = chosen_settings(args)
+    log.info("building the model")
+    model = from_config(cfg, args.device)
+    if args.input:
+        answer_many(model, cfg, args, settings)
+    elif args.ask is not None:
+        for piece in model.chat(args.ask, args.image, stream=True, **settings):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        from minigpt4.serving.terminal import TerminalChat
+
+        TerminalChat(model, settings, args.image).run()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ConfigError for what would only fail after the model is loaded."""
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.files import require_writable
+
+    if bool(args.input) != bool(args.output):
+        raise ConfigError("--input and --output belong together: questions, and the file of their answers")
+    if args.input and args.image:
+        raise ConfigError("--image shows a picture with one question; with --input please leave it out")
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
+    for path in args.image:
+        if not Path(path).expanduser().is_file():
+            raise ConfigError(f"--image: there is no file {Path(path).expanduser().absolute()}")
+    if args.output:
+        require_writable(args.output, "--output")
+
+
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were named. Many questions, and a single one, are answered greedily by default.
+
+    Raises:
+        ConfigError: for one that is out of bounds.
+    """
+    from minigpt4.models.generation import GenerationSettings
+
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    dialogue = args.ask is None and not args.input
+    chosen = given if dialogue else {"temperature": 0.0, **given}
+    GenerationSettings(**chosen)
+    return chosen
+
+
+def answer_many(model: "ChatModel", cfg: "Config", args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Answer all questions of `--input` into `--output`."""
+    from itertools import islice
+
+    from tqdm import tqdm
+
+    from minigpt4.common.config import plain
+    from minigpt4.serving.answers import AnswerFile, answer
+    from minigpt4.serving.inputs import read_inputs
+
+    chosen = model.settings(**settings)
+    made = {"model": plain(cfg.model_cfg), "input": args.input, "ask": args.ask}
+    file = AnswerFile(args.output, {**made, "settings": dataclasses.asdict(chosen)})
+    if file.done:
+        log.info("%s has %d answers already", file.part, file.done)
+    inputs = islice(enumerate(read_inputs(args.input, args.ask, args.images)), file.done, None)
+    with tqdm(initial=file.done, desc="answering", unit="question", disable=None) as bar:
+        for records in answer(model, inputs, args.batch_size, chosen):
+            file.write(records)
+            bar.update(len(records))
+    counts = file.finish()
+    log.info("%d answers, %d of them errors, in %s", counts["records"], counts["errors"], args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What many questions are asked about: folders, files, shards, and lists of questions."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt4.common.errors import BadSample, ConfigError, DataError
+from minigpt4.common.files import inside
+from minigpt4.datasets.datasets.jsonl_format import MARK, MAX_LINE
+from minigpt4.datasets.datasets.shard_reader import is_remote, read_shard
+from minigpt4.datasets.datasets.webdataset_stream import IMAGE_SUFFIXES, decode_image, expand_shards
+from minigpt4.datasets.stream import Skipped
+from minigpt4.serving.pictures import ImageLike
+
+# The fields of a line, by the names that are read for them: ours, and LLaVA's.
+ID_FIELDS, QUESTION_FIELDS, IMAGE_FIELDS = ("id", "question_id"), ("question", "text"), ("image", "images")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One question.
+
+    Attributes:
+        id: of a line, its own; of a picture, its path below the folder; of a sample, its key.
+        content: texts and images in their order, as `ChatModel.message` takes them.
+        names: what the images are called.
+        question: as it was asked; None where the image is merely to be described.
+        error: why it cannot be asked, or None.
+    """
+
+    id: str
+    content: Sequence[ImageLike] = ()
+    names: Sequence[str] = ()
+    question: str | None = None
+    error: str | None = None
+
+
+def read_inputs(sources: Sequence[str], ask: str | None = None, images: Path | None = None) -> Iterator[Input]:
+    """All questions that some sources hold, in order; what is wrong with one is its `error`.
+
+    Args:
+        sources: pictures, folders of pictures or of shards, shards (as `expand_shards` takes them), and .jsonl
+            files, with an object per line: `image` (a path, or a list of them), `question`, `id`.
+        ask: the question about every picture; in .jsonl files, about those without one.
+        images: the folder of the pictures that .jsonl files name; by default the file's own.
+
+    Raises:
+        ConfigError: for a source that is not there or of no kind that is known.
+    """
+    for kind, source in [(_kind(source), source) for source in sources]:
+        if kind == "lines":
+            yield from _lines(Path(source).expanduser(), ask, images)
+        elif kind == "shards":
+            yield from _samples(source, ask)
+        else:
+            folder = Path(source).expanduser()
+            for path in _pictures(folder):
+                name = path.relative_to(folder if folder.is_dir() else folder.parent).as_posix()
+                yield Input(name, [path, *([ask] if ask else [])], [name], ask)
+
+
+def _kind(source: str) -> str:
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".jsonl":
+        if not path.is_file():
+            raise ConfigError(f"--input: there is no file {path.absolute()}")
+        return "lines"
+    if path.is_dir():
+        if any(_pictures(path)):
+            return "pictures"
+        if any(path.glob("*.tar")):
+            return "shards"
+        raise ConfigError(f"--input: the folder {path.absolute()} holds neither pictures nor .tar shards")
+    if path.suffix[1:].lower() in IMAGE_SUFFIXES:
+        if not path.is_file():
+            raise ConfigError(f"--input: there is no file {path.absolute()}")
+        return "pictures"
+    if is_remote(source) or ".tar" in source or path.suffix == ".json":
+        return "shards"
+    raise ConfigError(
+        f"--input is {source!r}; it must be a picture ({', '.join(IMAGE_SUFFIXES)}), a folder of them, shards "
+        "(.tar) or a .jsonl file"
+    )
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    """A picture itself, or those of a folder and its folders, sorted by name."""
+    if not path.is_dir():
+        yield path
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix[1:].lower() in IMAGE_SUFFIXES:
+                yield Path(folder, name)
+
+
+def _samples(source: str, ask: str | None) -> Iterator[Input]:
+    for shard in expand_shards(source, "--input"):
+        for sample in read_shard(shard):
+            if isinstance(sample, Skipped):
+                yield Input(shard, error=sample.reason)
+                continue
+            try:
+                pixels = decode_image(sample)
+            except BadSample as bad:
+                yield Input(sample.key, names=[str(sample)], question=ask, error=str(bad))
+            else:
+                yield Input(sample.key, [pixels, *([ask] if ask else [])], [str(sample)], ask)
+
+
+def _lines(path: Path, ask: str | None, images: Path | None) -> Iterator[Input]:
+    number = 0
+    with path.open("rb") as stream:
+        while line := stream.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE:
+                raise DataError(f"{path}, line {number} is longer than {MAX_LINE} bytes")
+            if line.strip():
+                yield _question(line, f"{path.name}:{number}", ask, images or path.parent)
+
+
+def _question(line: bytes, place: str, ask: str | None, folder: Path) -> Input:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return Input(place, error="the line is not JSON")
+    if not isinstance(fields, dict):
+        return Input(place, error="the line is not a JSON object")
+    name = str(_field(fields, ID_FIELDS, place))
+    question, shown = _field(fields, QUESTION_FIELDS, ask), _field(fields, IMAGE_FIELDS, [])
+    names = [shown] if isinstance(shown, str) else shown
+    if not isinstance(question, str | None) or not isinstance(names, list):
+        return Input(name, error="`question` must be a text, `image` a path or a list of paths")
+    try:
+        content = _interleaved(question, [inside(folder, image) for image in names])
+    except (ValueError, DataError) as error:
+        return Input(name, names=[str(image) for image in names], question=question, error=str(error))
+    return Input(name, content, names, question)
+
+
+def _field(fields: dict[str, Any], names: Sequence[str], default: Any) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), default)
+
+
+def _interleaved(question: str | None, images: Sequence[Path]) -> list[ImageLike]:
+    """Images where the question marks their places, else before it."""
+    texts = (question or "").split(MARK)
+    if len(texts) == 1:
+        return [*images, *([question] if question else [])]
+    if len(texts) - 1 != len(images):
+        raise DataError(f"the question has {len(texts) - 1} {MARK} for {len(images)} images")
+    content: list[ImageLike] = []
+    for text, image in zip(texts, [*images, None], strict=True):
+        content += [text.strip()] * bool(text.strip())
+        content += [] if image is None else [image]
+    return content
