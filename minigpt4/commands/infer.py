@@ -7,20 +7,20 @@ interruption.
 example:
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg --ask "What is this?"
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg
-  python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --input pictures/ --output answers.jsonl
+  python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --input photos/ --output a.jsonl
 """
 
 import argparse
-import dataclasses
 import logging
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:
     from minigpt4.common.config import Config
-    from minigpt4.serving.chat_model import ChatModel
+    from minigpt4.models.generation import GenerationSettings
 
 log = logging.getLogger("infer")
 
@@ -47,15 +47,19 @@ def main() -> None:
         "--input",
         nargs="+",
         metavar="SOURCE",
-        help="pictures, folders of them, shards (.tar), or .jsonl files with `question` and `image` in each line",
+        help="pictures, folders of them, shards (.tar), or .jsonl files: `question` and `image` per line",
     )
     many.add_argument("--output", type=Path, metavar="JSONL", help="the answers")
-    many.add_argument("--images", type=Path, metavar="DIR", help="where .jsonl files' pictures are (beside them)")
+    many.add_argument(
+        "--images", type=Path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
+    )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions side by side (8)")
     how = parser.add_argument_group("how replies are generated (docs/inference.md)")
     for name, kind in SETTINGS.items():
         how.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X")
-    parser.add_argument("--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default")
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
+    )
     run(infer, parser.parse_args())
 
 
@@ -70,18 +74,19 @@ def infer(args: argparse.Namespace) -> None:
     from minigpt4.serving import from_config
 
     settings = chosen_settings(args)
+    if args.input:
+        answer_many(cfg, args, settings)
+        return
     log.info("building the model")
     model = from_config(cfg, args.device)
-    if args.input:
-        answer_many(model, cfg, args, settings)
-    elif args.ask is not None:
-        for piece in model.chat(args.ask, args.image, stream=True, **settings):
+    if args.ask is not None:
+        for piece in model.chat(args.ask, args.image, stream=True, **vars(settings)):
             print(piece, end="", flush=True)
         print()
     else:
         from minigpt4.serving.terminal import TerminalChat
 
-        TerminalChat(model, settings, args.image).run()
+        TerminalChat(model, vars(settings), args.image).run()
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -102,8 +107,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         require_writable(args.output, "--output")
 
 
-def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were named. Many questions, and a single one, are answered greedily by default.
+def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
+    """The settings that were named. Outside of a dialogue replies are the likeliest ones by default.
 
     Raises:
         ConfigError: for one that is out of bounds.
@@ -112,29 +117,27 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
 
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     dialogue = args.ask is None and not args.input
-    chosen = given if dialogue else {"temperature": 0.0, **given}
-    GenerationSettings(**chosen)
-    return chosen
+    return GenerationSettings(**given if dialogue else {"temperature": 0.0, **given})
 
 
-def answer_many(model: "ChatModel", cfg: "Config", args: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Answer all questions of `--input` into `--output`."""
-    from itertools import islice
-
+def answer_many(cfg: "Config", args: argparse.Namespace, settings: "GenerationSettings") -> None:
+    """Answer all questions of `--input` into `--output`; both are looked at before the model is built."""
     from tqdm import tqdm
 
     from minigpt4.common.config import plain
+    from minigpt4.serving import from_config
     from minigpt4.serving.answers import AnswerFile, answer
     from minigpt4.serving.inputs import read_inputs
 
-    chosen = model.settings(**settings)
-    made = {"model": plain(cfg.model_cfg), "input": args.input, "ask": args.ask}
-    file = AnswerFile(args.output, {**made, "settings": dataclasses.asdict(chosen)})
+    inputs = enumerate(read_inputs(args.input, args.ask, args.images))
+    made = {"model": plain(cfg.model_cfg), "input": args.input, "ask": args.ask, "settings": vars(settings)}
+    file = AnswerFile(args.output, made)
     if file.done:
         log.info("%s has %d answers already", file.part, file.done)
-    inputs = islice(enumerate(read_inputs(args.input, args.ask, args.images)), file.done, None)
+    log.info("building the model")
+    model = from_config(cfg, args.device)
     with tqdm(initial=file.done, desc="answering", unit="question", disable=None) as bar:
-        for records in answer(model, inputs, args.batch_size, chosen):
+        for records in answer(model, islice(inputs, file.done, None), args.batch_size, settings):
             file.write(records)
             bar.update(len(records))
     counts = file.finish()

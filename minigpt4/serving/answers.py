@@ -24,7 +24,7 @@ READERS = 2
 def answer(
     model: ChatModel, inputs: Iterable[tuple[int, Input]], batch_size: int, settings: GenerationSettings
 ) -> Iterator[list[dict[str, Any]]]:
-    """Records of numbered questions, batch after batch, in order; the pictures of the next are read meanwhile.
+    """Records of numbered questions, a list per batch, in order; meanwhile the next one's pictures are read.
 
     A record has `index`, `id`, `images`, `question`, and either `answer`, `finish_reason` and `tokens`, or
     `error`: one bad question does not end the others.
@@ -91,7 +91,7 @@ class AnswerFile:
             whole = [line for line in lines if line.endswith(b"\n")]
             if not whole or whole[0] != head:
                 raise DataError(
-                    f"--output: {self.part} was begun with another config, other inputs or settings; remove it "
+                    f"--output: {self.part} was begun with another config, input or settings; remove it "
                     "to begin anew, or repeat that command to finish it"
                 )
             self.done = len(whole) - 1

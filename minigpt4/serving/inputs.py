@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,52 +39,50 @@ class Input:
     error: str | None = None
 
 
-def read_inputs(sources: Sequence[str], ask: str | None = None, images: Path | None = None) -> Iterator[Input]:
+def read_inputs(
+    sources: Sequence[str], ask: str | None = None, images: Path | None = None
+) -> Iterator[Input]:
     """All questions that some sources hold, in order; what is wrong with one is its `error`.
 
     Args:
-        sources: pictures, folders of pictures or of shards, shards (as `expand_shards` takes them), and .jsonl
-            files, with an object per line: `image` (a path, or a list of them), `question`, `id`.
+        sources: pictures, folders of pictures or of shards, shards (as `expand_shards` takes them), .jsonl
+            files with an object per line: `image` (a path, or a list of them), `question`, `id`.
         ask: the question about every picture; in .jsonl files, about those without one.
         images: the folder of the pictures that .jsonl files name; by default the file's own.
 
     Raises:
-        ConfigError: for a source that is not there or of no kind that is known.
+        ConfigError: for a source that is not there or of no kind that is known; at once.
     """
-    for kind, source in [(_kind(source), source) for source in sources]:
-        if kind == "lines":
-            yield from _lines(Path(source).expanduser(), ask, images)
-        elif kind == "shards":
-            yield from _samples(source, ask)
-        else:
-            folder = Path(source).expanduser()
-            for path in _pictures(folder):
-                name = path.relative_to(folder if folder.is_dir() else folder.parent).as_posix()
-                yield Input(name, [path, *([ask] if ask else [])], [name], ask)
+    return chain.from_iterable([_read(source, ask, images) for source in sources])
 
 
-def _kind(source: str) -> str:
+def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
+    """The questions of one source, which is looked for at once."""
     path = Path(source).expanduser()
-    if path.suffix.lower() == ".jsonl":
-        if not path.is_file():
-            raise ConfigError(f"--input: there is no file {path.absolute()}")
-        return "lines"
+    suffix = path.suffix[1:].lower()
+    if path.is_dir() and any(_pictures(path)):
+        return _shown(path, ask)
+    if path.is_dir() and any(path.glob("*.tar")):
+        return _samples(expand_shards([str(shard) for shard in sorted(path.glob("*.tar"))], "--input"), ask)
     if path.is_dir():
-        if any(_pictures(path)):
-            return "pictures"
-        if any(path.glob("*.tar")):
-            return "shards"
         raise ConfigError(f"--input: the folder {path.absolute()} holds neither pictures nor .tar shards")
-    if path.suffix[1:].lower() in IMAGE_SUFFIXES:
+    if suffix == "jsonl" or suffix in IMAGE_SUFFIXES:
         if not path.is_file():
             raise ConfigError(f"--input: there is no file {path.absolute()}")
-        return "pictures"
-    if is_remote(source) or ".tar" in source or path.suffix == ".json":
-        return "shards"
+        return _lines(path, ask, images) if suffix == "jsonl" else _shown(path, ask)
+    if is_remote(source) or ".tar" in source or suffix == "json":
+        return _samples(expand_shards(source, "--input"), ask)
     raise ConfigError(
-        f"--input is {source!r}; it must be a picture ({', '.join(IMAGE_SUFFIXES)}), a folder of them, shards "
-        "(.tar) or a .jsonl file"
+        f"--input is {source!r}; it must be a picture ({', '.join(IMAGE_SUFFIXES)}), a folder of "
+        "them, shards (.tar) or a .jsonl file"
     )
+
+
+def _shown(path: Path, ask: str | None) -> Iterator[Input]:
+    folder = path if path.is_dir() else path.parent
+    for picture in _pictures(path):
+        name = picture.relative_to(folder).as_posix()
+        yield Input(name, [picture, *([ask] if ask else [])], [name], ask)
 
 
 def _pictures(path: Path) -> Iterator[Path]:
@@ -97,8 +96,8 @@ def _pictures(path: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def _samples(source: str, ask: str | None) -> Iterator[Input]:
-    for shard in expand_shards(source, "--input"):
+def _samples(shards: Sequence[str], ask: str | None) -> Iterator[Input]:
+    for shard in shards:
         for sample in read_shard(shard):
             if isinstance(sample, Skipped):
                 yield Input(shard, error=sample.reason)
