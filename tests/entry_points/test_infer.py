@@ -1,0 +1,114 @@
+"""infer.py: one question, a dialogue in the terminal, many questions; what is refused before the model."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import minigpt4.serving
+from minigpt4.commands import infer
+from minigpt4.serving import ChatModel, GenerationSettings
+from tests.support.caching import config, draw_shards
+from tests.support.golden import golden_model_config
+from tests.support.shards import picture
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("infer")
+    return config(folder / "c.yaml", draw_shards(folder), golden_model_config(llm_sanity_check=False))
+
+
+@pytest.fixture(scope="module")
+def model(cfg) -> ChatModel:
+    return minigpt4.serving.load(cfg, device="cpu")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, cfg, model):
+    """Runs a command line; what it prints."""
+
+    def run(*words: object, typed: str = "") -> tuple[str, str]:
+        monkeypatch.setattr("minigpt4.serving.load.from_config", lambda cfg, device: model)
+        monkeypatch.setattr("sys.argv", ["infer.py", "--cfg-path", str(cfg), *map(str, words)])
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        infer.main()
+        return capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    picture(1, size=30).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_settings_are_those_of_the_dataclass() -> None:
+    fields = {field.name for field in dataclasses.fields(GenerationSettings)}
+    assert set(infer.SETTINGS) | {"length_penalty"} == fields
+
+
+def test_one_question_is_answered_greedily(command, model, image) -> None:
+    out = command("--image", image, "--ask", "what is this?", "--max-new-tokens", 8).out
+    assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
+
+
+def test_dialogue_in_the_terminal(command, model, image) -> None:
+    typed = "what is this?\n/nothing\nand now?\n/undo\n/history\n/reset\n/history\n/quit\nno\n"
+    printed = command("--temperature", 0, "--max-new-tokens", 5, typed=f"/image '{image}'\n{typed}")
+    chat = model.start_chat()
+    first = chat.ask("what is this?", [image], temperature=0, max_new_tokens=5)
+    second = chat.ask("and now?", temperature=0, max_new_tokens=5)
+    assert printed.out.splitlines() == [
+        *(first, second, "taken back: and now?", "user: [picture] what is this?", f"assistant: {first}")
+    ]
+    assert "/nothing" in printed.err
+
+
+def test_many_are_resumed_after_an_interruption(command, monkeypatch, tmp_path) -> None:
+    for number in range(5):
+        picture(number, size=20).save(tmp_path / f"{number}.png")
+    words = ("--input", tmp_path, "--ask", "?", "--batch-size", 2, "--max-new-tokens", 4, "--output")
+    command(*words, tmp_path / "whole.jsonl")
+    replies, asked = minigpt4.serving.chat_model.Engine.replies, []
+
+    def interrupted(self, prompts, settings):
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return replies(self, prompts, settings)
+
+    monkeypatch.setattr("minigpt4.serving.engine.Engine.replies", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        command(*words, tmp_path / "cut.jsonl")
+    assert caught.value.code == 130 and not (tmp_path / "cut.jsonl").exists()
+    command(*words, tmp_path / "cut.jsonl")
+    assert asked == [2, 2, 2, 1]
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    records = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == [f"{number}.png" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--input", "x"], "--output"),
+        (["--output", "x.jsonl"], "--input"),
+        (["--input", "no_such_folder", "--output", "x.jsonl"], "no_such_folder"),
+        (["--image", "no_such.png", "--ask", "?"], "no_such.png"),
+        (["--ask", "?", "--temperature", "-1"], "temperature"),
+        (["--ask", "?", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["--input", ".", "--output", ".", "--batch-size", "2"], "--output"),
+        (["--input", ".", "--output", "x.jsonl", "--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_mistakes_are_one_line_before_a_model_is_built(cfg, monkeypatch, tmp_path, words, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minigpt4.serving.load.from_config", lambda *_: pytest.fail("a model is built"))
+    monkeypatch.setattr("sys.argv", ["infer.py", "--cfg-path", str(cfg), *words])
+    with pytest.raises(SystemExit) as caught:
+        infer.main()
+    assert str(caught.value).startswith("error") and said in str(caught.value)
