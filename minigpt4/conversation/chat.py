@@ -7,7 +7,6 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from minigpt4.conversation.streaming import ReplyStream
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import open_picture
-from minigpt4.prompts.dialogue import Dialogue, check_text
+from minigpt4.prompts.context import shortened
+from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.reply_end import read_reply
-from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
+from minigpt4.prompts.templates import IMAGE_TURN, without_places
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Chat:
             check_text(text)
         except BadText as error:
             raise DataError(f"please ask something else: {error}") from error
-        self._say(_without_places(text), conv)
+        self._say(without_places(text), conv)
 
     def _say(self, text: str, conv: Conversation) -> None:
         user = conv.roles[0]
@@ -142,8 +142,13 @@ class Chat:
         asked = conv.copy()
         asked.append_message(conv.roles[1], None)
         room = min(self.model.max_context_len, max_length - max_new_tokens)
-        dialogue, images = self._shortened(asked, img_list, room)
-        embeds = self.model.get_context_emb(dialogue, images)
+        try:
+            short = shortened(self.model.prompts, asked.dialogue(), room)
+        except BadText as error:
+            raise DataError(f"the question is too long: {error}") from error
+        if short.left_out:
+            log.info("the chat is longer than %d tokens: left out %d old turns", room, short.left_out)
+        embeds = self.model.get_context_emb(short.dialogue, [img_list[number] for number in short.images])
         conv.append_message(conv.roles[1], None)
         sample = temperature >= GREEDY_BELOW
         return {
@@ -161,36 +166,6 @@ class Chat:
             **({"top_p": float(top_p), "temperature": float(temperature)} if sample else {}),
         }
 
-    def _shortened(
-        self, conv: Conversation, images: list[torch.Tensor], room: int
-    ) -> tuple[Dialogue, list[torch.Tensor]]:
-        """The dialogue in at most `room` tokens and its images: whole turns are left out, oldest first.
-
-        What stays: BOS, the system text, the first turn with an image, and the open turn.
-        """
-        conv, images = conv.copy(), list(images)
-        dropped = 0
-        while not self._fits(conv.dialogue(), room):
-            turn = _oldest_to_drop(conv)
-            if turn is None:
-                raise DataError(
-                    f"the question is too long: with its image it may have {room} tokens "
-                    f"(model.max_context_len is {self.model.max_context_len})"
-                )
-            before = _count_images(conv, 0, turn.start)
-            del images[before : before + _count_images(conv, turn.start, turn.stop)]
-            del conv.messages[turn.start : turn.stop]
-            dropped += 1
-        if dropped:
-            log.info("the chat is longer than %d tokens: left out %d old turns", room, dropped)
-        return conv.dialogue(), images
-
-    def _fits(self, dialogue: Dialogue, room: int) -> bool:
-        try:
-            return len(self.model.prompts.ids(dialogue)[0]) <= room
-        except DataError:  # longer than max_context_len
-            return False
-
     def model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The language model's `generate`: [1, T] ids of the reply."""
         return self.model.language.generate(*args, **kwargs)
@@ -200,7 +175,7 @@ class Chat:
         arguments = self.answer_prepare(conv, img_list, **settings)
         ids = self.model_generate(**arguments)[0]
         text = self._read(ids.tolist())
-        conv.messages[-1][1] = _without_places(text)
+        conv.messages[-1][1] = without_places(text)
         return text, ids.cpu().numpy()
 
     def stream_answer(self, conv: Conversation, img_list: list[Any], **settings: Any) -> Iterator[str]:
@@ -223,9 +198,9 @@ class Chat:
             for piece in stream:
                 if piece:
                     text += piece
-                    message[1] = _without_places(text)
+                    message[1] = without_places(text)
                 yield piece
-            message[1] = _without_places(text)
+            message[1] = without_places(text)
         finally:
             stream.closed.set()
             thread.join()
@@ -254,22 +229,3 @@ def _drop_unanswered(conv: Conversation) -> None:
     """Take back a reply that was opened and never came."""
     if conv.messages and conv.messages[-1] == [conv.roles[1], None]:
         conv.messages.pop()
-
-
-def _count_images(conv: Conversation, start: int, stop: int) -> int:
-    return sum((text or "").count(IMAGE_PLACEHOLDER) for _, text in conv.messages[start:stop])
-
-
-def _oldest_to_drop(conv: Conversation) -> range | None:
-    """The messages of the oldest turn that may go: not the first with an image, and not the last."""
-    starts = [place for place, (role, _) in enumerate(conv.messages) if role == conv.roles[0]]
-    turns = [range(start, stop) for start, stop in pairwise(starts)]
-    for turn in turns:
-        if _count_images(conv, 0, turn.start) or not _count_images(conv, turn.start, turn.stop):
-            return turn
-    return None
-
-
-def _without_places(text: str) -> str:
-    """What is said, without a place for an image. Control tokens in it are text for the prompt encoder."""
-    return text.replace(IMAGE_PLACEHOLDER, f"{IMAGE_PLACEHOLDER[0]} {IMAGE_PLACEHOLDER[1:]}")

@@ -160,6 +160,18 @@ class PromptEncoder:
         self._check_rows(ids, DataError)
         return ids, targets
 
+    def lengths(self, dialogue: Dialogue, *, learn_all: bool = True) -> list[int]:
+        """How many tokens each turn takes in `ids`; BOS and a system text are those of the first question."""
+        lengths = [0] * (dialogue.turns[0].role == "system")
+        for place, (turn, text) in enumerate(self.texts(dialogue)):
+            if turn.role == "user":
+                lengths.append(len(self._prompt_ids(text, before=[0] * (place > 0))) - (place > 0))
+            else:
+                length = len(self._ids(text))
+                learned = dialogue.answer is not None and (learn_all or turn is dialogue.turns[-1])
+                lengths.append(min(length, self.max_txt_len) if learned else length)
+        return lengths
+
     def encode(
         self, dialogues: Sequence[Dialogue], *, learn_all: bool = True, pad_left: bool = False
     ) -> TokenBatch:

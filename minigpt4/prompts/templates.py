@@ -12,6 +12,11 @@ IMAGE_PLACEHOLDER = "<ImageHere>"
 IMAGE_TURN = f"<Img>{IMAGE_PLACEHOLDER}</Img> "
 
 
+def without_places(text: str) -> str:
+    """What is said, without a place for an image: "<ImageHere>" becomes "< ImageHere>"."""
+    return text.replace(IMAGE_PLACEHOLDER, f"{IMAGE_PLACEHOLDER[0]} {IMAGE_PLACEHOLDER[1:]}")
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
     """A turn is `user` + what the user says + `assistant` + the reply + `end`.

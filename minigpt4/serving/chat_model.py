@@ -8,7 +8,7 @@ from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.serving.engine import Engine
-from minigpt4.serving.messages import Content, Harmless, Message, to_dialogue
+from minigpt4.serving.messages import Content, Message, to_dialogue
 from minigpt4.serving.pictures import ImageLike, Picture
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
@@ -36,7 +36,6 @@ class ChatModel:
         self.model, self.processor = model, processor
         self.defaults = GenerationSettings()
         self.engine = Engine(model, **limits)
-        self._harmless = Harmless(model.language.tokenizer, model.template)
 
     @overload
     def chat(
@@ -149,6 +148,6 @@ class ChatModel:
         system = self.model.template.system
         if messages[0].role != "system" and system:
             messages = [Message("system", (system,)), *messages]
-        dialogue = to_dialogue(messages, self._harmless, DESCRIBE)
+        dialogue = to_dialogue(messages, DESCRIBE)
         pictures = [picture for message in messages for picture in message.images]
         return Prompt.of(self.model, dialogue, pictures, self.model.max_context_len)

@@ -7,8 +7,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import BadText, DataError
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.prompts.context import shortened
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.serving.pictures import Picture
@@ -41,19 +42,12 @@ class Prompt:
         Raises:
             DataError: if that alone is too long.
         """
-        pictures, left_out = list(pictures), 0
-        while not (ids := _ids(model, dialogue, room)):
-            place = _oldest_to_drop(dialogue)
-            if place is None:
-                raise DataError(
-                    f"the question is too long: with its image it may have {room} tokens "
-                    f"(model.max_context_len is {model.max_context_len})"
-                )
-            turns = dialogue.turns
-            before = sum(turn.images for turn in turns[:place])
-            del pictures[before : before + turns[place].images]
-            dialogue = Dialogue(turns[:place] + turns[place + 2 :])
-            left_out += 1
+        try:
+            short = shortened(model.prompts, dialogue, room)
+        except BadText as error:
+            raise DataError(f"the question is too long: {error}") from error
+        pictures = [pictures[number] for number in short.images]
+        ids = model.prompts.ids(short.dialogue)[0]
         per_image, number = model.prompts.image_tokens, count()
         tokens = []
         for one in ids:
@@ -62,24 +56,4 @@ class Prompt:
                 tokens.append((pictures[image].key, place))
             else:
                 tokens.append(one)
-        return cls(dialogue, tuple(pictures), tuple(tokens), left_out)
-
-
-def _ids(model: MiniGPTBase, dialogue: Dialogue, room: int) -> list[int] | None:
-    """None where there is no room for them."""
-    try:
-        ids = model.prompts.ids(dialogue)[0]
-    except DataError:  # longer than max_context_len
-        return None
-    return ids if len(ids) <= room else None
-
-
-def _oldest_to_drop(dialogue: Dialogue) -> int | None:
-    """The place of the oldest question that may go; the first with an image may not, nor the last."""
-    shown = False
-    for place, turn in enumerate(dialogue.turns[:-1]):
-        if turn.role == "user":
-            if shown or not turn.images:
-                return place
-            shown = True
-    return None
+        return cls(short.dialogue, tuple(pictures), tuple(tokens), short.left_out)

@@ -1,0 +1,76 @@
+"""Dialogues that are longer than a prompt may be: whole turns are left out of their middle."""
+
+from dataclasses import dataclass
+
+from minigpt4.common.errors import BadText
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.encoder import PromptEncoder
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """What is left of a dialogue.
+
+    Attributes:
+        dialogue: which may be all of it.
+        images: numbers of the images whose places are left, in order.
+        left_out: turns, a question and its answer each.
+    """
+
+    dialogue: Dialogue
+    images: tuple[int, ...]
+    left_out: int = 0
+
+
+def shortened(
+    prompts: PromptEncoder, dialogue: Dialogue, room: int | None = None, *, learn_all: bool = False
+) -> Shortened:
+    """A dialogue whose prompt, up to the last answer, has at most `room` tokens.
+
+    The oldest turns go first. What stays: BOS, the system text, the first turn with an image, the last turn.
+
+    Args:
+        prompts: decides what a turn takes.
+        dialogue: a caption, whose request is the model's, is left as it is.
+        room: in tokens, images included; None is `model.max_context_len`.
+        learn_all: as for `PromptEncoder.ids`.
+
+    Raises:
+        BadText: if what must stay is too long.
+    """
+    room = prompts.max_context_len if room is None else min(room, prompts.max_context_len)
+    images, left_out = tuple(range(dialogue.images)), 0
+    while not dialogue.is_caption and (excess := _excess(prompts, dialogue, room, learn_all)) > 0:
+        lengths = prompts.lengths(dialogue, learn_all=learn_all)
+        goes: set[int] = set()
+        for place in _may_go(dialogue):
+            if excess > 0:
+                goes |= {place, place + 1}
+                excess -= lengths[place] + lengths[place + 1]
+        if not goes:
+            raise BadText(
+                f"prompt longer than {room} tokens (model.max_context_len is {prompts.max_context_len})"
+            )
+        places = [place for place, turn in enumerate(dialogue.turns) for _ in range(turn.images)]
+        images = tuple(image for image, place in zip(images, places, strict=True) if place not in goes)
+        dialogue = Dialogue(tuple(turn for place, turn in enumerate(dialogue.turns) if place not in goes))
+        left_out += len(goes) // 2
+    return Shortened(dialogue, images, left_out)
+
+
+def _excess(prompts: PromptEncoder, dialogue: Dialogue, room: int, learn_all: bool) -> int:
+    """How many tokens too long a prompt is, or a number below that is not positive."""
+    text = "".join(text for _, text in prompts.texts(dialogue))
+    # A character of ASCII is at most one token, and a tokenizer may write a space before each piece of text.
+    most = len(text) + (prompts.image_tokens + 1) * dialogue.images + len(dialogue.turns) + 1
+    if text.isascii() and most <= room:
+        return 0
+    lengths = prompts.lengths(dialogue, learn_all=learn_all)
+    return sum(lengths if dialogue.answer is None else lengths[:-1]) - room
+
+
+def _may_go(dialogue: Dialogue) -> list[int]:
+    """The places of the questions that may be left out with their answers, the oldest first."""
+    asked = [place for place, turn in enumerate(dialogue.turns) if turn.role == "user"]
+    shown = [place for place in asked if dialogue.turns[place].images]
+    return [place for place in asked[:-1] if place not in shown[:1]]
