@@ -11,9 +11,11 @@ from typing import Any
 from minigpt4.common.errors import BadSample, ConfigError, DataError
 from minigpt4.common.files import inside
 from minigpt4.datasets.datasets.jsonl_format import MARK, MAX_LINE
-from minigpt4.datasets.datasets.shard_reader import is_remote, read_shard
-from minigpt4.datasets.datasets.webdataset_stream import IMAGE_SUFFIXES, decode_image, expand_shards
+from minigpt4.datasets.datasets.shard_list import expand_shards, is_remote
+from minigpt4.datasets.datasets.shard_reader import read_shard
+from minigpt4.datasets.datasets.webdataset_stream import decode_image
 from minigpt4.datasets.stream import Skipped
+from minigpt4.processors.pictures import IMAGE_SUFFIXES
 from minigpt4.serving.pictures import ImageLike
 
 # The fields of a line, by the names that are read for them: ours, and LLaVA's.
@@ -63,7 +65,7 @@ def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
     if path.is_dir() and any(_pictures(path)):
         return _shown(path, ask)
     if path.is_dir() and any(path.glob("*.tar")):
-        return _samples(expand_shards([str(shard) for shard in sorted(path.glob("*.tar"))], "--input"), ask)
+        return _samples(expand_shards(source, "--input"), ask)
     if path.is_dir():
         raise ConfigError(f"--input: the folder {path.absolute()} holds neither pictures nor .tar shards")
     if suffix == "jsonl" or suffix in IMAGE_SUFFIXES:
