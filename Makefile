@@ -2,10 +2,13 @@
 # make test                           install, lint, run all tests
 # make unit                           install, run the fast tests: no process, server or training run
 # make lint                           install, check style and types
+# make fuzz                           read mutated inputs of all kinds for some minutes (CASES=1000 for longer)
 # make test-oldest                    all tests with the oldest versions that pyproject.toml allows
 # make img2dataset                    the downloader of stage 1's pictures, in an environment of its own
 PYTHON ?= python3
 LLM ?= gemma
+CASES ?= 100
+SEED ?= 0
 
 VENV := .venv
 CONSTRAINTS := constraints.txt
@@ -20,7 +23,7 @@ ALIGN := output/shapes_align
 
 IMG2DATASET := .venv-img2dataset
 
-.PHONY: quickstart img2dataset lint unit pytest test test-oldest
+.PHONY: quickstart img2dataset lint unit pytest test fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
@@ -42,6 +45,9 @@ pytest: $(VENV)/.installed-dev
 	-$(MAKE) img2dataset  # without it, its one test is skipped
 	$(PYTEST)
 	$(PY) -m pytest -m cuda tests/runners/test_cuda.py  # skipped without a card
+
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
