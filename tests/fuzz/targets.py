@@ -280,7 +280,7 @@ def _write_yaml(folder: Path) -> None:
     content = {
         "model": model,
         "datasets": {"cc_sbu": section},
-        "run": run | {"beta2": 0.9, "amp": False},
+        "run": run | {"beta2": 0.9, "init_lr": 0.01, "amp": False},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     (folder / "good.json").unlink()
