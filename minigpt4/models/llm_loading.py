@@ -97,6 +97,12 @@ def load_language_model(
 def _attention_argument(
     attention: str | None, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
 ) -> dict[str, str]:
+    own = str(getattr(config, "_attn_implementation", None))
+    if "/" in own:  # a kernel from the hub
+        raise ConfigError(
+            f"model.llama_model: the config of {config.name_or_path} asks for the attention {own!r}, which "
+            "is code from elsewhere and never run: please take attn_implementation out of it"
+        )
     # Gemma-2 caps the scores. SDPA cannot, and before transformers 5.21 it silently left the cap out.
     capped = getattr(config, "attn_logit_softcapping", None)
     if attention is None and (capped or plain_attention_wins(device, dtype, USUAL_TOKENS)):

@@ -51,7 +51,7 @@ def loading(place: Path, what: str = "{}") -> Iterator[None]:
     except CheckpointError as error:
         raise ConfigError(f"{KEY}: {error}") from error
     except ConfigError as error:
-        if "trust_remote_code" in str(error):
+        if "trust_remote_code" in str(error.__cause__):
             raise ConfigError(
                 f"{KEY}: {place} can only be read by code that it brings itself (`auto_map`), and that is "
                 "never run: please take a model of a family that transformers knows"
