@@ -162,7 +162,6 @@ class Chat:
             "length_penalty": float(length_penalty),
             "stopping_criteria": StoppingCriteriaList(self.stopping_criteria),
             "eos_token_id": self.model.stop_ids,
-            "pad_token_id": self.model.stop_ids[0],
             **({"top_p": float(top_p), "temperature": float(temperature)} if sample else {}),
         }
 

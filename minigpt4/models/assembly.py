@@ -6,16 +6,19 @@ from dataclasses import asdict
 import torch
 
 from minigpt4.common.device import dtype_for
+from minigpt4.common.errors import ConfigError
 from minigpt4.models.bridges import JoinedPatches
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.build import build_encoder, published_weights
 from minigpt4.models.execution import compile_blocks, recompute_blocks
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.language_model import LanguageModel
-from minigpt4.models.llm_loading import load_language_model, warn_if_dead
+from minigpt4.models.library_check import check_language_model
+from minigpt4.models.llm_loading import load_language_model
 from minigpt4.models.qformer import QFormerBridge, build_qformer, load_blip2
 from minigpt4.models.settings import RANDOM, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.weights.locations import BLIP2_URL
 from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file, resolve_model
@@ -125,8 +128,7 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
         attention=settings.attn_implementation,
         device_map=settings.device_map,
     )
-    if settings.llm_sanity_check:
-        warn_if_dead(language, name)
+    check_language_model(language, name, english=settings.llm_sanity_check)
     if settings.compile:
         language.compile_layers()
     if settings.llm_grad_checkpoint:
@@ -137,7 +139,13 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
 def build_prompts(
     settings: ModelSettings, requests: list[str], language: LanguageModel, image_tokens: int
 ) -> PromptEncoder:
-    """How dialogues become ids: turns as the language model's family or the YAML writes them."""
+    """How dialogues become ids: turns as the language model's family or the YAML writes them.
+
+    Prompts are no longer than leaves room for an answer in the positions of the language model.
+
+    Raises:
+        ConfigError: where a caption under the longest request is longer than that already.
+    """
     template = language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym)
     taught = language.backbone.taught_marks()
     if settings.prompt_template and taught not in (None, template.marks):
@@ -148,7 +156,7 @@ def build_prompts(
             language.name,
             "...".join(taught),
         )
-    return PromptEncoder(
+    prompts = PromptEncoder(
         language.tokenizer,
         language.backbone.bos_id,
         image_tokens,
@@ -158,3 +166,19 @@ def build_prompts(
         requests,
         language.config.vocab_size,
     )
+    if language.positions is not None:
+        _check_lengths(prompts, language.positions)
+        prompts.max_context_len = min(prompts.max_context_len, language.positions - prompts.max_txt_len)
+    return prompts
+
+
+def _check_lengths(prompts: PromptEncoder, positions: int) -> None:
+    """Raise ConfigError if a caption under a request is longer than what the language model was made for."""
+    longest = max(len(prompts.ids(Dialogue((request,)))[0]) for request in prompts.requests)
+    tokens = longest + prompts.max_txt_len
+    if tokens > positions:
+        raise ConfigError(
+            f"model.max_txt_len is {prompts.max_txt_len}, so with the longest prompt of model.prompt_path "
+            f"and {prompts.image_tokens} tokens per image a sample has {tokens} tokens, but the language "
+            f"model was made for {positions} (max_position_embeddings)"
+        )

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.models.backbones.base_backbone import BaseBackbone
 from minigpt4.models.execution import (
     compile_blocks,
@@ -23,8 +23,8 @@ from minigpt4.models.execution import (
     unmasked,
     without_cudnn_attention,
 )
-from minigpt4.models.head_loss import head_losses
-from minigpt4.models.library_head import logits_of
+from minigpt4.models.head_loss import Head, head_losses
+from minigpt4.models.library_head import decoder_of, logits_of
 from minigpt4.prompts.encoder import TokenBatch
 
 
@@ -69,6 +69,9 @@ class LanguageModel(nn.Module):
         self.trainable, self.name, self.sharded = trainable, name, sharded
         self.recomputed = False
         self.fingerprint = self._take_fingerprint()
+        # Whatever else a folder sets there (sampling, forced tokens, another kind of output) would change
+        # captions unseen: only what a caller passes to `generate` counts.
+        model.generation_config = _ids_alone(model.generation_config)
         model.requires_grad_(not self.frozen)
         self.train(self.training)
 
@@ -85,6 +88,12 @@ class LanguageModel(nn.Module):
         """Of the embeddings that it reads; some models are wider or narrower inside (OPT-350m)."""
         table: Any = self.model.get_input_embeddings()
         return table.weight.shape[-1]
+
+    @property
+    def positions(self) -> int | None:
+        """The longest text that it was made for, in tokens; None where its config names no limit."""
+        most = getattr(self.config, "max_position_embeddings", None)
+        return most if isinstance(most, int) and most > 0 else None
 
     @property
     def device(self) -> torch.device:
@@ -142,33 +151,65 @@ class LanguageModel(nn.Module):
         Returns:
             The losses, on that device too.
         """
-        device = self.device
-        with own_precision(self.frozen, device), unmasked(self.model, embeds.shape[1]):
-            outputs = self.model.get_decoder()(
-                inputs_embeds=embeds.to(device),
-                # Padding is at the right end, where causal attention does not look.
-                attention_mask=None if is_causal(self.config) else tokens.attention_mask.to(device),
-                use_cache=False,
-            )
-            hidden = outputs.last_hidden_state
-            # Under `device_map: auto` the last layer may be on another card than the first.
-            wanted = hidden.flatten(0, 1).index_select(0, tokens.target_index.to(hidden.device))
-            head = partial(logits_of, self.model, output_type=type(outputs))
+        with own_precision(self.frozen, self.device):
+            hidden, head = self._decode(embeds, tokens.attention_mask, tokens.target_index)
             losses = head_losses(
-                wanted, tokens.target_ids, head, self.config.vocab_size, trained=not self.frozen
+                hidden, tokens.target_ids, head, self.config.vocab_size, trained=not self.frozen
             )
         return losses.to(embeds.device)
 
-    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What transformers' `generate` returns for these arguments."""
+    def logits(self, embeds: torch.Tensor, mask: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Logits [places, V] in float32.
+
+        Args:
+            embeds: [B, T, D].
+            mask: [B, T], 0 for padding, which is at the right end.
+            index: [places], of the flattened B*T.
+        """
+        with own_precision(self.frozen, self.device):
+            hidden, head = self._decode(embeds, mask, index)
+            return head(hidden)
+
+    def _decode(
+        self, embeds: torch.Tensor, mask: torch.Tensor, index: torch.Tensor
+    ) -> tuple[torch.Tensor, Head]:
+        """Hidden states [places, D], and what makes logits of them."""
+        device = self.device
+        with unmasked(self.model, embeds.shape[1]):
+            outputs = decoder_of(self.model)(
+                inputs_embeds=embeds.to(device),
+                # Padding is at the right end, where causal attention does not look.
+                attention_mask=None if is_causal(self.config) else mask.to(device),
+                use_cache=False,
+            )
+        hidden = outputs.last_hidden_state
+        # Under `device_map: auto` the last layer may be on another card than the first.
+        places = hidden.flatten(0, 1).index_select(0, index.to(hidden.device))
+        return places, partial(logits_of, self.model, output_type=type(outputs))
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """What transformers' `generate` returns for these arguments.
+
+        A reply ends at the last position that the model was made for. A model without an end token, whose
+        `eos_token_id` is None or empty, goes on to the limit of a reply's length.
+
+        Raises:
+            DataError: for a prompt that leaves no room for a reply.
+        """
 
         def moved(value: Any) -> Any:
             return value.to(self.device) if torch.is_tensor(value) else value
 
+        kwargs = {key: moved(value) for key, value in kwargs.items()}
+        prompt, most = kwargs.get("inputs_embeds"), kwargs.get("max_new_tokens")
+        if self.positions and prompt is not None and most is not None:
+            kwargs["max_new_tokens"] = min(most, _room(prompt.shape[1], self.positions))
+        if "eos_token_id" in kwargs:
+            ends = kwargs["eos_token_id"] = kwargs["eos_token_id"] or None
+            # What pads the shorter replies of a batch is cut off with their end.
+            kwargs["pad_token_id"] = ends[0] if isinstance(ends, list) else ends or 0
         with without_cudnn_attention():
-            return self.model.generate(
-                *map(moved, args), **{key: moved(value) for key, value in kwargs.items()}
-            )
+            return self.model.generate(*map(moved, args), **kwargs)
 
     def recompute_layers(self) -> None:
         """Keep only each layer's input, and compute the rest of it again in the backward pass.
@@ -189,3 +230,18 @@ class LanguageModel(nn.Module):
         compile_blocks(self.layers, self.device, dynamic=True)
         # A reply grows token by token and layer by layer: none of it would fit what was compiled.
         self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)
+
+
+def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:
+    """The ids that begin, end and pad a text, and the library's defaults."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(generation, name, None) for name in names})
+
+
+def _room(prompt: int, positions: int) -> int:
+    if prompt >= positions:
+        raise DataError(
+            f"a prompt of {prompt} tokens leaves no room for a reply: the language model was made for "
+            f"{positions} (max_position_embeddings)"
+        )
+    return positions - prompt

@@ -27,6 +27,15 @@ class _StandIn:
         return getattr(self._decoder, name)
 
 
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """What makes hidden states of embeddings: all of a causal language model but its head."""
+    decoder = model.get_decoder()
+    if decoder is model:  # the library did not find it (Llama 4)
+        inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+        decoder = inside[0] if len(inside) == 1 else decoder
+    return decoder
+
+
 def logits_of(model: PreTrainedModel, hidden: torch.Tensor, output_type: type[ModelOutput]) -> torch.Tensor:
     """[rows, D] -> [rows, V] in float32: what `model` computes after its decoder.
 
@@ -35,7 +44,7 @@ def logits_of(model: PreTrainedModel, hidden: torch.Tensor, output_type: type[Mo
         hidden: some of the decoder's hidden states, after its last norm.
         output_type: of the decoder's output, which the model's `forward` reads.
     """
-    parent, name = _place_of(model.get_decoder(), model)
+    parent, name = place_of(decoder_of(model), model)
     decoder = parent._modules[name]
     assert decoder is not None
     output = output_type(last_hidden_state=hidden[None])  # type: ignore[call-arg]
@@ -49,7 +58,7 @@ def logits_of(model: PreTrainedModel, hidden: torch.Tensor, output_type: type[Mo
     return logits[0].float()
 
 
-def _place_of(module: nn.Module, model: nn.Module) -> tuple[nn.Module, str]:
+def place_of(module: nn.Module, model: nn.Module) -> tuple[nn.Module, str]:
     """The module that `module` is an attribute of, and the attribute's name."""
     for parent in model.modules():
         for name, child in parent._modules.items():

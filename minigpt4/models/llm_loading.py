@@ -1,12 +1,10 @@
 """Loading a language model: whatever `AutoModelForCausalLM` takes."""
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
@@ -19,13 +17,11 @@ from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.llm_files import check_files, load_whole
 from minigpt4.models.pretrained import from_pretrained, loading, location
 from minigpt4.models.settings import QUANTIZED, SHARD
+from minigpt4.models.text_model import text_model
 from minigpt4.models.tokenizer_loading import load_tokenizer
 
 log = logging.getLogger(__name__)
 
-# Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) per token.
-SANITY_SENTENCE = "The dog is running in the park, and the children are playing in the snow."
-SANITY_FRACTION = 0.75
 # Image, prompt and answer of a short dialogue; captions are shorter.
 USUAL_TOKENS = 256
 
@@ -87,7 +83,7 @@ def load_language_model(
         # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
         # was there, they always were.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = load_whole(source, arguments)
+    model = text_model(load_whole(source, arguments))
     if source.suffix == ".gguf":
         model = model.to(home)
     _keep_backward_pass(model)
@@ -155,32 +151,3 @@ def _precision_arguments(precision: str, overflows: bool, device: torch.device) 
         log.warning("model.llm_precision: this language model overflows in float16, so it runs in bfloat16")
         dtype = torch.bfloat16
     return {"dtype": dtype}
-
-
-@torch.no_grad()
-def sanity_loss(language: LanguageModel) -> float:
-    """The mean loss per token, in nats, of an easy English sentence read after BOS."""
-    bos = language.backbone.bos_id
-    ids = language.tokenizer(SANITY_SENTENCE, add_special_tokens=False).input_ids
-    ids = torch.tensor([[*([] if bos is None else [bos]), *ids]], device=language.device)
-    logits = language.model(input_ids=ids, use_cache=False).logits[0, :-1]
-    return F.cross_entropy(logits.float(), ids[0, 1:].to(logits.device)).item()
-
-
-def warn_if_dead(language: LanguageModel, source: str) -> None:
-    """Say so if a language model does not know more English than random weights do.
-
-    Weights that were never loaded, a damaged file, or a precision that the model does not survive all
-    look like this, and hours of training on top of it end at a loss of ln(vocabulary).
-    """
-    loss = sanity_loss(language)
-    chance = math.log(language.config.vocab_size)
-    if not loss < SANITY_FRACTION * chance:  # also where it is not a number at all
-        log.warning(
-            "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats per "
-            "token (random weights: %.2f). Are the files whole, and is model.llm_precision one the model "
-            "survives? model.llm_sanity_check=False switches this check off",
-            source,
-            loss,
-            chance,
-        )

@@ -233,7 +233,6 @@ class MiniGPTBase(OriginalNames, BaseModel):
             length_penalty=length_penalty,
             do_sample=do_sample,
             eos_token_id=self.stop_ids,
-            pad_token_id=self.stop_ids[0],
             stopping_criteria=self.text_stops(),
             **sampling,
         )

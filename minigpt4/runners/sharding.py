@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from minigpt4.common import launch
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.execution import layers_of
+from minigpt4.models.library_head import decoder_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
         group, _ = distributed.new_subgroups(sharing)
     # A mesh that makes its own groups gives them NCCL wherever there is a card, also to ranks on the CPU.
     mesh = DeviceMesh.from_group(group, device.type)
-    decoder, layers = language_model.get_decoder(), layers_of(language_model)
+    decoder, layers = decoder_of(language_model), layers_of(language_model)
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     whole = {p for p in language_model.parameters() if not isinstance(p, DTensor)}

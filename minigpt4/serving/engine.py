@@ -121,7 +121,6 @@ class Engine:
                 attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long) if mask is None else mask,
                 stopping_criteria=stops,
                 eos_token_id=self.model.stop_ids,
-                pad_token_id=self.model.stop_ids[0],
                 **_library_settings(settings),
             )
         for token in ids[0].tolist():

@@ -13,7 +13,7 @@ from minigpt4.models.backbones import (
     PlainBackbone,
     choose_backbone,
 )
-from minigpt4.models.llm_loading import sanity_loss
+from minigpt4.models.library_check import sanity_loss, sentence_ids
 from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.prompts.templates import CHATML, GEMMA, LLAMA2, PLAIN, PromptTemplate
 from minigpt4.weights.checkpoint import save_checkpoint
@@ -276,7 +276,8 @@ def test_what_nothing_is_known_about() -> None:
 def test_weights_that_look_dead_are_warned_of(tmp_path, caplog) -> None:
     folder = save_model(tmp_path, "qwen2")
     model = build_golden_model(llama_model=str(folder), end_sym=None, ckpt=None)
-    loss = sanity_loss(model.language)
+    ids = sentence_ids(model.language)
+    loss = sanity_loss(model.llama_model(input_ids=ids[None]).logits[0], ids)
     assert loss == pytest.approx(math.log(259), rel=0.05)
     assert "these weights look dead" in caplog.text
     assert f"costs {loss:.2f} nats per token (random weights: 5.56)" in caplog.text

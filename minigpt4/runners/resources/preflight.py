@@ -12,8 +12,8 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.common.formatting import format_bytes
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.library_check import check_gradient
 from minigpt4.models.minigpt_base import MiniGPTBase
-from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.runners.resources.advice import memory_advice
 from minigpt4.runners.resources.memory import CountedMemory, available_memory, count_memory
 from minigpt4.runners.settings import RunSettings
@@ -42,7 +42,8 @@ def preflight(
     Raises:
         ConfigError: naming the YAML key.
     """
-    check_lengths(model)
+    if not model.language.sharded:  # which lies on the CPU still, where a step may take minutes
+        check_gradient(model.language)
     folder = Path(settings.output_dir)
     check_output(folder)
     check_disk(folder, model, settings)
@@ -60,24 +61,6 @@ def preflight(
             memory_advice(model, batch_size, settings.accum_grad_iters),
         )
     return counted
-
-
-def sample_tokens(model: MiniGPTBase) -> int:
-    """T of the longest caption under the longest prompt: BOS, prompt, image, `max_txt_len`."""
-    prompts = [Dialogue((request,)) for request in model.prompts.requests]
-    return max(len(model.prompts.ids(prompt)[0]) for prompt in prompts) + model.max_txt_len
-
-
-def check_lengths(model: MiniGPTBase) -> None:
-    """Raise ConfigError if a caption under a prompt is longer than what the language model was made for."""
-    most = getattr(model.language.config, "max_position_embeddings", None)
-    tokens = sample_tokens(model)
-    if most is not None and tokens > most:
-        raise ConfigError(
-            f"model.max_txt_len is {model.max_txt_len}, so with the longest prompt of model.prompt_path and "
-            f"{model.token_shape.count} tokens per image a sample has {tokens} tokens, but the language "
-            f"model was made for {most} (max_position_embeddings)"
-        )
 
 
 def check_output(folder: Path) -> None:

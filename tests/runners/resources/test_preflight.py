@@ -14,7 +14,6 @@ from minigpt4.common.formatting import format_bytes
 from minigpt4.runners.resources import preflight as module
 from minigpt4.runners.resources.preflight import (
     check_disk,
-    check_lengths,
     check_output,
     checkpoint_bytes,
     checkpoints_to_come,
@@ -135,11 +134,11 @@ def test_check_disk_counts_what_a_resumed_run_replaces_once(model, tmp_path, mon
         check_disk(tmp_path, model, settings(tmp_path, keep=2, save_minutes=0))
 
 
-def test_check_lengths_refuses_too_long_a_sample(model, monkeypatch):
-    check_lengths(model)
-    monkeypatch.setattr(model, "max_txt_len", 5000)
-    with pytest.raises(ConfigError, match=r"model\.max_txt_len is 5000, .* was made for \d+ "):
-        check_lengths(model)
+def test_preflight_refuses_a_language_model_without_a_gradient(model, tmp_path, monkeypatch):
+    preflight(model, DATASETS, settings(tmp_path), CPU)
+    monkeypatch.setattr(model.language, "_decode", lambda *_: (torch.ones(18, 64), lambda rows: rows))
+    with pytest.raises(ConfigError, match=r"model\.llama_model: .* a llama, cannot be trained through"):
+        preflight(model, DATASETS, settings(tmp_path), CPU)
 
 
 def test_preflight_warns_where_what_can_be_counted_does_not_fit(model, tmp_path, monkeypatch, caplog):

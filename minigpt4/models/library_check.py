@@ -1,0 +1,153 @@
+"""Does a language model read embeddings as it reads ids? It is compared with the library, once, when loaded.
+
+Shapes: T tokens, D width, V vocabulary.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+from minigpt4.common.device import is_out_of_memory, summarized
+from minigpt4.common.errors import ConfigError
+from minigpt4.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+# Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) per token.
+SENTENCE = "The dog is running in the park, and the children are playing in the snow."
+# A loss above this fraction of ln(vocabulary) is no knowledge of English.
+DEAD_FRACTION = 0.75
+# How far logits may be from the library's, relative to their spread. In half precision and 8 bits, a batch
+# and a single row differ by a percent or two; a forgotten scale, mask or input makes tens of percent.
+EXACT, ROUNDED = 0.01, 0.1
+
+
+def check_language_model(language: LanguageModel, source: str, *, english: bool = True) -> None:
+    """Try a language model on one short sentence: four forward passes of at most two dozen tokens.
+
+    Three things have to agree with the logits that the library computes from the sentence's ids: the logits
+    that losses are computed from, for texts of two lengths in one batch; those of the first token of a reply
+    to each, generated from embeddings; and those of the second, generated with a cache.
+
+    Args:
+        language: just loaded.
+        source: its name in messages.
+        english: whether to warn where it does not know more English than random weights do. Weights that
+            were never loaded, a damaged file, or a precision that the model does not survive all look like
+            this, and hours of training on top of it end at a loss of ln(vocabulary).
+
+    Raises:
+        ConfigError: for a model that cannot read embeddings, or reads them otherwise than ids.
+    """
+    ids = sentence_ids(language)
+    training = language.training
+    language.eval()
+    with _one_line(language, source, "cannot be used here"), torch.no_grad():
+        expected = language.model(input_ids=ids[None], use_cache=False).logits[0].float()
+        if english:
+            _warn_if_dead(sanity_loss(expected, ids), source, len(expected[0]))
+        if expected.isfinite().all():
+            _compare(language, ids, expected, source)
+    language.train(training)
+
+
+def check_gradient(language: LanguageModel) -> None:
+    """Raise ConfigError if no gradient comes back through a language model to its embeddings."""
+    ids = sentence_ids(language)[None]
+    with _one_line(language, language.name, "cannot be trained through"):
+        embeds = language.embed(ids).detach().requires_grad_()
+        logits = language.logits(embeds, torch.ones_like(ids), torch.arange(ids.shape[1] - 1))
+        loss = F.cross_entropy(logits, ids[0, 1:].to(logits.device))
+        (gradient,) = torch.autograd.grad(loss, embeds)
+        if not gradient.any():
+            raise ValueError("the gradient is zero")
+
+
+def sentence_ids(language: LanguageModel) -> torch.Tensor:
+    """[T] ids of the sentence, after BOS."""
+    bos = language.backbone.bos_id
+    ids = [*([] if bos is None else [bos]), *language.tokenizer(SENTENCE, add_special_tokens=False).input_ids]
+    room = len(ids) if language.positions is None else language.positions - 2  # for what is generated
+    return torch.tensor(ids[:room], device=language.device)
+
+
+def sanity_loss(logits: torch.Tensor, ids: torch.Tensor) -> float:
+    """The mean loss per token, in nats, of ids [T] under their logits [T, V]."""
+    return F.cross_entropy(logits[:-1], ids[1:].to(logits.device)).item()
+
+
+@contextmanager
+def _one_line(language: LanguageModel, source: str, fault: str) -> Iterator[None]:
+    """Whatever the library raises inside becomes one line, that names the model."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or is_out_of_memory(error):
+            raise
+        model = f"model.llama_model: {source}, a {language.model.config.model_type},"
+        raise ConfigError(f"{model} {fault} (docs/language_models.md): {summarized(error)}") from error
+
+
+def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor, source: str) -> None:
+    """Of a sentence [T] with the logits [T, V] that the library computes from its ids."""
+    whole, half = len(ids), len(ids) // 2
+    mask = torch.tensor([[1] * whole, [1] * half + [0] * (whole - half)], device=ids.device)
+    index = mask.flatten().nonzero().flatten()
+    embeds = language.embed(ids * mask)  # padded with id 0
+    allowed = EXACT if language.model.dtype == torch.float32 else ROUNDED
+    _agree(
+        language.logits(embeds, mask, index),
+        torch.cat([expected, expected[:half]]),
+        allowed,
+        f"model.llama_model: {source} makes other logits of embeddings than of ids",
+    )
+    # Both rows go on with the sentence, whatever the model would say.
+    lengths = (whole - 1, half)
+    rows = [F.pad(embeds[0, :n], (0, 0, whole - 1 - n, 0)) for n in lengths]
+    ends = torch.tensor([[0] * (whole - 1 - n) + [1] * n for n in lengths], device=ids.device)
+    said = ids[list(lengths)]
+    replies = language.generate(
+        inputs_embeds=torch.stack(rows),
+        attention_mask=ends,
+        max_new_tokens=2,
+        do_sample=False,
+        eos_token_id=None,
+        logits_processor=[lambda _, scores: F.one_hot(said.to(scores.device), scores.shape[-1]).log()],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    _agree(
+        torch.cat([logits.float() for logits in replies.logits]),
+        torch.cat([expected[[n - 1 for n in lengths]], expected[list(lengths)]]),
+        allowed,
+        f"model.llama_model: {source} replies otherwise to embeddings than to ids, or to several prompts "
+        "than to one",
+    )
+
+
+def _agree(ours: torch.Tensor, expected: torch.Tensor, allowed: float, fault: str) -> None:
+    """Raise ConfigError where rows [rows, V] are too far from the expected, on average.
+
+    On average, because a mixture of experts may send one token another way for a rounding error.
+    """
+    spread = (expected - expected.mean(1, keepdim=True)).norm(dim=1).clamp(min=1e-30)
+    far = ((ours.to(expected.device) - expected).norm(dim=1) / spread).mean().item()
+    if not far <= allowed:
+        raise ConfigError(f"{fault}: they differ by {far:.0%} (docs/language_models.md)")
+
+
+def _warn_if_dead(loss: float, source: str, vocabulary: int) -> None:
+    chance = math.log(vocabulary)
+    if not loss < DEAD_FRACTION * chance:  # also where it is not a number at all
+        log.warning(
+            "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats per "
+            "token (random weights: %.2f). Are the files whole, and is model.llm_precision one the model "
+            "survives? model.llm_sanity_check=False switches this check off",
+            source,
+            loss,
+            chance,
+        )
