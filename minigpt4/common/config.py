@@ -109,7 +109,7 @@ def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: C
     """
     old, new = _flat(before), _flat(now)
     return [
-        f"{key}: {old.get(key, 'nothing')!r} then, {new.get(key, 'nothing')!r} now"
+        f"{key}: {old.get(key, 'nothing')!r} then, {new.get(key, 'nothing')!r} from here on"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and key not in ignored
     ]

@@ -200,8 +200,15 @@ class Engine:
         }
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Load the optimizer's state from a checkpoint; the model loads the weights."""
+        """Load the optimizer's state from a checkpoint; the model loads the weights.
+
+        Of the state, what was learned counts: the averages of gradients. Learning rate, decay and the like
+        stay as the settings say now.
+        """
+        own = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
         if self.accelerator.scaler and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -49,3 +49,18 @@ def test_a_checkpoint_that_does_not_know_its_place_is_refused(shapes: Path, tmp_
     save_checkpoint(checkpoint, tmp_path / "old.pth")
     with pytest.raises(CheckpointError, match="has no 'sampler', it cannot be resumed"):
         train(run_config(shapes, tmp_path / "job", resume_ckpt_path=str(tmp_path / "old.pth")))
+
+
+@pytest.mark.integration
+def test_a_resumed_run_optimizes_as_its_settings_say_now(shapes: Path, tmp_path: Path, caplog) -> None:
+    """What the optimizer has learned stays, what it is told does not; each change is a line of the log."""
+    job, changes = tmp_path / "job", {"weight_decay": 0.5, "beta2": 0.5, "init_lr": 0.02, "min_lr": 0.02}
+    train(run_config(shapes, job, max_epoch=1))
+    with caplog.at_level("WARNING"):
+        train(run_config(shapes, job, **changes, resume_ckpt_path="auto"))
+    optimizer = read_checkpoint(job / "checkpoint_1.pth")["optimizer"]
+    assert [group["weight_decay"] for group in optimizer["param_groups"]] == [0.5, 0.0]
+    assert {(*group["betas"], group["lr"]) for group in optimizer["param_groups"]} == {(0.9, 0.5, 0.02)}
+    assert {state["step"].item() for state in optimizer["state"].values()} == {8}  # updates of both runs
+    for key in changes:
+        assert sum(f"run.{key}: " in record.getMessage() for record in caplog.records) == 1
