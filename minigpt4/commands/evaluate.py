@@ -64,7 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
         args.batch_size = cfg.run_value("batch_size_eval")
     check_arguments(args)
 
-    from minigpt4.common.errors import DataError
+    from minigpt4.common.errors import ConfigError, DataError
     from minigpt4.common.logger import write_json
     from minigpt4.tasks.base_task import setup_task
     from minigpt4.tasks.records import Limits, format_metric
@@ -97,7 +97,10 @@ def evaluate(args: argparse.Namespace) -> None:
         asked = {"shards": args.shards} if args.shards else {"splits": splits}
         report = {"config": str(args.cfg_path), **asked, "shuffled": args.shuffled, "samples": len(records)}
         report |= metrics.to_json() | {"percentages": sorted(metrics.percentages)}
-        write_json(args.out, report | {"records": [record.to_json() for record in records]})
+        try:
+            write_json(args.out, report | {"records": [record.to_json() for record in records]})
+        except OSError as error:
+            raise ConfigError(f"--out: {args.out} could not be written: {error}") from error
         log.info("wrote %s", args.out)
 
 
@@ -109,8 +112,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, value in (("--limit", args.limit), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}, it must be at least 1")
-    if args.shuffled and args.batch_size == 1:
-        raise ConfigError("--shuffled exchanges the pictures of a batch: --batch-size must be at least 2")
+    for name, value in (("--batch-size", args.batch_size), ("--limit", args.limit)):
+        if args.shuffled and value == 1:
+            raise ConfigError(f"--shuffled exchanges the pictures of a batch: {name} must be at least 2")
     if args.out:
         require_writable(args.out, "--out")
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -23,15 +22,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     fails, nothing is left of the new one.
     """
     path = Path(path)
-    # Not mkstemp's: only their owner can read those.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno and not error.filename:
+        if error.errno and str(error.filename or temporary) == str(temporary):
             error.filename = str(path)  # writing to a full disk does not name it
         raise
     finally:
@@ -55,22 +53,32 @@ def open_regular(path: str | Path) -> BinaryIO:
         raise
 
 
+def _beside(path: Path) -> Path:
+    # Not mkstemp's: only their owner can read those.
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def require_writable(path: Path, key: str) -> None:
-    """Make the folder of a file that will be written later, and check that it can be.
+    """Make the folder of a file that `replacing` will write later, and check that it can be.
 
     Args:
         path: of the file.
         key: the argument that names it, for messages.
 
     Raises:
-        ConfigError: if it is a folder, or nothing can be written beside it.
+        ConfigError: if it is a folder or a device, or nothing can be written beside it.
     """
+    path = path.absolute()
     if path.is_dir():
         raise ConfigError(f"{key} is {path}, which is a folder: please name a file in it")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{key} is {path}, which is not a regular file")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
+        temporary.touch()
+        temporary.unlink()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
 
 

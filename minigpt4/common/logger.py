@@ -1,14 +1,15 @@
 """What a run logs: lines for people, JSON lines for programs."""
 
-import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common import launch
-from minigpt4.common.errors import UserError
 from minigpt4.common.files import replacing
+from minigpt4.common.formatting import format_count
+
+log = logging.getLogger(__name__)
 
 # Libraries that announce every file they open, or a bar for every model they load.
 QUIET = ("httpx", "httpcore", "huggingface_hub", "matplotlib", "PIL", "accelerate", "filelock")
@@ -29,11 +30,11 @@ def setup_logger() -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for programs and people, completely or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(_json(content, indent=2))
 
 
 class JsonLines:
-    """Appends one JSON object per line; each line is on its way to the disk when `write` returns."""
+    """Appends one JSON object with a `step` per line; each is on its way to the disk when `write` returns."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,7 +45,7 @@ class JsonLines:
         Raises:
             OSError: if it does not fit on the disk. The file is as it was.
         """
-        line = _line(record)
+        line = _json(record)
         # Unbuffered: a buffer that does not fit on the disk would be tried again when the file is closed.
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
@@ -57,32 +58,44 @@ class JsonLines:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """All records so far. A last line that a power cut has torn is skipped.
-
-        Raises:
-            UserError: if any other line is not JSON.
-        """
-        # Split at newlines only: str.splitlines() would also split at rarer line ends, inside of texts.
-        *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        records = []
-        for number, line in enumerate(lines, 1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{self.path}, line {number} is not JSON, delete it: {error}") from error
-        # What does not end in a newline has lost the end of its record, or nothing but the newline.
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(last))
-        return records
+        """All records so far, without lines that are damaged and a last one that a power cut has torn."""
+        return self._read()[0]
 
     def drop_after(self, step: int) -> None:
-        """Remove the records of later steps, and a torn last line: the run is resumed after `step`."""
+        """Remove the records of later steps, and a torn last line: the run is resumed after `step`.
+
+        Damaged lines are moved to `NAME.damaged`.
+        """
         if not self.path.exists():
             return
-        kept = [record for record in self.read() if record["step"] <= step]
+        records, damaged = self._read()
+        if damaged:
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            with aside.open("ab") as file:
+                file.writelines(line + b"\n" for line in damaged)
+            log.warning("%s: %s moved to %s", self.path, format_count(len(damaged), "damaged line"), aside)
         with replacing(self.path) as temporary:
-            temporary.write_bytes(b"".join(map(_line, kept)))
+            temporary.write_bytes(b"".join(_json(record) for record in records if record["step"] <= step))
+
+    def _read(self) -> tuple[list[dict[str, Any]], list[bytes]]:
+        """The records, and the lines that are none."""
+        # Split at newlines only: str.splitlines() would also split at rarer line ends, inside of texts.
+        *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        found = [(line, _record(line)) for line in lines]
+        # What does not end in a newline has lost the end of its record, or nothing but the newline.
+        records = [record for _, record in (*found, (last, _record(last))) if record is not None]
+        return records, [line for line, record in found if record is None and line.strip()]
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
+
+
+def _json(content: dict[str, Any], indent: int | None = None) -> bytes:
+    # Names of files that are not UTF-8 have halves of characters in Python, which JSON can write as escapes.
+    return json.dumps(content, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

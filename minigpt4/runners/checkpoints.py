@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"  # of run.resume_ckpt_path
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+# What a checkpoint needs beside the weights, so that its run can be resumed.
+OF_A_RUN = {"optimizer": dict, "step": int, "rng": list, "sampler": list, "config": dict}
 EPOCH_END, BETWEEN = "checkpoint_{}.pth", "checkpoint_step_{}.pth"
 
 
@@ -137,9 +139,14 @@ def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[st
         CheckpointError: if it is not one of a run, but only one of weights, say.
     """
     checkpoint = read_checkpoint(path)
-    for key in ("optimizer", "step", "rng", "sampler", "config"):
+    for key, kind in OF_A_RUN.items():
         if key not in checkpoint:
             raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
+        if type(checkpoint[key]) is not kind:
+            raise CheckpointError(f"run.resume_ckpt_path: {key!r} in {path} is no {kind.__name__}")
+    for rank in checkpoint["sampler"]:
+        if type(rank) is not dict or list(map(type, map(rank.get, ("drawn", "loaders")))) != [int, dict]:
+            raise CheckpointError(f"run.resume_ckpt_path: 'sampler' in {path} does not say where the data is")
     for change in config_changes(checkpoint["config"], config, ignored):
         log.warning("changed since %s was written: %s", path.name, change)
     return checkpoint

@@ -1,12 +1,16 @@
 """All that a run needs to be resumed exactly, into its checkpoints and out of them."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 
 from minigpt4.common.config import Config
+from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.lock import Held, Lock
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.schema import without_effect
 from minigpt4.runners.checkpoints import CheckpointFolder, read_resumable
@@ -36,6 +40,36 @@ class RunCheckpoints:
         self.engine = engine
         self.accelerator = engine.accelerator
         self.folder = CheckpointFolder(Path(settings.output_dir), settings.keep)
+        self.lock = run_lock(self.folder.folder)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While entered, no other run writes to the output folder.
+
+        Raises:
+            ConfigError: on all ranks, if one does.
+        """
+        try:
+            self._together(self._enter)
+            yield
+        finally:
+            self.lock.release()
+
+    def _enter(self) -> None:
+        self.folder.folder.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+
+    def _together(self, step: Callable[[], None]) -> None:
+        """Have the main process do something that raises Held if another run is in the folder."""
+        problem = None
+        if self.accelerator.is_main_process:
+            try:
+                step()
+            except Held as error:
+                problem = str(error)
+        (problem,) = broadcast_object_list([problem])
+        if problem:
+            raise ConfigError(in_use(self.folder.folder, problem))
 
     def begin(self) -> tuple[RunState, dict[str, Any]]:
         """Start the run, or resume it from a checkpoint, and prepare its folder.
@@ -45,11 +79,10 @@ class RunCheckpoints:
         """
         (path,) = broadcast_object_list([self.folder.to_resume(self.settings.resume_ckpt_path)])
         state, sampler = (RunState(), START_OF_DATA) if path is None else self._load(path)
+        output = self.folder.folder
+        if path is None or path.parent.resolve() != output.resolve():
+            self._together(lambda: keep_earlier_run(output, self.lock))
         if self.accelerator.is_main_process:
-            output = self.folder.folder
-            if path is None or path.parent.resolve() != output.resolve():
-                keep_earlier_run(output)
-            output.mkdir(parents=True, exist_ok=True)
             self.folder.remove_leftovers(self.settings.epoch_of(state.step), state.step)
         self.accelerator.wait_for_everyone()
         return state, sampler
@@ -82,6 +115,13 @@ class RunCheckpoints:
         ignored = [f"run.{key}" for key in without_effect(type(self.settings))]
         checkpoint = read_resumable(path, self.cfg.to_dict(), ignored)
         self.engine.bare_model.load_checkpoint(path)
+        try:
+            return self._restore(checkpoint, path)
+        # What is in it may be of any kind: it was written by another program, or is damaged.
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"run.resume_ckpt_path: {path} cannot be resumed: {error}") from error
+
+    def _restore(self, checkpoint: dict[str, Any], path: Path) -> tuple[RunState, dict[str, Any]]:
         self.engine.load_optimizer(checkpoint)
         # A rank that was not there before keeps its new generators, and starts a new order of the data.
         rank, ranks = self.accelerator.process_index, len(checkpoint["sampler"])
@@ -92,3 +132,16 @@ class RunCheckpoints:
             state.skipped_in_a_row = 0  # the run had stopped for them; who resumes it has a reason
         log.info("resuming %s after step %d", path, state.step)
         return state, checkpoint["sampler"][rank if rank < ranks else 0]
+
+
+def run_lock(folder: Path) -> Lock:
+    """What a run holds while it writes to its output folder."""
+    return Lock(folder / ".lock")
+
+
+def in_use(folder: Path, holder: str) -> str:
+    """The message for who may not write there."""
+    return (
+        f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait for its end, or "
+        "name another folder"
+    )

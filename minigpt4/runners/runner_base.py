@@ -64,8 +64,7 @@ class RunnerBase:
         self.settings: RunSettings = settings or cfg.run_settings()
         self.datasets = datasets
         if not self.settings.evaluate:
-            device = pick_device(self.settings.device)
-            self.counted_memory = preflight(model, datasets, self.settings, device)
+            self.counted_memory = preflight(model, datasets, self.settings, pick_device(self.settings.device))
         self.engine = Engine(self.settings, task, model)
         self.accelerator = self.engine.accelerator
         self.task = task
@@ -113,7 +112,7 @@ class RunnerBase:
     def _explain(self, error: OSError | RuntimeError | MemoryError) -> UserError | None:
         """What to tell the user of an error that is not a bug; None for others."""
         if isinstance(error, OSError):
-            return advice.disk_full_error(error, self.output_dir) if advice.is_disk_full(error) else None
+            return advice.disk_error(error, self.output_dir)
         if is_out_of_memory(error) and not self.settings.evaluate:
             batch_size, accumulated = self.counted_memory.batch_size, self.settings.accum_grad_iters
             device = self.engine.device
@@ -121,22 +120,25 @@ class RunnerBase:
         return endings.interrupted_compiler(error, self.stop.signal)
 
     def _train(self) -> dict[str, Any]:
-        splits = self.settings.test_splits
         if self.settings.evaluate:
             metrics, records = self._evaluate()
             return {"samples": len(records), **metrics.to_json()}
+        with self.checkpoints.alone():
+            return self._train_alone()
+
+    def _train_alone(self) -> dict[str, Any]:
         self.state, self.sampler_state = self.checkpoints.begin()
         if self.accelerator.is_main_process:
             print(self._summary())
         with self._train_batches() as batches:
-            if splits and not self.state.before:
+            if self.settings.test_splits and not self.state.before:
                 metrics, records = self._evaluate()
                 self.state.before = {"samples": len(records), **metrics.to_json()}
             self.reporter.begin(self.state)
             with closing(self.reporter):
                 self._train_steps(batches)
             bad = self._bad(batches)
-        metrics, records = self._evaluate() if splits else (None, [])
+        metrics, records = self._evaluate() if self.settings.test_splits else (None, [])
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
         more = {"trainable_parameters": trained, "bad_samples": dict(bad)}
         return self.reporter.end(self.state, metrics, records, more)

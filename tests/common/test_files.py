@@ -1,10 +1,12 @@
 """Files are replaced as a whole or not at all, and what they name stays below their folder."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from minigpt4.common.files import inside, replacing
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import inside, replacing, require_writable
 from minigpt4.datasets.datasets.shard_reader import is_remote
 
 
@@ -52,3 +54,16 @@ def test_a_name_from_a_file_is_a_path_and_nothing_else(name: str, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     assert inside(".", name) == inside("", name) == tmp_path / name
     assert not is_remote(str(inside(".", name)))
+
+
+def test_require_writable_names_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    os.mkfifo(tmp_path / "fifo")
+    for path in ("folder", "fifo", "file/a.json", "x" * 250 + ".json", "nul\0l"):
+        with pytest.raises(ConfigError, match=r"^--out"):
+            require_writable(tmp_path / path, "--out")
+    require_writable(tmp_path / "file", "--out")
+    require_writable(tmp_path / "new" / "a.json", "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "file", "folder", "new"]
+    assert (tmp_path / "file").read_text() == "kept" and list((tmp_path / "new").iterdir()) == []

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from minigpt4.common.errors import UserError
 from minigpt4.common.logger import JsonLines, write_json
 
 # The second text has a character at which str.splitlines() splits.
@@ -50,11 +49,23 @@ def test_json_lines_after_a_power_cut_that_leaves_zeros(log: JsonLines) -> None:
     assert log.read() == RECORDS
 
 
-def test_json_lines_name_a_damaged_line(log: JsonLines) -> None:
-    lines = log.path.read_text(encoding="utf-8").split("\n")
-    log.path.write_text("\n".join([lines[0], '{"step": 2,', *lines[2:]]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"log\.jsonl, line 2 is not JSON, delete it"):
-        log.read()
+DAMAGED = [
+    *(b'{"step": 2,', b"\xff\xfe\x00", b"5", b"null", b'{"loss": 1.0}', b'{"step": "2"}', b'{"step": true}'),
+    *(b"[" * 100_000, bytes(100), b'{"step": 1}{"step": 2}'),
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=lambda line: repr(line[:20]))
+def test_json_lines_set_a_damaged_line_aside(log: JsonLines, caplog, line: bytes) -> None:
+    lines = log.path.read_bytes().split(b"\n")
+    log.path.write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
+    assert log.read() == [RECORDS[0], *RECORDS[2:]]
+    log.drop_after(2)
+    assert log.read() == [RECORDS[0], RECORDS[2]]
+    aside = log.path.with_name("log.jsonl.damaged")
+    assert aside.read_bytes() == line + b"\n" and f"1 damaged line moved to {aside}" in caplog.text
+    log.drop_after(2)
+    assert aside.read_bytes() == line + b"\n"  # once
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (1, 1), (2, 3), (3, 4), (9, 4)])
@@ -82,6 +93,13 @@ def test_json_lines_on_a_full_disk_leave_no_torn_line(log: JsonLines) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.write(step=4, loss=1.0)
     assert log.read() == [*RECORDS, {"step": 4, "loss": 1.0}]
+
+
+def test_write_json_writes_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    write_json(tmp_path / "report.json", {"image_id": name, "text": "ä"})
+    data = (tmp_path / "report.json").read_bytes()
+    assert json.loads(data.decode("utf-8")) == {"image_id": name, "text": "ä"}
 
 
 @pytest.mark.parametrize("content", [{"a": object()}, {"a": {1, 2}}])

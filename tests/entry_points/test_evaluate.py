@@ -1,8 +1,10 @@
 """evaluate.py: which samples, which task, which numbers, and what is refused before the work."""
 
 import argparse
+import io
 import json
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,7 @@ def test_the_printed_command_comes_to_what_the_run_reported(on_shards, tmp_path,
         (["--limit", "0"], "--limit is 0, it must be at least 1"),
         (["--batch-size", "0"], "--batch-size is 0, it must be at least 1"),
         (["--shuffled", "--batch-size", "1"], "--batch-size must be at least 2"),
+        (["--shuffled", "--limit", "1"], "--limit must be at least 2"),
         (["--split", "tset"], "no data set has a split 'tset'; did you mean 'test'? (there: train, test)"),
         (["--options", "run.test_splits=[val]"], "run.test_splits: no data set has a split 'val'"),
         (["--shuffled", "--options", "run.batch_size_eval=1"], "--batch-size must be at least 2"),
@@ -189,6 +192,20 @@ def test_evaluate_checks_where_the_report_goes_before_the_work(on_shards, tmp_pa
     ):
         assert message in refused(monkeypatch, "--cfg-path", on_shards, "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_evaluate_keeps_names_that_are_not_utf8(on_shards, tmp_path, monkeypatch) -> None:
+    """As old tools write them into tars: each sample keeps a name of its own."""
+    jpeg, shard = encoded(picture(3, size=56)), tmp_path / "0.tar"
+    with tarfile.open(shard, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in {"é.jpg": jpeg, "é.txt": b"a dog", "è.jpg": jpeg, "è.txt": b"a cat"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    start = ("--cfg-path", on_shards, "--shards", shard)
+    report = evaluated(monkeypatch, tmp_path / "a.json", *start)
+    found = [(record["image_id"], record["truth"]) for record in report["records"]]
+    assert found == [(r"\udce9", "a dog"), (r"\udce8", "a cat")]
 
 
 def test_evaluate_needs_a_split_that_is_held_out(on_shards, monkeypatch) -> None:

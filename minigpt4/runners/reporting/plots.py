@@ -21,8 +21,9 @@ from minigpt4.tasks.records import Record
 
 RIGHT, WRONG, UNKNOWN = "#1a7f37", "#b42318", "#374151"
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
-# Smaller losses are drawn here: a logarithmic axis has no 0, and 1e-9 would squeeze all that matters.
-SMALLEST_LOSS = 1e-4
+# A logarithmic axis has no 0. It is drawn at the higher of these, which does not squeeze all that matters, or
+# at the smallest loss below that; less than the lower is rounding.
+SMALLEST_LOSS, ROUNDING = 1e-4, 1e-7
 # Height of a line above a picture, in inches.
 LINE = 0.17
 # Fewer points than these are marked.
@@ -40,7 +41,7 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: in
         path: a PNG file, replaced as a whole.
         best_step: after which the best validation was taken; it is marked. 0 for none.
     """
-    trained = [r for r in records if "loss" in r]
+    trained = [r for r in records if "loss" in r and "lr" in r]
     validations = _validations(records)
     apart = [one for one in validations if one.metric != "loss"]
     figure, axes = plt.subplots(
@@ -64,12 +65,13 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: in
     for one in validations:
         if one.metric == "loss":
             lines += one.plot(losses, _for_log_axis(one.values), best_step)
-    lines += rate.plot(steps, [r["lr"] for r in trained], color=RATE, linestyle="--", label="learning rate")
+    rates = [_number(r["lr"]) for r in trained]
+    lines += rate.plot(steps, rates, color=RATE, linestyle="--", label="learning rate")
     losses.legend(handles=lines, loc="upper right")
     for axis, one in zip(others, apart, strict=True):
         axis.set(ylabel=one.metric.replace("_", " "))
         axis.grid(alpha=0.3)
-        axis.legend(handles=one.plot(axis, np.array(one.values, dtype=float), best_step), loc="lower right")
+        axis.legend(handles=one.plot(axis, np.array(one.values), best_step), loc="lower right")
     axes[-1, 0].set(xlabel="step")
     _save(figure, path, dpi=120)
 
@@ -141,11 +143,11 @@ class _PlainNumbers(LogFormatter):
 
 @dataclass
 class _Validation:
-    """A metric of held-out data: after which steps it was taken, and what it was (None: not finite)."""
+    """A metric of held-out data: after which steps it was taken, and what it was (NaN: not finite)."""
 
     metric: str
     steps: list[int] = field(default_factory=list)
-    values: list[float | None] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
     def plot(self, axis: Axes, drawn: np.ndarray, best_step: int) -> list[Line2D]:
         """Draw marked points, and the best with its value. Returns the lines, for the legend."""
@@ -168,14 +170,20 @@ def _validations(records: Sequence[dict[str, Any]]) -> list[_Validation]:
                 metric = key.removeprefix("valid_")
                 one = found.setdefault(metric, _Validation(metric))
                 one.steps.append(record["step"])
-                one.values.append(value)
+                one.values.append(_number(value))
     return list(found.values())
 
 
-def _for_log_axis(values: Sequence[float | None]) -> np.ndarray:
-    """Losses as a logarithmic axis can show them; NaN, a gap, where one is missing or not finite."""
-    losses = np.array(values, dtype=float)  # None becomes NaN
-    return np.where(np.isfinite(losses), np.maximum(losses, SMALLEST_LOSS), np.nan)
+def _number(value: Any) -> float:
+    """What can be drawn of a value; NaN, a gap, where it is missing, not finite, or no number at all."""
+    return float(value) if type(value) in (int, float) and abs(value) < 1e300 else np.nan
+
+
+def _for_log_axis(values: Sequence[Any]) -> np.ndarray:
+    """Losses as a logarithmic axis can show them."""
+    losses = np.array([_number(value) for value in values])
+    above = losses[losses > ROUNDING]
+    return np.maximum(losses, min(SMALLEST_LOSS, *above) if above.size else SMALLEST_LOSS)
 
 
 def _save(figure: Figure, path: str | Path, dpi: int) -> None:

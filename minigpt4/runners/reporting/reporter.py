@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from minigpt4.common.formatting import format_bytes, format_duration, format_table
+from minigpt4.common.lock import Lock
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import PendingUpdate, UpdateResult
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
@@ -167,6 +168,7 @@ class Reporter:
             name, value = state.best_metric, state.best_value
             report |= {"best_metric": name, f"best_valid_{name}": value, "best_step": state.best_step}
         if self.accelerator.is_main_process:
+            self.log.drop_after(state.step)  # nothing but lines that were damaged meanwhile
             write_json(self.folder / "report.json", report)
             self._draw(state)
             drawn = _draw_pictures(records, self.folder / "samples.png")
@@ -194,14 +196,19 @@ def _log_peak_memory(device: torch.device) -> None:
         log.info("memory on %s at the peak of the first update: %s%s", device, format_bytes(peak), share)
 
 
-def keep_earlier_run(folder: Path) -> None:
-    """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost."""
+def keep_earlier_run(folder: Path, lock: Lock) -> None:
+    """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost.
+
+    Args:
+        folder: the output folder.
+        lock: held in it; as well afterwards.
+    """
     if not (folder / "log.jsonl").exists() and not list(folder.glob("checkpoint_*.pth")):
         return
     number = 1
     while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    folder.rename(kept)
+    lock.move_folder(kept)
     log.info("moved the earlier run in %s to %s", folder, kept)
 
 

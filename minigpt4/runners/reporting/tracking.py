@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 TRACKERS = ("tensorboard", "wandb", "trackio")  # what `run.tracker` may name, and the packages' names
 PROJECT = "minigptv"  # the original's
+RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 # How long the end of a run waits for wandb to send the rest. It stays on the disk for `wandb sync`.
 SECONDS_TO_SEND = 300
 
@@ -80,9 +82,10 @@ def _start(name: str, folder: Path, config: dict[str, Any], run_name: str, step:
     from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
     id_file = folder / "tracker_id.txt"  # a run that goes on in this folder is the same run
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    run_id = id_file.read_text(encoding="utf-8").strip()
+    run_id = id_file.read_bytes().decode("ascii", "replace").strip() if id_file.is_file() else ""
+    if not RUN_ID.fullmatch(run_id):
+        run_id = secrets.token_hex(4)
+        id_file.write_text(run_id + "\n", encoding="utf-8")
     if name == "tensorboard":  # in the output folder's `tensorboard`; what came after the step is not shown
         tracker = TensorBoardTracker(name, folder, purge_step=step + 1 if step else None)
     elif name == "wandb":

@@ -21,17 +21,24 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EFBIG)
 
 
-def disk_full_error(error: OSError, folder: Path) -> TrainingError:
-    """What to raise in place of (and from) an error that `is_disk_full`.
+def disk_error(error: OSError, folder: Path) -> TrainingError | None:
+    """What to raise in place of (and from) an error of the disk, or of a file in the run's folder.
 
     Args:
         error: what ended the run.
         folder: the run's.
+
+    Returns:
+        None for other errors.
     """
-    return TrainingError(
-        f"{error.filename or folder} could not be written: {error.strerror}. Make room and go on from the "
-        "newest checkpoint with --resume auto"
-    )
+    if is_disk_full(error):
+        return TrainingError(
+            f"{error.filename or folder} could not be written: {error.strerror}. Make room and go on from "
+            "the newest checkpoint with --resume auto"
+        )
+    if isinstance(error.filename, str) and Path(error.filename).absolute().is_relative_to(folder.absolute()):
+        return TrainingError(f"run.output_dir: {error.filename}: {error.strerror}")
+    return None
 
 
 def out_of_memory_error(

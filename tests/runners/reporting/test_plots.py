@@ -108,6 +108,19 @@ def test_draw_loss_without_validation_has_no_curve_of_it(tmp_path: Path, figures
     assert list(curves(figures[0])) == ["training loss", "learning rate"]
 
 
+def test_draw_loss_shows_small_losses_as_they_are(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_loss(trained([4.0, 2e-6, 3e-5, 0.0]), tmp_path / "loss.png")
+    assert [loss for _, loss in curves(figures[0])["training loss"]] == [4.0, 2e-6, 3e-5, 2e-6]
+
+
+def test_draw_loss_of_a_log_that_was_edited(tmp_path: Path, figures: list[Figure]) -> None:
+    odd = [{"step": 200, "loss": "2.0", "lr": None}, {"step": 250, "loss": 10**400, "lr": []}]
+    odd += [{"step": 300, "loss": 1.0}, {"step": 350, "valid_loss": {}}, {"step": 400, "valid_accuracy": "0"}]
+    draw_loss(trained([4.0, 2.0]) + odd, tmp_path / "loss.png", best_step=350)
+    points = curves(figures[0])["training loss"]
+    assert points[:2] == [(50, 4.0), (100, 2.0)] and np.isnan([loss for _, loss in points[2:]]).all()
+
+
 def test_draw_loss_of_zero_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
     draw_loss(trained([4.0, 0.5, 1e-12, 0.0]) + held_out([0.0]), tmp_path / "loss.png", best_step=100)
     low, high = figures[0].axes[0].get_ylim()
