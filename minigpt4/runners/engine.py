@@ -202,10 +202,11 @@ class Engine:
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Load the optimizer's state from a checkpoint; the model loads the weights.
 
-        Of the state, what was learned counts: the averages of gradients. Learning rate, decay and the like
-        stay as the settings say now.
+        Of the state, what was learned counts: the averages of gradients. Decay and the like stay as the
+        settings say now; the schedule sets the learning rate before each update.
         """
-        own = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
+        learned = ("params", "lr")
+        own = [{k: v for k, v in group.items() if k not in learned} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(self.optimizer.param_groups, own, strict=True):
             group.update(values)
