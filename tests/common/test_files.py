@@ -7,7 +7,7 @@ import pytest
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.files import inside, replacing, require_writable
-from minigpt4.datasets.datasets.shard_reader import is_remote
+from minigpt4.datasets.datasets.shard_list import is_remote
 
 
 def test_replacing_keeps_the_old_file_until_the_new_one_is_complete(tmp_path: Path) -> None:
