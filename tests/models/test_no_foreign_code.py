@@ -13,7 +13,13 @@ from tests.support.families import save_model
 
 pty = pytest.importorskip("pty", reason="there are no terminals of this kind on Windows")
 
-CODE = "open({canary!r}, 'w').close()\nfrom transformers import *\nclass C(LlamaConfig):\n    model_type = 'evil'\nclass M(LlamaForCausalLM): pass\nclass T(PreTrainedTokenizerFast): pass\ndef generate(*a, **k): pass\n"
+CODE = """open({canary!r}, "w").close()
+from transformers import *
+class C(LlamaConfig): model_type = "evil"
+class M(LlamaForCausalLM): pass
+class T(PreTrainedTokenizerFast): pass
+def generate(*a, **k): pass
+"""
 CLASSES = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M", "AutoTokenizer": ["code.T", "code.T"]}
 LOAD = """
 import sys, torch
