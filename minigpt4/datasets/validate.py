@@ -1,7 +1,8 @@
 """Check a JSONL file of pictures and texts before training on it.
 
 Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then the counts of each kind. The exit code is 0
-if all lines are good, else 1. dataset/README_YOUR_DATA.md describes the format.
+if all lines are good, else 1. What training will skip or shorten because it is too long is warned of; only
+the tokenizer knows exactly, so it is estimated. dataset/README_YOUR_DATA.md describes the format.
 
 example:
   minigpt4 validate data/train.jsonl --open-images
@@ -20,6 +21,9 @@ from minigpt4.common.cli import run
 if TYPE_CHECKING:
     from minigpt4.datasets.datasets.jsonl_format import Entry
 
+# English text; a Q-Former's image.
+CHARACTERS_PER_TOKEN, TOKENS_PER_IMAGE = 4, 32
+
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
@@ -37,6 +41,13 @@ def main() -> None:
         "--open-images",
         action="store_true",
         help="decode every picture (some milliseconds each); else only check that the files exist",
+    )
+    parser.add_argument(
+        "--max-context-len",
+        type=int,
+        default=3800,
+        metavar="TOKENS",
+        help="model.max_context_len of the training (default: %(default)s)",
     )
     run(validate, parser.parse_args())
 
@@ -70,6 +81,9 @@ def validate(args: argparse.Namespace) -> None:
                 counts.update(_counts(line.entry))
                 for problem in _picture_problems(line.entry, root, args.open_images):
                     report(line.number, problem)
+                for warning in _too_long(line.entry, args.max_context_len):
+                    counts["warning"] += 1
+                    tqdm.write(f"{args.file}:{line.number}: warning: {warning}", file=sys.stdout)
         bar.update(size - bar.n)
         for number, problem in ids.repeated():
             report(number, problem)
@@ -77,6 +91,8 @@ def validate(args: argparse.Namespace) -> None:
         raise DataError(f"there is no line in {args.file}")
     nouns = ("line", "caption", "question", "conversation", "turn", "picture")
     print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
+    if counts["warning"]:
+        print(f"warnings: {counts['warning']:,}")
     if bad:
         sys.exit(f"{len(bad):,} of {counts['line']:,} lines cannot be used")
     print("all lines can be used")
@@ -85,6 +101,35 @@ def validate(args: argparse.Namespace) -> None:
 def _counts(entry: "Entry") -> Counter[str]:
     turns = len(entry.questions) if entry.kind == "conversation" else 0
     return Counter({entry.kind: 1, "picture": len(entry.images), "turn": turns})
+
+
+def _too_long(entry: "Entry", room: int) -> Iterator[str]:
+    """What training will skip, or leave turns out of, for its length."""
+    from minigpt4.prompts.dialogue import MAX_CHARACTERS, MAX_TURNS
+    from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+
+    turns = [
+        (question or "", answer) for question, answer in zip(entry.questions, entry.answers, strict=True)
+    ]
+    if max(len(text) for turn in turns for text in turn) > MAX_CHARACTERS or 2 * len(turns) > MAX_TURNS:
+        yield f"a text of more than {MAX_CHARACTERS:,} characters, or {MAX_TURNS:,} turns: training skips it"
+        return
+    lengths = [_tokens(question) + _tokens(answer) for question, answer in turns[:-1]]
+    first = next((n for n, (question, _) in enumerate(turns[:-1]) if IMAGE_PLACEHOLDER in question), None)
+    last = _tokens(turns[-1][0])
+    stays = last + (0 if first is None else lengths[first])
+    found, what = (
+        (stays, "training skips it") if stays > room else (sum(lengths) + last, "turns are left out")
+    )
+    if found > room:
+        yield f"about {found:,} tokens before the last answer, more than max_context_len {room:,}: {what}"
+
+
+def _tokens(text: str) -> int:
+    """About how many tokens a text has, its images included."""
+    from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+
+    return len(text) // CHARACTERS_PER_TOKEN + TOKENS_PER_IMAGE * text.count(IMAGE_PLACEHOLDER)
 
 
 def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:

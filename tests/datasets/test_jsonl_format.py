@@ -160,9 +160,8 @@ def run_validate(path: Path, capsys: pytest.CaptureFixture, **options: Any) -> t
     """What is printed, and what the command ends with."""
     code = None
     try:
-        validate(
-            argparse.Namespace(**{"file": str(path), "image_path": None, "open_images": False} | options)
-        )
+        defaults = {"image_path": None, "open_images": False, "max_context_len": 3800}
+        validate(argparse.Namespace(file=str(path), **defaults | options))
     except SystemExit as end:
         code = end.code
     return capsys.readouterr().out.splitlines(), code
@@ -189,6 +188,32 @@ def test_the_command_tells_all_line_by_line(tmp_path: Path, capsys) -> None:
     (tmp_path / "sub" / "a.jpg").unlink()
     printed, code = run_validate(good, capsys, image_path=str(tmp_path))
     assert code is None and printed[-1] == "all lines can be used"
+
+
+def test_the_command_warns_of_what_is_too_long(tmp_path: Path, capsys) -> None:
+    def talk(*asked: str) -> dict[str, Any]:
+        turns = [turn for text in asked for turn in ({"user": text}, {"assistant": "a dog"})]
+        return {"image": "a.jpg", "conversation": turns}
+
+    path = write(
+        tmp_path / "d.jsonl",
+        talk("<image> what?", *["word " * 80] * 4),
+        talk("<image> what?", *["word " * 80] * 5),
+        talk("<image> " + "word " * 300, "where?", "what?"),
+        talk("<image> what?", "word " * 400),
+        {"image": "a.jpg", "caption": "a" * 100_001},
+        {"image": "a.jpg", "caption": "a" * 100_000},
+    )
+    printed, code = run_validate(path, capsys, max_context_len=400)
+    before = "tokens before the last answer, more than max_context_len 400"
+    assert printed[:-3] == [
+        f"{path}:1: warning: about 443 {before}: turns are left out",
+        f"{path}:2: warning: about 544 {before}: turns are left out",
+        f"{path}:3: warning: about 414 {before}: training skips it",
+        f"{path}:4: warning: about 540 {before}: training skips it",
+        f"{path}:5: warning: a text of more than 100,000 characters, or 10,000 turns: training skips it",
+    ]
+    assert code is None and printed[-2:] == ["warnings: 5", "all lines can be used"]
 
 
 @pytest.mark.integration

@@ -121,7 +121,7 @@ def _write_jsonl(folder: Path) -> None:
 
 
 def _read_jsonl(folder: Path) -> None:
-    args = argparse.Namespace(file="data.jsonl", image_path=None, open_images=True)
+    args = argparse.Namespace(file="data.jsonl", image_path=None, open_images=True, max_context_len=3800)
     with suppress(SystemExit):  # as it ends after bad lines, which training then refuses
         validate(args)
     _train_on("jsonl", {"ann_path": "data.jsonl"})
