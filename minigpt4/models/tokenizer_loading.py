@@ -49,6 +49,10 @@ def load_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:
         raise ConfigError(
             f"model.llama_model: {source} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there"
         )
+    if files == ["vocab.json"] and not (source / "merges.txt").is_file():
+        raise ConfigError(
+            f"model.llama_model: {source} has vocab.json, but not the merges.txt that goes with it"
+        )
     if "tokenizer.model" in files and "tokenizer.json" not in files:
         tokenizer = _of_sentencepiece(source, where)
     else:

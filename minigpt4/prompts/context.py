@@ -1,10 +1,11 @@
 """Dialogues that are longer than a prompt may be: whole turns are left out of their middle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minigpt4.common.errors import BadText
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
+from minigpt4.prompts.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,22 @@ def shortened(
         dialogue = Dialogue(tuple(turn for place, turn in enumerate(dialogue.turns) if place not in goes))
         left_out += len(goes) // 2
     return Shortened(dialogue, images, left_out)
+
+
+def fitted(prompts: PromptEncoder, sample: Sample, *, learn_all: bool) -> Sample:
+    """A sample whose dialogue fits in `model.max_context_len`; images of turns that were left out are, too.
+
+    Raises:
+        BadText: as `shortened`.
+    """
+    short = shortened(prompts, sample.dialogue, learn_all=learn_all)
+    images = sample.images
+    if not short.left_out or images is None:
+        return replace(sample, dialogue=short.dialogue) if short.left_out else sample
+    left = images[list(short.images)] if short.images else None
+    return replace(
+        sample, dialogue=short.dialogue, **{"image" if sample.features is None else "features": left}
+    )
 
 
 def _excess(prompts: PromptEncoder, dialogue: Dialogue, room: int, learn_all: bool) -> int:

@@ -85,6 +85,13 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path) -> None:
         load_tokenizer(llama(tmp_path, remove=("tokenizer.model",)), ROWS)
 
 
+def test_a_vocabulary_without_merges_is_refused(tmp_path) -> None:
+    llama(tmp_path, remove=("tokenizer.model",), tokenizer_class="GPT2Tokenizer")
+    (tmp_path / "vocab.json").write_text(json.dumps(chatml_tokenizer().get_vocab()))
+    with pytest.raises(ConfigError, match=r"has vocab.json, but not the merges.txt"):
+        load_tokenizer(tmp_path, ROWS)
+
+
 @pytest.mark.parametrize("left", [{}, {"the": 5, "dog": 6}])
 def test_a_tokenizer_without_words_is_refused(tmp_path, left) -> None:
     chatml_tokenizer().save_pretrained(tmp_path)

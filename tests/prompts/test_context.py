@@ -3,12 +3,14 @@
 import random
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from minigpt4.common.errors import BadText
-from minigpt4.prompts.context import Shortened, shortened
+from minigpt4.prompts.context import Shortened, fitted, shortened
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder
+from minigpt4.prompts.sample import Sample
 from minigpt4.prompts.templates import GEMMA, IMAGE_TURN
 from tests.support.families import TINY
 
@@ -91,3 +93,21 @@ def test_thousands_of_turns_are_shortened_at_once(prompts, monkeypatch) -> None:
     monkeypatch.setattr(prompts, "lengths", lambda *a, **k: calls.append(1) or lengths(*a, **k))
     assert shortened(prompts, talk(*["what?"] * 3000)).left_out > 2900
     assert len(calls) <= 6
+
+
+@pytest.mark.parametrize("kind", ["image", "features"])
+def test_a_sample_loses_the_images_of_turns_that_are_left_out(prompts, kind) -> None:
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    images = images if kind == "image" else images[:, 0]
+    asked = [f"{IMAGE_TURN}{LONG}{n}" for n in range(4)]
+    sample = Sample(dialogue=talk(*asked), **{kind: images}, image_id="x")
+    short = fitted(prompts, sample, learn_all=True)
+    kept = [0, *range(short.dialogue.images)[1:]]
+    assert short.images is not None and 0 < len(short.images) == short.dialogue.images < 4
+    assert short.images.flatten(1)[:, 0].tolist() == [0.0, *range(4 - len(kept) + 1, 4)]
+    assert short.image_id == "x" and fitted(prompts, short, learn_all=True) is short
+
+
+def test_a_sample_of_text_alone_is_fitted(prompts) -> None:
+    sample = Sample(dialogue=talk(*[LONG] * 9))
+    assert len(fitted(prompts, sample, learn_all=False).dialogue.turns) < 18
