@@ -65,7 +65,27 @@ LLAMA_2_7B = LlamaConfig(
     num_hidden_layers=32,
     num_attention_heads=32,
 )
+TINY_GEMMA = GemmaConfig(
+    vocab_size=2048,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=32,
+)
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+)
 SIZES = {
+    "tiny": Size(TINY_GEMMA, batch=4, vit={"embed_dim": 64, "depth": 2, "num_heads": 2}),
+    "smollm2": Size(SMOLLM2_135M, batch=8, vit={"embed_dim": 704, "depth": 12, "num_heads": 8}),
     "small": Size(SMALL_LLAMA, batch=8, vit={"embed_dim": 704, "depth": 12, "num_heads": 8}),
     "real": Size(GEMMA_2B, batch=64),
     "real-llama": Size(LLAMA_2_7B, batch=64),

@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ class KeyValues:
     """Keys and values that grow token by token.
 
     Attributes:
-        length: tokens that are held, padding included.
+        capacity: how many tokens there is room for; None where there is always room.
     """
+
+    capacity: int | None = None
 
     def __init__(self, language: LanguageModel) -> None:
         self.language = language
@@ -43,6 +46,7 @@ class KeyValues:
 
     @property
     def length(self) -> int:
+        """Tokens that are held, padding included."""
         return self._cache.get_seq_length()
 
     @property
@@ -84,7 +88,9 @@ class KeyValues:
 
     def _forward(self, **given: torch.Tensor) -> torch.Tensor:
         language = self.language
-        with own_precision(language.frozen, language.device), without_cudnn_attention():
+        # What is compiled for training has one code for all lengths, but not for a cache that grows.
+        eager = torch.compiler.set_stance("force_eager") if language.compiled else nullcontext()
+        with eager, own_precision(language.frozen, language.device), without_cudnn_attention():
             out = language.model(
                 **given,
                 attention_mask=self._mask,

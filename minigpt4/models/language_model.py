@@ -50,6 +50,7 @@ class LanguageModel(nn.Module):
     Attributes:
         frozen: whether none of its weights is trained.
         recomputed: whether its layers keep their input alone for the backward pass.
+        compiled: whether its layers were compiled for training; chat compiles a step of its own then.
         fingerprint: of the embeddings it came with, whatever is trained later. It tells language models apart
             whose folders have one name, and finds one again that was renamed.
     """
@@ -67,7 +68,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
         self.trainable, self.name, self.sharded = trainable, name, sharded
-        self.recomputed = False
+        self.recomputed = self.compiled = False
         self.fingerprint = self._take_fingerprint()
         # Whatever else a folder sets there (sampling, forced tokens, another kind of output) would change
         # captions unseen: only what a caller passes to `generate` counts.
@@ -228,6 +229,7 @@ class LanguageModel(nn.Module):
     def compile_layers(self) -> None:
         """Compile the layers for training, whose captions have many lengths; `generate` goes on without."""
         compile_blocks(self.layers, self.device, dynamic=True)
+        self.compiled = True
         # A reply grows token by token and layer by layer: none of it would fit what was compiled.
         self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)
 

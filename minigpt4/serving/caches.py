@@ -28,11 +28,17 @@ class PromptCaches:
         language: whose keys and values they are.
         count: how many are kept at most; those not used for longest go first.
         tokens: how many tokens they may hold together.
+        fixed: where the decode step is compiled, the only one that is kept: another dialogue writes over it.
+            A
+            reply beside the one that has it is generated uncompiled.
     """
 
-    def __init__(self, language: LanguageModel, count: int, tokens: int) -> None:
+    def __init__(
+        self, language: LanguageModel, count: int, tokens: int, fixed: KeyValues | None = None
+    ) -> None:
         self.language, self.count, self.tokens = language, count, tokens
-        self._kept: list[Cache] = []  # the one used last is the last
+        self._fixed = fixed
+        self._kept = [] if fixed is None else [Cache([], fixed)]  # the one used last is the last
         self._lock = threading.Lock()
 
     @contextmanager
@@ -50,30 +56,38 @@ class PromptCaches:
         except GeneratorExit:
             self._put(cache)
             raise
+        except BaseException:
+            if cache.keys is self._fixed:
+                cache.tokens.clear()
+                self._put(cache)
+            raise
         self._put(cache)
 
     def _take(self, tokens: Tokens) -> Cache:
         with self._lock:
             common = [min(common_length(cache.tokens, tokens), len(tokens) - 1) for cache in self._kept]
             best = max(range(len(common)), key=common.__getitem__, default=None)
-            if best is None or 2 * common[best] < min(len(self._kept[best].tokens), len(tokens)):
+            if best is None:
                 return Cache([], KeyValues(self.language))
+            reused, held = common[best], len(self._kept[best].tokens)
+            if 2 * reused < min(held, len(tokens)):
+                if self._fixed is None:
+                    return Cache([], KeyValues(self.language))
+                reused = 0
             found = self._kept.pop(best)
-        found.keys.crop(common[best])
-        del found.tokens[common[best] :]
+        found.keys.crop(reused)
+        del found.tokens[reused:]
         return found
 
     def _put(self, cache: Cache) -> None:
         del cache.tokens[cache.keys.length :]
         with self._lock:
+            if self._fixed is not None:
+                self._kept = [cache] if cache.keys is self._fixed else self._kept
+                return
             self._kept.append(cache)
             while len(self._kept) > self.count or self._held() > self.tokens:
                 self._kept.pop(0)
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        with self._lock:
-            self._kept.clear()
 
     def _held(self) -> int:
         return sum(len(cache.tokens) for cache in self._kept)

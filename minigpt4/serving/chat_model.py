@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from minigpt4.common.errors import DataError
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.minigpt_base import MiniGPTBase
@@ -129,7 +131,8 @@ class ChatModel:
         Raises:
             ConfigError, DataError, TypeError: as `chat`, before anything is generated.
         """
-        return self.engine.reply(self.prompt(messages), self.settings(**settings))
+        chosen = self.settings(**settings)
+        return self.engine.reply(self.prompt(messages, chosen), chosen)
 
     def replies(
         self, dialogues: Sequence[Sequence[Message]], settings: Sequence[GenerationSettings]
@@ -139,9 +142,16 @@ class ChatModel:
         Raises:
             DataError: as `reply`, for the first dialogue that cannot be used.
         """
-        return self.engine.replies([self.prompt(messages) for messages in dialogues], settings)
+        pairs = zip(dialogues, settings, strict=True)
+        return self.engine.replies([self.prompt(*pair) for pair in pairs], settings)
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
+    def warm_up(self) -> None:
+        """Generate a short reply, so that whatever is compiled or set up at first use is ready."""
+        size = self.processor.image_size
+        nothing = np.zeros((size, size, 3), np.uint8)
+        self.chat(DESCRIBE, images=[nothing], min_new_tokens=4, max_new_tokens=4)
+
+    def prompt(self, messages: Sequence[Message], settings: GenerationSettings | None = None) -> Prompt:
         """What the model is given for its next reply. Raises DataError."""
         if not messages or messages[-1].role != "user":
             raise DataError("the last message must be the user's")
@@ -150,4 +160,4 @@ class ChatModel:
             messages = [Message("system", (system,)), *messages]
         dialogue = to_dialogue(messages, DESCRIBE)
         pictures = [picture for message in messages for picture in message.images]
-        return Prompt.of(self.model, dialogue, pictures, self.model.max_context_len)
+        return Prompt.of(self.model, dialogue, pictures, self.engine.room(settings or self.defaults))

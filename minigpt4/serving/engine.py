@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, P tokens per image, D the language model's width.
 
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from minigpt4.common.rng import undisturbed
 from minigpt4.models.decoding import Row, decode
+from minigpt4.models.fixed_key_values import FixedKeyValues
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues, keeps_tokens
 from minigpt4.models.minigpt_base import MiniGPTBase
@@ -25,6 +27,15 @@ from minigpt4.serving.replies import Reply
 
 # True, and meant so: the original penalises repetitions within the reply alone, too.
 warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
+
+# Images that are looked at together.
+AT_ONCE = 32
+# A compiled step's capacity is a multiple of this, so that there are few of them.
+CAPACITY_STEP = 256
+# Where the longest prompt is read by a compiled step, so many tokens fit behind it.
+LEAST_ROOM = 512
+# Compiled steps for batches that are kept, with their memory.
+MOST_SIZES = 2
 
 
 class Engine:
@@ -39,10 +50,16 @@ class Engine:
 
     def __init__(self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256) -> None:
         self.model = model
-        self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len)
-        self._see = SeenPictures(self._look, keep_images)
-        self._turn = threading.Lock()
         self._stepwise = keeps_tokens(model.language)
+        self._fixed = None
+        if model.language.compiled and self._stepwise:
+            # What is compiled and recorded for one length need not be again, however long a dialogue grows.
+            self._fixed = FixedKeyValues(model.language, 1, _rounded(model.max_context_len + LEAST_ROOM))
+        self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len, self._fixed)
+        self._sizes: OrderedDict[tuple[int, int], FixedKeyValues] = OrderedDict()
+        # What is compiled is compiled for one number of images.
+        self._see = SeenPictures(self._look, keep_images, at_once=1 if model.language.compiled else AT_ONCE)
+        self._turn = threading.Lock()
 
     def reply(self, prompt: Prompt, settings: GenerationSettings) -> Reply:
         """The reply to a prompt, which is generated as it is read."""
@@ -60,6 +77,13 @@ class Engine:
             reply.wait()
         return replies
 
+    def room(self, settings: GenerationSettings) -> int:
+        """The longest prompt in tokens."""
+        longest, fixed = self.model.max_context_len, self._fixed
+        if fixed is None:
+            return longest
+        return min(longest, max(fixed.capacity - settings.max_new_tokens, fixed.capacity // 2))
+
     def _is_stepwise(self, settings: GenerationSettings) -> bool:
         return self._stepwise and settings.num_beams == 1
 
@@ -76,7 +100,7 @@ class Engine:
             steps = decode(cache.keys, new, [row])
             while not reply.cancelled and self._step(steps):
                 cache.tokens.append(row.reader.ids[-1])
-                reply.count(len(row.reader.ids))
+                reply.count(row.reader.ids)
                 reply.text = row.reader.settled
                 if len(reply.text) > shown:
                     # By length: bytes that turn out not to be a character spoil valid ones before them, but
@@ -98,13 +122,38 @@ class Engine:
         rows = [Row(settings, self._reader()) for _, settings in replies]
         with self._turn:
             embeds, mask = self._embed([reply.prompt for reply, _ in replies])
-        steps = decode(KeyValues(self.model.language), embeds, rows, mask)
+        steps = self._decode_many(embeds, mask, rows)
         while self._step(steps):
             for (reply, _), row in zip(replies, rows, strict=True):
                 if reply.finish_reason is None:
-                    reply.count(len(row.reader.ids))
+                    reply.count(row.reader.ids)
                     if row.finish_reason:
                         reply.finish(row.reader.text, row.finish_reason)
+
+    def _decode_many(
+        self, embeds: torch.Tensor, mask: torch.Tensor | None, rows: Sequence[Row]
+    ) -> Iterator[None]:
+        """As `decode`. The compiled step is one of few sizes: rows and tokens are filled up."""
+        assert mask is not None
+        if not self.model.language.compiled:
+            return decode(KeyValues(self.model.language), embeds, rows, mask)
+        more = (1 << (len(rows) - 1).bit_length()) - len(rows)
+        filled = (torch.cat([one, one[:1].repeat(more, *[1] * (one.ndim - 1))]) for one in (embeds, mask))
+        embeds, mask = filled
+        longest = max(row.settings.max_new_tokens for row in rows)
+        keys = self._fixed_keys(len(rows) + more, _rounded(embeds.shape[1] + longest))
+        ended = (Row(rows[0].settings, self._reader(), "length") for _ in range(more))
+        return decode(keys, embeds, [*rows, *ended], mask)
+
+    def _fixed_keys(self, rows: int, capacity: int) -> FixedKeyValues:
+        """Empty ones; those of the sizes that were used last are kept."""
+        size = (rows, capacity)
+        keys = self._sizes.pop(size, None) or FixedKeyValues(self.model.language, rows, capacity)
+        keys.crop(0)
+        self._sizes[size] = keys
+        while len(self._sizes) > MOST_SIZES:
+            self._sizes.popitem(last=False)
+        return keys
 
     def _in_one_piece(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
         """Beams, whose winner is not known before the end, and models that cannot take back a token."""
@@ -126,7 +175,7 @@ class Engine:
         for token in ids[0].tolist():
             if not reader.ended:
                 reader.add(token)
-        reply.count(len(reader.ids))
+        reply.count(reader.ids)
         reply.finish(reader.text, "stop" if reader.ended else "length")
         if reply.text:
             yield reply.text
@@ -158,6 +207,10 @@ class _Cancelled(StoppingCriteria):
         self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         return torch.full((len(input_ids),), self.reply.cancelled, device=input_ids.device)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
 
 
 def _library_settings(settings: GenerationSettings) -> dict[str, Any]:

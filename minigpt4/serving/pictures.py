@@ -5,7 +5,7 @@ Shapes: P tokens per image, D the language model's width.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
@@ -20,8 +20,6 @@ from minigpt4.processors.pictures import MAX_PIXELS, decode_picture, on_white, o
 
 # What an image may be given as. `bytes` are a whole file's.
 ImageLike = Union[str, Path, bytes, Image.Image, np.ndarray, torch.Tensor, "Picture"]
-# How many new ones are looked at together.
-AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +94,19 @@ class SeenPictures:
     Args:
         embed: pixels [N, 3, H, W] -> embeddings [N, P, D].
         limit: how many are kept; those not asked for longest go first.
+        at_once: how many new ones are looked at together.
     """
 
-    def __init__(self, embed: Callable[[torch.Tensor], torch.Tensor], limit: int) -> None:
-        self._embed, self._limit = embed, limit
+    def __init__(self, embed: Callable[[torch.Tensor], torch.Tensor], limit: int, at_once: int) -> None:
+        self._embed, self._limit, self._at_once = embed, limit, at_once
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __call__(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
         """The embeddings of pictures, [N, P, D]; None for no picture."""
         new = {picture.key: picture.pixels for picture in pictures if picture.key not in self._known}
-        for keys in _chunks(list(new)):
+        keys_left = list(new)
+        while keys_left:
+            keys, keys_left = keys_left[: self._at_once], keys_left[self._at_once :]
             embeds = self._embed(torch.stack([new[key] for key in keys]))
             self._known.update(zip(keys, embeds, strict=True))
         for picture in pictures:
@@ -114,8 +115,3 @@ class SeenPictures:
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
         return torch.stack(wanted) if wanted else None
-
-
-def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), AT_ONCE):
-        yield keys[start : start + AT_ONCE]

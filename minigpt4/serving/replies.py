@@ -17,7 +17,7 @@ class Reply(Iterator[str]):
         finish_reason: `stop` where the model ended it, `length` where `max_new_tokens` did, `cancelled` where
             `stop` or `close` did, `error` where it failed; None while it is generated.
         cached_tokens: tokens of the prompt that had been read for an earlier reply.
-        reply_tokens: generated so far, the end included.
+        ids: the tokens generated so far, the end included.
         first_token_seconds: from when the model began to work on it to its first token; None before.
         seconds: likewise, to its last token.
         cancelled: whether it is to end at the next token.
@@ -27,7 +27,8 @@ class Reply(Iterator[str]):
         self.prompt = prompt
         self.text = ""
         self.finish_reason: str | None = None
-        self.cached_tokens = self.reply_tokens = 0
+        self.cached_tokens = 0
+        self.ids: list[int] = []
         self.first_token_seconds: float | None = None
         self.seconds = 0.0
         self.cancelled = False
@@ -39,6 +40,11 @@ class Reply(Iterator[str]):
     def prompt_tokens(self) -> int:
         """Tokens of the prompt, images included."""
         return len(self.prompt.tokens)
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens generated so far, the end included."""
+        return len(self.ids)
 
     @property
     def left_out(self) -> int:
@@ -84,12 +90,12 @@ class Reply(Iterator[str]):
         """Note that the model begins to work on it."""
         self._started = time.perf_counter()
 
-    def count(self, tokens: int) -> None:
-        """Note that so many tokens are generated now."""
+    def count(self, ids: list[int]) -> None:
+        """Note that these are the tokens that are generated now."""
         self.seconds = time.perf_counter() - self._started
         if self.first_token_seconds is None:
             self.first_token_seconds = self.seconds
-        self.reply_tokens = tokens
+        self.ids = ids
 
     def finish(self, text: str, reason: str | None) -> None:
         """Note the whole text and why it ended."""

@@ -12,6 +12,7 @@ from transformers import (
     GemmaConfig,
     GenerationConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -35,6 +36,7 @@ FAMILIES: dict[str, type[PreTrainedConfig]] = {
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3": Gemma3TextConfig,
+    "mistral": MistralConfig,
     "qwen2": Qwen2Config,
 }
 # As Qwen and SmolLM2 write it: ChatML, with a system text where there is none.
@@ -67,7 +69,7 @@ def chatml_tokenizer(chat_template: str | None = CHATML_TEMPLATE) -> PreTrainedT
 def tokenizer_of(family: str) -> PreTrainedTokenizerBase:
     if family == "qwen2":
         return chatml_tokenizer()
-    return AutoTokenizer.from_pretrained(GOLDEN / "llm" if family == "llama" else TINY / "gemma")
+    return AutoTokenizer.from_pretrained(TINY / "gemma" if "gemma" in family else GOLDEN / "llm")
 
 
 def save_model(

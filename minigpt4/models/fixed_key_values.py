@@ -1,0 +1,155 @@
+"""Keys and values of a fixed size, and a decode step that is compiled for them once.
+
+A reply of a small language model waits for the host, which starts some hundred kernels per token. Compiled
+they are fewer, and on a CUDA card they are recorded once and started together.
+
+Shapes: B rows, T tokens, D width, V vocabulary, C capacity in tokens.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, StaticLayer
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from minigpt4.models.execution import without_cudnn_attention
+from minigpt4.models.key_values import KeyValues
+from minigpt4.models.language_model import LanguageModel
+
+GROUPED = "grouped_decode"
+
+
+class FixedKeyValues(KeyValues):
+    """Keys and values in tensors that stay where they are.
+
+    Args:
+        language: whose they are.
+        rows: B.
+        capacity: C, the longest prompt and reply together.
+    """
+
+    capacity: int
+
+    def __init__(self, language: LanguageModel, rows: int, capacity: int) -> None:
+        super().__init__(language)
+        self.rows, self.capacity = rows, capacity
+        layers: list[Any] = [
+            StaticLayer(max_cache_len=capacity) for _ in range(language.config.num_hidden_layers)
+        ]
+        self._cache = Cache(layers=layers)
+        self._length = 0
+        # What the step is given, always in the same places.
+        self._ids = torch.zeros(rows, 1, dtype=torch.long, device=language.device)
+        self._positions = torch.zeros_like(self._ids)
+        self._step_mask: torch.Tensor | None = None
+        if rows > 1:
+            self._step_mask = torch.ones(rows, capacity, dtype=torch.long, device=language.device)
+        self._compiled: Any = torch.compile(self._next_logits, dynamic=False)
+        self._recorded: Any = None
+        self._logits: Any = None
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def crop(self, length: int) -> None:
+        """What is behind stays where it is: the mask hides it, until it is written over."""
+        self._length = length
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(length)
+
+    def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        logits = super().read(embeds, mask)
+        self._length += embeds.shape[1]
+        self._positions.fill_(self._length)
+        if mask is not None:
+            assert self._step_mask is not None and self._mask is not None
+            self._step_mask.fill_(1)
+            self._step_mask[:, : mask.shape[1]] = self._mask
+            self._positions.copy_(self._mask.sum(-1, keepdim=True))
+        return logits
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        self._ids.copy_(ids)
+        if self.language.device.type == "cuda":
+            self._recorded = self._recorded or self._record()
+            self._recorded.replay()
+        else:
+            self._logits = self._run()
+        self._positions += 1
+        self._length += 1
+        return self._logits
+
+    def _run(self) -> torch.Tensor:
+        with without_cudnn_attention(), grouped_attention(self.language):
+            return self._compiled(self._ids, self._positions, self._step_mask)
+
+    def _next_logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        out = self.language.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        return out.logits[:, -1].float()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        """Compile the step, and record the kernels that it starts; what is held stays as it is."""
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(2):
+                self._run()
+                self.crop(self._length)
+        torch.cuda.current_stream().wait_stream(beside)
+        recorded = torch.cuda.CUDAGraph()
+        # Other threads may use the card for something else meanwhile.
+        with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
+            self._logits = self._run()
+        return recorded
+
+
+@contextmanager
+def grouped_attention(language: LanguageModel) -> Iterator[None]:
+    """Let a model that uses torch's SDPA read the keys and values of a group of heads once.
+
+    With a mask, as a cache of fixed size has one, SDPA wants a copy of them for every head, and reads all of
+    a head's in one thread block.
+    """
+    config = language.config
+    usual = config._attn_implementation
+    if usual == "sdpa":
+        config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Queries [B, H, 1, D], keys and values [B, G, C, D], mask [B, 1, 1, C] -> [B, 1, H, D]."""
+    batch, heads, _one, width = query.shape
+    query = query.reshape(batch, key.shape[1], -1, width)
+    scores = query @ key.transpose(2, 3) * (width**-0.5 if scaling is None else scaling)
+    scores = scores.float().masked_fill(~attention_mask, -torch.inf)
+    attended = scores.softmax(dim=-1).to(value.dtype) @ value
+    return attended.reshape(batch, 1, heads, -1), None
+
+
+AttentionInterface.register(GROUPED, _attend)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
