@@ -71,9 +71,6 @@ def decode(
             if keys.full:
                 row.finish_reason = row.finish_reason or "length"
         yield
-        if keys.length == keys.capacity:
-            for row in rows:
-                row.finish_reason = row.finish_reason or "length"
         if all(row.finish_reason for row in rows):
             return
         logits = keys.step(chosen[:, None])

@@ -28,10 +28,8 @@ class FixedKeyValues(KeyValues):
     Args:
         language: whose they are.
         rows: B.
-        capacity: C, the longest prompt and reply together.
+        capacity: C, the longest prompt and reply together; nobody checks that they fit.
     """
-
-    capacity: int
 
     def __init__(self, language: LanguageModel, rows: int, capacity: int) -> None:
         super().__init__(language)

@@ -25,13 +25,7 @@ def keeps_tokens(language: LanguageModel) -> bool:
 
 
 class KeyValues:
-    """Keys and values that grow token by token.
-
-    Attributes:
-        capacity: how many tokens there is room for; None where there is always room.
-    """
-
-    capacity: int | None = None
+    """Keys and values that grow token by token."""
 
     def __init__(self, language: LanguageModel) -> None:
         self.language = language

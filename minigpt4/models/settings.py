@@ -142,7 +142,11 @@ class ModelSettings:
         "`auto` spreads the language model over several cards, for inference; `shard` over the ranks, "
         "for training; null: one device",
     )
-    compile: bool = key(False, "encoder, Q-Former and the language model's layers go through `torch.compile`")
+    compile: bool = key(
+        False,
+        "encoder, Q-Former and the language model's layers go through `torch.compile`; in chat, the step that "
+        "decodes one token does",
+    )
 
     prompt_path: str | None = key(
         None,

@@ -3,11 +3,13 @@
 Shapes: B rows, T tokens, P tokens per image, D the language model's width.
 """
 
+import sys
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,11 +53,14 @@ class Engine:
     def __init__(self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256) -> None:
         self.model = model
         self._stepwise = keeps_tokens(model.language)
-        self._fixed = None
+        fixed = None
+        # The longest prompt and reply together, in tokens.
+        self._most = model.language.positions
         if model.language.compiled and self._stepwise:
             # What is compiled and recorded for one length need not be again, however long a dialogue grows.
-            self._fixed = FixedKeyValues(model.language, 1, _rounded(model.max_context_len + LEAST_ROOM))
-        self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len, self._fixed)
+            self._most = min(_rounded(model.max_context_len + LEAST_ROOM), self._most or sys.maxsize)
+            fixed = FixedKeyValues(model.language, 1, self._most)
+        self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len, fixed)
         self._sizes: OrderedDict[tuple[int, int], FixedKeyValues] = OrderedDict()
         # What is compiled is compiled for one number of images.
         self._see = SeenPictures(self._look, keep_images, at_once=1 if model.language.compiled else AT_ONCE)
@@ -63,14 +68,15 @@ class Engine:
 
     def reply(self, prompt: Prompt, settings: GenerationSettings) -> Reply:
         """The reply to a prompt, which is generated as it is read."""
+        settings = self._limited(settings, prompt)
         generate = self._token_by_token if self._is_stepwise(settings) else self._in_one_piece
         return Reply(prompt, lambda reply: generate(reply, settings))
 
     def replies(self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]) -> list[Reply]:
         """The finished replies to several prompts, each with its own settings, generated side by side."""
         replies = [self.reply(*pair) for pair in zip(prompts, settings, strict=True)]
-        pairs = list(zip(replies, settings, strict=True))
-        together = [pair for pair in pairs if self._is_stepwise(pair[1])]
+        limited = [self._limited(*pair) for pair in zip(settings, prompts, strict=True)]
+        together = [pair for pair in zip(replies, limited, strict=True) if self._is_stepwise(pair[1])]
         if len(together) > 1:
             self._side_by_side(together)
         for reply in replies:
@@ -78,11 +84,16 @@ class Engine:
         return replies
 
     def room(self, settings: GenerationSettings) -> int:
-        """The longest prompt in tokens."""
-        longest, fixed = self.model.max_context_len, self._fixed
-        if fixed is None:
-            return longest
-        return min(longest, max(fixed.capacity - settings.max_new_tokens, fixed.capacity // 2))
+        """The longest prompt in tokens, so that the longest reply, or at least a long one, fits behind it."""
+        longest, most = self.model.max_context_len, self._most
+        return longest if most is None else min(longest, max(most - settings.max_new_tokens, most // 2))
+
+    def _limited(self, settings: GenerationSettings, prompt: Prompt) -> GenerationSettings:
+        """A reply ends where there is no room left."""
+        left = settings.max_new_tokens if self._most is None else self._most - len(prompt.tokens)
+        if left >= settings.max_new_tokens:
+            return settings
+        return replace(settings, max_new_tokens=left, min_new_tokens=min(left, settings.min_new_tokens))
 
     def _is_stepwise(self, settings: GenerationSettings) -> bool:
         return self._stepwise and settings.num_beams == 1
