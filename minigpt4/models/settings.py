@@ -144,8 +144,8 @@ class ModelSettings:
     )
     compile: bool = key(
         False,
-        "encoder, Q-Former and the language model's layers go through `torch.compile`; in chat, the step that "
-        "decodes one token does",
+        "encoder, Q-Former and the language model's layers go through `torch.compile`; in chat, the step "
+        "that decodes one token does",
     )
 
     prompt_path: str | None = key(
