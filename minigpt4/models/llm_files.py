@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.models.pretrained import KEY, from_pretrained, loading, location
+from minigpt4.weights.gguf_file import GgufFile, read_gguf
 from minigpt4.weights.locations import MODEL_WEIGHTS, model_weights
 from minigpt4.weights.resolver import read_tensors
 
@@ -39,6 +40,8 @@ def check_files(source: Path) -> None:
     """
     if not source.is_dir():
         _refuse_stub(source)
+        with loading(source):
+            _check_gguf(read_gguf(str(source)), source)
         return
     # Weights in other formats, which are not read, may well have stayed pointers.
     small = (path for path in source.iterdir() if path.suffix in SMALL_FILES and path.is_file())
@@ -134,6 +137,24 @@ def _check_tensors(path: Path, packed: bool) -> None:
             raise CheckpointError(
                 f"{path}: {name} is {tensor.dtype}, but the config has no `quantization_config`"
             )
+
+
+def _check_gguf(file: GgufFile, source: Path) -> None:
+    """Raise ConfigError for one part of several, and where metadata and tensors are of two models.
+
+    transformers would pass over layers that the metadata do not count.
+    """
+    values = {key: field.value() for key, field in file.fields.items()}
+    refuse_counts({key: value for key, value in values.items() if isinstance(value, int)}, source)
+    if values.get("split.count", 1) != 1:
+        raise ConfigError(
+            f"{KEY}: {source} is one of {values['split.count']} parts: please join them with llama.cpp's "
+            "`llama-gguf-split --merge`"
+        )
+    layers = values.get(f"{values.get('general.architecture')}.block_count")
+    last = max((int(n[1]) for one in file.tensors if (n := re.match(r"blk\.(\d+)\.", one.name))), default=-1)
+    if isinstance(layers, int) and last >= layers:
+        raise ConfigError(f"{KEY}: {source} is damaged: it counts {layers} layers, and has a layer {last}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from minigpt4.models.pretrained import from_pretrained, loading, location
 from minigpt4.models.settings import QUANTIZED, SHARD
 from minigpt4.models.text_model import text_model
 from minigpt4.models.tokenizer_loading import load_tokenizer
+from minigpt4.weights.gguf_file import reading_once
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def ranks_share_layers(device_map: str | None) -> bool:
     return (device_map == SHARD or launch.wants_sharding()) and launch.ranks_per_model() > 1
 
 
+@reading_once()
 def load_language_model(
     source: Path,
     *,

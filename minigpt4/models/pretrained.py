@@ -49,7 +49,7 @@ def loading(place: Path, what: str = "{}") -> Iterator[None]:
         with reading(place, ConfigError, failed=f"{KEY}: could not load {what}"):
             yield
     except CheckpointError as error:
-        raise ConfigError(f"{KEY}: {error}") from error
+        raise ConfigError(f"{KEY}: could not load the model: {error}") from error
     except ConfigError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ConfigError(
