@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError, nearest
+from minigpt4.common.errors import CheckpointError, nearest, reading
 from minigpt4.common.schema import parse, plain_section
 from minigpt4.models.foreign_tensors import (
     find_other,
@@ -143,7 +143,9 @@ class BaseModel(nn.Module):
             raise CheckpointError(f"{path}: `meta` is a {type(meta).__name__}, it must be a dict")
         again = second_names(self, self.checkpoint_key)
         found, follow = split_derived(checkpoint["model"], again)
-        mismatch = self.find_mismatch(meta) or find_other(follow, again)
+        with reading(path, failed="{} cannot be compared with the model: its `meta` is damaged"):
+            mismatch = self.find_mismatch(meta) or find_other(follow, again)
+            convention = self._convention_of(meta, embedding_convention, path)
         if mismatch and not allow_mismatch:
             raise CheckpointError(f"{path} {mismatch} (model.ckpt_allow_mismatch: True loads it anyway)")
         if mismatch:
@@ -152,7 +154,6 @@ class BaseModel(nn.Module):
         for key in found:
             if key not in own:
                 raise CheckpointError(f"{path}: {why_unexpected(key, own)}")
-        convention = self._convention_of(meta, embedding_convention, path)
         needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
         require_keys(needed, found, source=str(path))
         if follow:

@@ -204,7 +204,16 @@ class Engine:
 
         Of the state, what was learned counts: the averages of gradients. Decay and the like stay as the
         settings say now; the schedule sets the learning rate before each update.
+
+        Raises:
+            ValueError: if it is not of these parameters. The optimizer itself notices that in its next step.
         """
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for place, values in state["optimizer"]["state"].items():
+            for name, value in values.items():
+                found, right = getattr(value, "shape", ()), parameters[place].shape
+                if found not in ((), right):
+                    raise ValueError(f"the optimizer's {name} is {list(found)}, the parameter {list(right)}")
         learned = ("params", "lr")
         own = [{k: v for k, v in group.items() if k not in learned} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

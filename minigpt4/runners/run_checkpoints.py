@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from minigpt4.common.config import Config
-from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.common.errors import ConfigError, reading
 from minigpt4.common.lock import Held, Lock
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.schema import without_effect
@@ -113,25 +113,22 @@ class RunCheckpoints:
 
     def _load(self, path: Path) -> tuple[RunState, dict[str, Any]]:
         ignored = [f"run.{key}" for key in without_effect(type(self.settings))]
-        checkpoint = read_resumable(path, self.cfg.to_dict(), ignored)
-        self.engine.bare_model.load_checkpoint(path)
-        try:
-            return self._restore(checkpoint, path)
-        # What is in it may be of any kind: it was written by another program, or is damaged.
-        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"run.resume_ckpt_path: {path} cannot be resumed: {error}") from error
-
-    def _restore(self, checkpoint: dict[str, Any], path: Path) -> tuple[RunState, dict[str, Any]]:
-        self.engine.load_optimizer(checkpoint)
-        # A rank that was not there before keeps its new generators, and starts a new order of the data.
-        rank, ranks = self.accelerator.process_index, len(checkpoint["sampler"])
-        if rank < ranks:
-            set_rng_state(checkpoint["rng"][rank], self.engine.device)
-        state = RunState.from_dict(checkpoint.get("progress", {}) | {"step": checkpoint["step"]})
+        with reading(path, failed="run.resume_ckpt_path: {} cannot be resumed: it is damaged"):
+            checkpoint = read_resumable(path, self.cfg.to_dict(), ignored)
+            state = RunState.from_dict(checkpoint.get("progress", {}) | {"step": checkpoint["step"]})
+            self.engine.bare_model.load_checkpoint(path)
+            self.engine.load_optimizer(checkpoint)
+            # A rank that was not there before keeps its new generators, and starts a new order of the data.
+            rank, ranks = self.accelerator.process_index, len(checkpoint["sampler"])
+            if rank < ranks:
+                set_rng_state(checkpoint["rng"][rank], self.engine.device)
+            sampler = checkpoint["sampler"][rank if rank < ranks else 0]
+            if not isinstance(sampler["drawn"], int) or not isinstance(sampler["loaders"], dict):
+                raise ValueError(f"sampler is {sampler}")
         if state.skipped_in_a_row >= self.settings.max_bad_steps:
             state.skipped_in_a_row = 0  # the run had stopped for them; who resumes it has a reason
         log.info("resuming %s after step %d", path, state.step)
-        return state, checkpoint["sampler"][rank if rank < ranks else 0]
+        return state, sampler
 
 
 def run_lock(folder: Path) -> Lock:

@@ -84,11 +84,24 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunState":
-        """What `to_dict` gave; what an older version did not count starts at zero."""
+        """What `to_dict` gave; what an older version did not count starts at zero.
+
+        Raises:
+            ValueError: for a value of another type, which a damaged file has.
+        """
         if "best_loss" in values:  # as it was called while no other metric could decide
             values = values | {"best_metric": "loss", "best_value": values["best_loss"]}
-        known = {one.name for one in fields(cls)}
-        state = cls(**{key: value for key, value in values.items() if key in known})
-        if not isinstance(state.window, Window):
-            state.window = Window(**state.window)
-        return state
+        window = Window(**_known(Window(), values.get("window", {})))
+        return cls(**_known(cls(), values | {"window": window}))
+
+
+def _known(usual: RunState | Window, values: dict[str, Any]) -> dict[str, Any]:
+    """Those values that there are fields for, of the same types as usual."""
+    known = {one.name: getattr(usual, one.name) for one in fields(usual)}
+    for name, value in values.items():
+        kind = type(known.get(name, value))
+        number = isinstance(value, int | float) and kind in (int, float)
+        optional = known.get(name, value) is None and isinstance(value, int | float)
+        if not (number or optional or type(value) is kind) or (kind is int and value < 0):
+            raise ValueError(f"{name} is {value!r}")
+    return {name: value for name, value in values.items() if name in known}
