@@ -90,7 +90,7 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
     if (
         "bos_token" in names
     ):  # what these classes did before transformers 5, and their models were trained with
-        arguments["add_bos_token"] = said.get("add_bos_token", True)
+        arguments["add_bos_token"] = said.get("add_bos_token") is not False
     best, most = None, -1
     for kind in (AutoTokenizer, LlamaTokenizer):
         tokenizer = from_pretrained(kind.from_pretrained, arguments)

@@ -30,12 +30,11 @@ class Turn:
 
     Attributes:
         role: who says it; a template knows how each role is marked.
-        text: with `<Img><ImageHere></Img>` where an image goes.
+        text: of a user, with `<Img><ImageHere></Img>` where an image goes.
         verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
 
     Raises:
         BadText: if `text` is not text that a tokenizer can read (`check_text`).
-        ValueError: if it has a place for an image and is not the user's.
     """
 
     role: Role
@@ -46,13 +45,11 @@ class Turn:
         if not isinstance(self.text, str):
             raise BadText(f"what the {self.role} says must be text, not {type(self.text).__name__}")
         check_text(self.text)
-        if self.images and self.role != "user":
-            raise ValueError(f"what the {self.role} says holds {IMAGE_PLACEHOLDER}, the place of an image")
 
     @property
     def images(self) -> int:
-        """How many images belong to it."""
-        return self.text.count(IMAGE_PLACEHOLDER)
+        """How many images belong to it; only a user shows any."""
+        return self.text.count(IMAGE_PLACEHOLDER) if self.role == "user" else 0
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def folders(root: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.integration
 def test_no_folder_is_asked_about_or_run_at_a_terminal(tmp_path) -> None:
     made = folders(tmp_path)
     ours, theirs = pty.openpty()

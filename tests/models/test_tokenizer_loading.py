@@ -12,7 +12,6 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.models.tokenizer_loading import load_tokenizer
 from tests.support.families import TINY, chatml_tokenizer
 
-pytestmark = pytest.mark.unit
 ROWS = 640
 TEXTS = [
     "a red circle",
@@ -49,6 +48,7 @@ EMPTY = {"bos_token": "", "eos_token": "", "unk_token": ""}
         ((), {"tokenizer_class": "GPT2Tokenizer"}),
         ((), {"tokenizer_class": "SomebodysTokenizer"}),
         ((), {"add_bos_token": "LEFT OUT"}),
+        ((), {"add_bos_token": None}),
         ((), {"bos_token": ""}),
         ((), EMPTY),
         ((), EMPTY | {"tokenizer_class": "LLaMATokenizer", "add_bos_token": "LEFT OUT"}),

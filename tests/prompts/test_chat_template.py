@@ -10,7 +10,7 @@ from minigpt4.prompts.chat_template import read_chat_template
 from minigpt4.prompts.templates import CHATML, PromptTemplate
 from tests.support.families import chatml_tokenizer
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"

@@ -14,8 +14,6 @@ from minigpt4.prompts.sample import Sample
 from minigpt4.prompts.templates import GEMMA, IMAGE_TURN
 from tests.support.families import TINY
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.fixture(scope="module")
 def prompts() -> PromptEncoder:

@@ -5,8 +5,6 @@ import pytest
 from minigpt4.common.errors import BadSample, BadText
 from minigpt4.prompts.dialogue import MAX_CHARACTERS, MAX_TURNS, Dialogue, Turn
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from tests.support import GOLDEN
 from tests.support.families import TINY, chatml_tokenizer
 from tests.support.prompts import answer_ids, whole
 
-pytestmark = pytest.mark.unit
-
 
 def unigram() -> PreTrainedTokenizerBase:
     """As T5's: a space before each word, and no byte for what it does not know."""
@@ -42,6 +40,7 @@ TEXTS = [
     "</s",
     "<<s>s></s></s>",
     "<unk> [PAD] <0x0A>",
+    "<Img><ImageHere></Img>",
 ]
 
 
@@ -74,7 +73,8 @@ def test_control_tokens_stand_where_the_template_writes_them(name, text) -> None
     prompts = encoder(name)
 
     def control(said: str) -> list[int]:
-        turns = [Turn("system", said), Turn("user", said), Turn("assistant", said), Turn("user", said)]
+        asked = said.replace("<ImageHere>", "")  # which shows an image where a user says it
+        turns = [Turn("system", said), Turn("user", asked), Turn("assistant", said), Turn("user", asked)]
         ids = prompts.ids(Dialogue(tuple(turns)))[0]
         return [one for one in ids if one in control_ids(prompts) - {prompts.tokenizer.unk_token_id}]
 
