@@ -148,10 +148,10 @@ class Download:
                 f"{self.key}: {self.shown} is a web page, not a file: give the address of the download "
                 "itself, or a local path"
             )
-        length = answer.headers.get("Content-Length")
+        length = answer.headers.get("Content-Length", "").strip()
         # First the old bytes are deleted, then the old notes: notes never describe another file's bytes.
         self.part.write_bytes(b"")
-        self.validator, self.total = _validator(answer), int(length) if length else None
+        self.validator, self.total = _validator(answer), int(length) if length.isdecimal() else None
         self.notes.write_text(json.dumps({"validator": self.validator, "total": self.total}))
 
     def _receive(self, answer: HTTPResponse, start: int) -> None:

@@ -19,7 +19,7 @@ from minigpt4.common.errors import UserError
 
 MEMORY = 2 * 2**30  # bytes, beyond what the process has at its start
 SECONDS, PATIENCE = 20, 90  # of computing, and of waiting on a busy machine
-LINES, LETTERS = 12, 4000  # of an error; lists of bad lines have several
+LINES, LETTERS = 12, 10_000  # of an error; lists of bad lines have several
 CANARY = "CANARY"
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

@@ -27,7 +27,8 @@ from minigpt4.common.logger import JsonLines
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import remote
-from minigpt4.datasets.download.store import fetch_pictures, unpack
+from minigpt4.datasets.download.items import Item
+from minigpt4.datasets.download.store import Store, fetch_pictures
 from minigpt4.datasets.validate import validate
 from minigpt4.prompts.requests import read_requests
 from minigpt4.prompts.sample import Batch
@@ -316,8 +317,10 @@ def _write_zip(folder: Path) -> None:
 
 
 def _read_zip(folder: Path) -> None:
-    (folder / "out").mkdir()
-    unpack("images", folder / "a.zip", folder / "out", "train2014/")
+    store = Store(folder / "data")
+    store.state.mkdir(parents=True)
+    (folder / "a.zip").rename(store.state / "images.zip")
+    store.fetch(Item("images", 0.1, "coco/images", ("http://127.0.0.1:9/a.zip",), strip="train2014/"))
 
 
 def _write_list(folder: Path) -> None:
@@ -369,7 +372,9 @@ def _answering(content: bytes) -> Iterator[str]:
 def _read_answer(folder: Path) -> None:
     web.TIMEOUT, web.SLOW_SECONDS = 2.0, 1.0
     remote.WAITS, download.WAITS = (0.0,), (0.0,)
-    with _answering((folder / "answer").read_bytes()) as url:
+    with (folder / "answer").open("rb") as file:
+        content = file.read(10_000_000)
+    with _answering(content) as url:
         _train_on("cc_sbu", {"storage": url})
         download.Download(url, folder / "file.pth", None, "model.ckpt").run()
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import inside
+from minigpt4.common.files import inside, open_regular
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import decode_picture
 from minigpt4.prompts.sample import Sample
@@ -173,7 +173,8 @@ def read_annotations(path: str | Path) -> list[Any]:
         DataError: if there is no such file, or it holds something else.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte-order mark
+        with open_regular(path) as file:
+            content = json.loads(file.read().decode("utf-8-sig"))  # with or without a byte-order mark
     except FileNotFoundError as error:
         raise DataError(f"there is no annotation file {path}") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigpt4.common.errors import DataError, nearest
-from minigpt4.common.files import check_inside
+from minigpt4.common.files import check_inside, open_regular
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 MARK = "<image>"  # where a picture goes in a text
@@ -63,7 +63,7 @@ def read_lines(path: str | Path) -> Iterator[Line]:
         DataError: if there is no such file, or it cannot be read.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             yield from _read_lines(stream)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}") from error

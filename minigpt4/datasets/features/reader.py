@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import inside
+from minigpt4.common.files import inside, open_regular
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
 from minigpt4.models.image_tokens import TokenShape
@@ -124,7 +124,8 @@ class Manifest:
         path = Path(place).expanduser()
         path = path / MANIFEST if path.is_dir() else path
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with open_regular(path) as file:
+                content = json.load(file)
             if content["format"] != FORMAT:
                 raise DataError(f"{key}: {path} is {content['format']!r}, this program reads {FORMAT!r}")
             if not content["complete"]:
