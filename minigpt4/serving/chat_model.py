@@ -160,4 +160,5 @@ class ChatModel:
             messages = [Message("system", (system,)), *messages]
         dialogue = to_dialogue(messages, DESCRIBE)
         pictures = [picture for message in messages for picture in message.images]
-        return Prompt.of(self.model, dialogue, pictures, self.engine.room(settings or self.defaults))
+        room = self.engine.room(settings or self.defaults)
+        return Prompt.of(self.model, dialogue, pictures, room, self.engine.longest)

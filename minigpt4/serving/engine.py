@@ -80,13 +80,20 @@ class Engine:
         if len(together) > 1:
             self._side_by_side(together)
         for reply in replies:
-            reply.wait()
+            if reply.finish_reason is None:
+                reply.wait()
         return replies
 
+    @property
+    def longest(self) -> int:
+        """The longest prompt in tokens; it may leave room for a single token."""
+        return min(self.model.max_context_len, sys.maxsize if self._most is None else self._most - 1)
+
     def room(self, settings: GenerationSettings) -> int:
-        """The longest prompt in tokens, so that the longest reply, or at least a long one, fits behind it."""
-        longest, most = self.model.max_context_len, self._most
-        return longest if most is None else min(longest, max(most - settings.max_new_tokens, most // 2))
+        """The longest prompt that is wanted: the longest reply, or at least a long one, fits behind it."""
+        if self._most is None:
+            return self.longest
+        return min(self.longest, max(self._most - settings.max_new_tokens, self._most // 2))
 
     def _limited(self, settings: GenerationSettings, prompt: Prompt) -> GenerationSettings:
         """A reply ends where there is no room left."""

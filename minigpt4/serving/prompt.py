@@ -9,9 +9,9 @@ from itertools import count
 
 from minigpt4.common.errors import BadText, DataError
 from minigpt4.models.minigpt_base import MiniGPTBase
-from minigpt4.prompts.context import shortened
+from minigpt4.prompts.context import Shortened, shortened
 from minigpt4.prompts.dialogue import Dialogue
-from minigpt4.prompts.encoder import IMAGE_ID
+from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
 from minigpt4.serving.pictures import Picture
 
 
@@ -34,16 +34,24 @@ class Prompt:
     left_out: int
 
     @classmethod
-    def of(cls, model: MiniGPTBase, dialogue: Dialogue, pictures: Sequence[Picture], room: int) -> "Prompt":
+    def of(
+        cls,
+        model: MiniGPTBase,
+        dialogue: Dialogue,
+        pictures: Sequence[Picture],
+        room: int,
+        longest: int,
+    ) -> "Prompt":
         """A dialogue in at most `room` tokens: whole turns are left out of its middle, the oldest first.
 
-        What stays: the system text, the first turn with an image, and the last turn.
+        What stays: the system text, the first turn with an image, and the last turn. They may take `longest`
+        tokens, at the cost of the reply.
 
         Raises:
             DataError: if that alone is too long.
         """
         try:
-            short = shortened(model.prompts, dialogue, room)
+            short = _fitted(model.prompts, dialogue, room, longest)
         except BadText as error:
             raise DataError(f"the question is too long: {error}") from error
         pictures = [pictures[number] for number in short.images]
@@ -57,3 +65,10 @@ class Prompt:
             else:
                 tokens.append(one)
         return cls(short.dialogue, tuple(pictures), tuple(tokens), short.left_out)
+
+
+def _fitted(prompts: PromptEncoder, dialogue: Dialogue, room: int, longest: int) -> Shortened:
+    try:
+        return shortened(prompts, dialogue, room)
+    except BadText:
+        return shortened(prompts, dialogue, longest)

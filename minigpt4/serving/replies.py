@@ -1,5 +1,6 @@
 """Replies as they come."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -33,6 +34,7 @@ class Reply(Iterator[str]):
         self.seconds = 0.0
         self.cancelled = False
         self._started = 0.0
+        self._reading = threading.RLock()
         self._generate = generate
         self._pieces: Iterator[str] | None = None
 
@@ -59,17 +61,18 @@ class Reply(Iterator[str]):
         return (self.reply_tokens - 1) / max(self.seconds - self.first_token_seconds, 1e-9)
 
     def __next__(self) -> str:
-        if self._pieces is None:
-            # One that was generated beside others is there already.
-            done = iter([self.text] * bool(self.text))
-            self._pieces = done if self.finish_reason else self._generate(self)
-        try:
-            return next(self._pieces)
-        except StopIteration:
-            raise
-        except BaseException:
-            self.finish_reason = "error"
-            raise
+        with self._reading:
+            if self._pieces is None:
+                # One that was generated beside others is there already.
+                done = iter([self.text] * bool(self.text))
+                self._pieces = done if self.finish_reason else self._generate(self)
+            try:
+                return next(self._pieces)
+            except StopIteration:
+                raise
+            except BaseException:
+                self.finish_reason = "error"
+                raise
 
     def wait(self) -> str:
         """Generate the rest; the whole text."""
@@ -78,13 +81,16 @@ class Reply(Iterator[str]):
         return self.text
 
     def stop(self) -> None:
-        """Have generation end at the next token. Any thread may call it; `close` only the one that reads."""
+        """Have generation end at the next token; the pieces end then. Any thread may call it."""
         self.cancelled = True
 
     def close(self) -> None:
-        """End generation here."""
+        """End generation now; whoever reads gets no more pieces. Any thread may call it."""
         self.stop()
-        self.wait()
+        with self._reading:
+            if self._pieces is None and self.finish_reason is None:
+                self.finish("", None)
+            self.wait()
 
     def start(self) -> None:
         """Note that the model begins to work on it."""

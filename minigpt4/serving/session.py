@@ -96,7 +96,7 @@ class ChatSession:
     def _taken_over(self) -> list[Message]:
         """The history; a reply that is still generated ends."""
         if self.reply is not None:
-            self.reply.stop()
+            self.reply.close()
         return self.history
 
     def _answer(self, said: list[Message], stream: bool, settings: dict[str, Any]) -> str | Reply:
