@@ -162,7 +162,7 @@ def test_a_stopped_or_forgotten_reply_leaves_its_cache_a_failed_one_does_not(mod
 
 def test_replies_end_at_the_last_position(model, monkeypatch) -> None:
     monkeypatch.setattr(model.engine, "_most", 60)
-    replies = model.replies(asked(model)[:2], [replace(GREEDY, max_new_tokens=30, min_new_tokens=30)] * 2)
+    replies = model.replies(asked(model)[:2], [replace(GREEDY, max_new_tokens=45, min_new_tokens=45)] * 2)
     for reply in replies:
         assert reply.prompt_tokens + len(reply.ids) == 60 and reply.finish_reason == "length"
     with pytest.raises(DataError, match="59 tokens"):
