@@ -1,6 +1,8 @@
 """Opening addresses of the web, none of whose servers is waited for without end."""
 
 import io
+import ipaddress
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,8 +17,15 @@ TIMEOUT = 30.0
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000
 
 
-def open_url(url: str, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+def open_url(url: str, headers: Mapping[str, str] | None = None, *, public: bool = False) -> HTTPResponse:
     """Open an http(s) address for reading, through redirects to other such addresses.
+
+    Args:
+        url: the address.
+        headers: of the request.
+        public: only of hosts that anyone reaches: a stranger named the address, and must not learn through us
+            what this machine and its network say. It holds for redirects, and for what the host's name means
+            when we connect. Proxies are not used.
 
     Raises:
         urllib.error.HTTPError: an OSError, with the status that the server answers.
@@ -24,7 +33,8 @@ def open_url(url: str, headers: Mapping[str, str] | None = None) -> HTTPResponse
             do reads of what is returned (or an HTTPException, where the connection is cut).
     """
     opener = urllib.request.OpenerDirector()
-    for handler in (_Http, _Https, _Redirects, *_PLAIN):
+    kinds = (_PublicHttp, _PublicHttps) if public else (_Http, _Https, urllib.request.ProxyHandler)
+    for handler in (*kinds, _Redirects, *_PLAIN):
         opener.add_handler(handler())
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "minigpt4"} | dict(headers or {}))
@@ -75,6 +85,41 @@ class _SecureConnection(HTTPSConnection):
     response_class = _Answer
 
 
+class _PublicConnection(_Connection):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._create_connection = _connect_in_public
+
+
+class _PublicSecureConnection(_SecureConnection):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._create_connection = _connect_in_public
+
+
+def _connect_in_public(address: tuple[str, int], *args: Any) -> socket.socket:
+    """As `socket.create_connection`, to the very address that was looked at. Raises OSError."""
+    host, port = address
+    found = [one[4][0] for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not all(is_public(str(one)) for one in found):
+        raise OSError(f"{host} is not a public address")
+    return socket.create_connection((str(found[0]), port), *args)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet, and does not wrap another that is not."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    inner = None
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.is_global and not ip.is_multicast and (inner is None or is_public(str(inner)))
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
 class _Http(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
         return self.do_open(_Connection, req)
@@ -85,6 +130,16 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(_SecureConnection, req)
 
 
+class _PublicHttp(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_PublicConnection, req)
+
+
+class _PublicHttps(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_PublicSecureConnection, req)
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, *args: Any) -> urllib.request.Request | None:
         fp.close()  # else its content, which may have no end, would be read first
@@ -93,7 +148,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 # Not those that open files and ftp.
 _PLAIN = (
-    urllib.request.ProxyHandler,
     urllib.request.HTTPDefaultErrorHandler,
     urllib.request.HTTPErrorProcessor,
     urllib.request.UnknownHandler,

@@ -62,10 +62,10 @@ def decode(
         rows: B replies; that they may want beams is not looked at.
         mask: [B, T], 0 for padding on the left; None without padding.
     """
-    samplers = [_Sampler(row, keys.language.device) for row in rows]
+    samplers = [Sampler(row, keys.language.device) for row in rows]
     logits = keys.read(embeds, mask)
     while True:
-        chosen = _choose(samplers, logits)
+        chosen = choose(samplers, logits)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             row.add(token)
             if keys.full:
@@ -76,14 +76,14 @@ def decode(
         logits = keys.step(chosen[:, None])
 
 
-def _choose(samplers: Sequence["_Sampler"], logits: torch.Tensor) -> torch.Tensor:
-    """[B, V] -> the next token of each row, [B]."""
+def choose(samplers: Sequence["Sampler"], logits: torch.Tensor) -> torch.Tensor:
+    """Logits [B, V] -> the next token of each row, [B]."""
     if all(sampler.plain for sampler in samplers):
         return logits.argmax(dim=-1)
     return torch.cat([sampler(logits[place : place + 1]) for place, sampler in enumerate(samplers)])
 
 
-class _Sampler:
+class Sampler:
     """Chooses the tokens of one row.
 
     It draws from a generator of its own: torch's stays as it is, and a seed gives the same reply whatever is

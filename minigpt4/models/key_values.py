@@ -4,10 +4,12 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import inspect
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -58,6 +60,47 @@ class KeyValues:
     def crop(self, length: int) -> None:
         """Keep the first `length` tokens."""
         self._cache.crop(length - self.length)
+
+    def selected(self, rows: Sequence[int]) -> "KeyValues":
+        """A copy of some rows, without the padding that they all have."""
+        index = torch.tensor(list(rows), device=self.language.device)
+        mask = None if self._mask is None else self._mask[index]
+        start = 0 if mask is None else int(mask.argmax(dim=1).min())
+        held = [(keys[index, :, start:], values[index, :, start:]) for keys, values in self._tensors()]
+        return self._of(held, None if mask is None or mask[:, start:].all() else mask[:, start:])
+
+    def joined(self, other: "KeyValues") -> "KeyValues":
+        """The rows of both, this one's first; the shorter ones are padded on the left."""
+        length = max(self.length, other.length)
+        pairs = [(one.filled(length), one.filled_mask(length)) for one in (self, other)]
+        (mine, my_mask), (yours, your_mask) = pairs
+        held = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(mine, yours, strict=True)]
+        return self._of(held, torch.cat([my_mask, your_mask]))
+
+    def filled(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer, [B, heads, length, D], with zeros on the left."""
+        more = (0, 0, length - self.length, 0)
+        return [(pad(keys, more), pad(values, more)) for keys, values in self._tensors()]
+
+    def filled_mask(self, length: int) -> torch.Tensor:
+        """[B, length], 0 where `filled` has padding."""
+        mask = self._mask
+        if mask is None:
+            rows = len(self._tensors()[0][0])
+            mask = torch.ones(rows, self.length, dtype=torch.long, device=self.language.device)
+        return pad(mask, (length - self.length, 0))
+
+    def _tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(layer.keys, layer.values) for layer in self._cache.layers]
+
+    def _of(
+        self, held: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor | None
+    ) -> "KeyValues":
+        made = KeyValues(self.language)
+        for layer, (keys, values) in enumerate(held):
+            made._cache.update(keys, values, layer)
+        made._mask = mask
+        return made
 
     def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Read further tokens.

@@ -68,15 +68,15 @@ class Engine:
 
     def reply(self, prompt: Prompt, settings: GenerationSettings) -> Reply:
         """The reply to a prompt, which is generated as it is read."""
-        settings = self._limited(settings, prompt)
-        generate = self._token_by_token if self._is_stepwise(settings) else self._in_one_piece
+        settings = self.limited(settings, prompt)
+        generate = self._token_by_token if self.is_stepwise(settings) else self._in_one_piece
         return Reply(prompt, lambda reply: generate(reply, settings))
 
     def replies(self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]) -> list[Reply]:
         """The finished replies to several prompts, each with its own settings, generated side by side."""
         replies = [self.reply(*pair) for pair in zip(prompts, settings, strict=True)]
-        limited = [self._limited(*pair) for pair in zip(settings, prompts, strict=True)]
-        together = [pair for pair in zip(replies, limited, strict=True) if self._is_stepwise(pair[1])]
+        limited = [self.limited(*pair) for pair in zip(settings, prompts, strict=True)]
+        together = [pair for pair in zip(replies, limited, strict=True) if self.is_stepwise(pair[1])]
         if len(together) > 1:
             self._side_by_side(together)
         for reply in replies:
@@ -95,24 +95,24 @@ class Engine:
             return self.longest
         return min(self.longest, max(self._most - settings.max_new_tokens, self._most // 2))
 
-    def _limited(self, settings: GenerationSettings, prompt: Prompt) -> GenerationSettings:
+    def limited(self, settings: GenerationSettings, prompt: Prompt) -> GenerationSettings:
         """A reply ends where there is no room left."""
         left = settings.max_new_tokens if self._most is None else self._most - len(prompt.tokens)
         if left >= settings.max_new_tokens:
             return settings
         return replace(settings, max_new_tokens=left, min_new_tokens=min(left, settings.min_new_tokens))
 
-    def _is_stepwise(self, settings: GenerationSettings) -> bool:
+    def is_stepwise(self, settings: GenerationSettings) -> bool:
         return self._stepwise and settings.num_beams == 1
 
     def _token_by_token(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
         reply.start()
-        row, shown = Row(settings, self._reader()), 0
+        row, shown = Row(settings, self.reader()), 0
         tokens = reply.prompt.tokens
         with self.caches.borrow(tokens) as cache:
             reply.cached_tokens = len(cache.tokens)
             with self._turn:
-                embeds, _ = self._embed([reply.prompt])
+                embeds, _ = self.embed([reply.prompt])
             new = embeds[:, len(cache.tokens) :]
             cache.tokens.extend(tokens[len(cache.tokens) :])
             steps = decode(cache.keys, new, [row])
@@ -137,9 +137,9 @@ class Engine:
     def _side_by_side(self, replies: Sequence[tuple[Reply, GenerationSettings]]) -> None:
         for reply, _ in replies:
             reply.start()
-        rows = [Row(settings, self._reader()) for _, settings in replies]
+        rows = [Row(settings, self.reader()) for _, settings in replies]
         with self._turn:
-            embeds, mask = self._embed([reply.prompt for reply, _ in replies])
+            embeds, mask = self.embed([reply.prompt for reply, _ in replies])
         steps = self._decode_many(embeds, mask, rows)
         while self._step(steps):
             for (reply, _), row in zip(replies, rows, strict=True):
@@ -160,7 +160,7 @@ class Engine:
         embeds, mask = filled
         longest = max(row.settings.max_new_tokens for row in rows)
         keys = self._fixed_keys(len(rows) + more, _rounded(embeds.shape[1] + longest))
-        ended = (Row(rows[0].settings, self._reader(), "length") for _ in range(more))
+        ended = (Row(rows[0].settings, self.reader(), "length") for _ in range(more))
         return decode(keys, embeds, [*rows, *ended], mask)
 
     def _fixed_keys(self, rows: int, capacity: int) -> FixedKeyValues:
@@ -176,12 +176,12 @@ class Engine:
     def _in_one_piece(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
         """Beams, whose winner is not known before the end, and models that cannot take back a token."""
         reply.start()
-        reader, device = self._reader(), self.model.language.device
+        reader, device = self.reader(), self.model.language.device
         seeded = undisturbed(device) if settings.seed is not None else nullcontext()
         with self._turn, torch.no_grad(), seeded:
             if settings.seed is not None:
                 torch.manual_seed(settings.seed)
-            embeds, mask = self._embed([reply.prompt])
+            embeds, mask = self.embed([reply.prompt])
             stops = StoppingCriteriaList([*self.model.text_stops(), _Cancelled(reply)])
             ids = self.model.language.generate(
                 inputs_embeds=embeds,
@@ -198,7 +198,7 @@ class Engine:
         if reply.text:
             yield reply.text
 
-    def _embed(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def embed(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [B, T, D] and their mask [B, T], padded on the left; None for a single prompt."""
         tokens = self.model.prompts.encode([prompt.dialogue for prompt in prompts], pad_left=True)
         tokens = tokens.to(self.model.device)
@@ -210,7 +210,7 @@ class Engine:
     def _look(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.encode_img(pixels)[0]
 
-    def _reader(self) -> ReplyReader:
+    def reader(self) -> ReplyReader:
         model = self.model
         return ReplyReader(model.language.tokenizer, model.stop_ids, model.template.end)
 

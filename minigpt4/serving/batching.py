@@ -1,0 +1,195 @@
+"""Replies to many askers at once: who comes later joins those whose replies are on their way.
+
+A request is read alone, on top of what an earlier one left of its dialogue (`PromptCaches`). Its keys and
+values then join those of the others, and every step writes one token of each reply. Whoever is done leaves at
+once ("continuous batching", as in Orca: Yu et al., OSDI 2022).
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from minigpt4.common.errors import UserError
+from minigpt4.models.decoding import Row, Sampler, choose
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.models.key_values import KeyValues
+from minigpt4.serving.caches import PromptCaches
+from minigpt4.serving.engine import Engine
+from minigpt4.serving.prompt import Prompt
+from minigpt4.serving.replies import Reply
+
+log = logging.getLogger(__name__)
+
+
+class Full(UserError):
+    """So many wait already that another would wait in vain."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A reply that is asked for.
+
+    Attributes:
+        reply: what has come of it; `reply.stop()` gives its place away.
+        notify: called from the batcher's thread whenever more has come of it, and when it has ended.
+        error: what went wrong, or None.
+    """
+
+    prompt: Prompt
+    settings: GenerationSettings
+    notify: Callable[[], None]
+    reply: Reply = field(init=False)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.reply = Reply(self.prompt, lambda reply: iter(()))
+
+
+@dataclass(eq=False)
+class _Active:
+    """A request with its row."""
+
+    request: Request
+    row: Row
+    sampler: Sampler
+
+    def add(self, token: int) -> None:
+        reply = self.request.reply
+        self.row.add(token)
+        reply.count(len(self.row.reader.ids))
+        reply.text = self.row.reader.settled
+        if reply.cancelled or self.row.finish_reason:
+            reply.finish(self.row.reader.text, self.row.finish_reason)
+        self.request.notify()
+
+
+class Batcher:
+    """Generates the replies that are asked for, in a thread of its own.
+
+    Args:
+        engine: of the model.
+        together: replies that are generated side by side at most.
+        waiting: requests that may wait for a place.
+    """
+
+    def __init__(self, engine: Engine, together: int = 16, waiting: int = 128) -> None:
+        self.engine, self.together, self.most_waiting = engine, together, waiting
+        self.caches = PromptCaches(engine.model.language, 2 * together, 4 * engine.model.max_context_len)
+        self._waiting: deque[Request] = deque()
+        self._active: list[_Active] = []
+        self._keys: KeyValues | None = None
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Replies that are being generated, and requests that wait."""
+        return len(self._active), len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Ask for a reply. Raises Full."""
+        with self._wake:
+            if len(self._waiting) >= self.most_waiting:
+                raise Full(f"{len(self._waiting)} requests wait already; please try again later")
+            self._waiting.append(request)
+            self._wake.notify()
+
+    def close(self) -> None:
+        """End all replies where they are."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._admit()
+                self._step()
+            except Exception as error:
+                log.exception("replies failed")
+                self._fail([one.request for one in self._active], error)
+                self._active, self._keys = [], None
+        self._fail([one.request for one in self._active] + list(self._waiting), None)
+
+    def _wait(self) -> bool:
+        """For work; False when there is to be no more."""
+        with self._wake:
+            while not (self._closed or self._waiting or self._active):
+                self._wake.wait()
+            return not self._closed
+
+    def _fail(self, requests: list[Request], error: Exception | None) -> None:
+        for request in requests:
+            request.error = error
+            request.reply.finish(request.reply.text, "error" if error else None)
+            request.notify()
+
+    def _admit(self) -> None:
+        """Read the prompts of those for whom there is a place now."""
+        while len(self._active) < self.together:
+            with self._wake:
+                if not self._waiting:
+                    return
+                request = self._waiting.popleft()
+            if request.reply.cancelled:
+                self._fail([request], None)
+                continue
+            try:
+                self._begin(request)
+            except Exception as error:  # it fails alone
+                log.exception("a reply failed")
+                self._fail([request], error)
+
+    def _begin(self, request: Request) -> None:
+        reply = request.reply
+        if not self.engine.is_stepwise(request.settings):
+            # Beams, say: alone, in one piece, while the others wait.
+            other = self.engine.reply(request.prompt, request.settings)
+            reply.start()
+            other.wait()
+            reply.count(other.reply_tokens)
+            reply.finish(other.text, other.finish_reason)
+            request.notify()
+            return
+        reply.start()
+        row, tokens = Row(request.settings, self.engine.reader()), request.prompt.tokens
+        with self.caches.borrow(tokens) as cache:
+            reply.cached_tokens = len(cache.tokens)
+            embeds, _ = self.engine.embed([request.prompt])
+            logits = cache.keys.read(embeds[:, len(cache.tokens) :])
+            cache.tokens.extend(tokens[len(cache.tokens) :])
+            keys = cache.keys.selected([0])
+        one = _Active(request, row, Sampler(row, logits.device))
+        one.add(int(choose([one.sampler], logits)))
+        if reply.finish_reason is None:
+            self._keys = keys if self._keys is None else self._keys.joined(keys)
+            self._active.append(one)
+
+    def _step(self) -> None:
+        """One token more of each reply; who is done leaves."""
+        self._leave()
+        if not self._active or self._keys is None:
+            return
+        last = [[one.row.reader.ids[-1]] for one in self._active]
+        logits = self._keys.step(torch.tensor(last, device=self._keys.language.device))
+        chosen = choose([one.sampler for one in self._active], logits)
+        for one, token in zip(self._active, chosen.tolist(), strict=True):
+            one.add(token)
+        self._leave()
+
+    def _leave(self) -> None:
+        stay = [place for place, one in enumerate(self._active) if one.request.reply.finish_reason is None]
+        if len(stay) == len(self._active):
+            return
+        self._active = [self._active[place] for place in stay]
+        if self._keys is not None:
+            self._keys = self._keys.selected(stay) if stay else None
