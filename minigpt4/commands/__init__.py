@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": "minigpt4.commands.evaluate",
     "chat": "minigpt4.commands.chat",
     "infer": "minigpt4.commands.infer",
+    "serve": "minigpt4.commands.serve",
     "fetch": "minigpt4.weights.fetch",
     "validate": "minigpt4.datasets.validate",
     "check-shards": "minigpt4.commands.check_shards",

@@ -32,7 +32,7 @@ class Full(UserError):
 
 
 @dataclass(eq=False)
-class Request:
+class Asked:
     """A reply that is asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Request:
 class _Active:
     """A request with its row."""
 
-    request: Request
+    request: Asked
     row: Row
     sampler: Sampler
 
@@ -81,7 +81,7 @@ class Batcher:
     def __init__(self, engine: Engine, together: int = 16, waiting: int = 128) -> None:
         self.engine, self.together, self.most_waiting = engine, together, waiting
         self.caches = PromptCaches(engine.model.language, 2 * together, 4 * engine.model.max_context_len)
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Asked] = deque()
         self._active: list[_Active] = []
         self._keys: KeyValues | None = None
         self._wake = threading.Condition()
@@ -94,7 +94,7 @@ class Batcher:
         """Replies that are being generated, and requests that wait."""
         return len(self._active), len(self._waiting)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Asked) -> None:
         """Ask for a reply. Raises Full."""
         with self._wake:
             if len(self._waiting) >= self.most_waiting:
@@ -127,7 +127,7 @@ class Batcher:
                 self._wake.wait()
             return not self._closed
 
-    def _fail(self, requests: list[Request], error: Exception | None) -> None:
+    def _fail(self, requests: list[Asked], error: Exception | None) -> None:
         for request in requests:
             request.error = error
             request.reply.finish(request.reply.text, "error" if error else None)
@@ -149,7 +149,7 @@ class Batcher:
                 log.exception("a reply failed")
                 self._fail([request], error)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: Asked) -> None:
         reply = request.reply
         if not self.engine.is_stepwise(request.settings):
             # Beams, say: alone, in one piece, while the others wait.

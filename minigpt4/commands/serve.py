@@ -1,0 +1,108 @@
+"""Serve a model to programs, in OpenAI's protocol: /v1/chat/completions, /v1/models, /health.
+
+example:
+  python serve.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --port 8000
+  curl localhost:8000/v1/models
+"""
+
+import argparse
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from minigpt4.common.cli import config_parser, run
+
+if TYPE_CHECKING:
+    from minigpt4.serving.openai.limits import ServerSettings
+
+log = logging.getLogger("serve")
+
+API_KEY = "MINIGPT4_API_KEY"
+# Seconds for replies that are on their way when the server is asked to stop.
+GRACE = 5
+
+
+def main() -> None:
+    """The command line; `--help` answers before anything heavy is imported."""
+    parser = config_parser(__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get(API_KEY),
+        metavar="KEY",
+        help=f"what requests must carry; by default ${API_KEY}, which other users of this machine do not see",
+    )
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="what the model is called; by default model.arch"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-concurrency", type=int, default=16, metavar="N", help="replies side by side (16)"
+    )
+    limits.add_argument("--max-queue", type=int, default=128, metavar="N", help="requests that wait (128)")
+    limits.add_argument("--max-images", type=int, default=16, metavar="N", help="images per request (16)")
+    limits.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="longest reply (2048)")
+    limits.add_argument("--max-body-mb", type=int, default=32, metavar="MB", help="size of a request (32)")
+    parser.add_argument(
+        "--allow-image-urls",
+        action="store_true",
+        help="fetch images from http(s) addresses; never from this machine or a private network",
+    )
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
+    )
+    run(serve, parser.parse_args())
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Arguments, address, model, server: one paragraph per step."""
+    from minigpt4.common.config import Config
+    from minigpt4.common.ports import listening
+
+    # The config is checked before anything heavy is imported.
+    cfg = Config(args)
+    limits = checked(args, str(cfg.model_cfg.get("arch")))
+    with listening(args.host, args.port) as sock:
+        import uvicorn
+
+        from minigpt4.serving import from_config
+        from minigpt4.serving.openai.app import build_app
+
+        log.info("building the model")
+        model = from_config(cfg, args.device)
+        model.warm_up()
+
+        log.info("serving %s on http://%s:%d/v1", limits.name, *sock.getsockname()[:2])
+        app = build_app(model, limits)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE,
+            limit_concurrency=limits.connections,
+        )
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def checked(args: argparse.Namespace, arch: str) -> "ServerSettings":
+    """The limits. Raises ConfigError."""
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.serving.openai.limits import ServerSettings
+
+    for name in ("max_concurrency", "max_queue", "max_images", "max_new_tokens", "max_body_mb"):
+        if getattr(args, name) < (0 if name == "max_images" else 1):
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}, it must be at least 1")
+    return ServerSettings(
+        name=args.model_name or arch,
+        api_key=args.api_key or None,
+        together=args.max_concurrency,
+        waiting=args.max_queue,
+        body=args.max_body_mb * 2**20,
+        images=args.max_images,
+        new_tokens=args.max_new_tokens,
+        image_urls=args.allow_image_urls,
+    )
+
+
+if __name__ == "__main__":
+    main()

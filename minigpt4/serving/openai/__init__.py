@@ -1,0 +1,1 @@
+"""A server that speaks the chat part of OpenAI's protocol."""

@@ -1,0 +1,296 @@
+"""The server's addresses: /v1/models, /v1/chat/completions, /health."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from minigpt4.common.errors import DataError
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.prompts.dialogue import Role
+from minigpt4.serving.batching import Asked, Batcher, Full
+from minigpt4.serving.chat_model import ChatModel
+from minigpt4.serving.messages import Message
+from minigpt4.serving.openai.images import image_bytes
+from minigpt4.serving.openai.limits import ServerSettings
+from minigpt4.serving.openai.protocol import (
+    ApiError,
+    ChatMessage,
+    ChatRequest,
+    Completion,
+    ImagePart,
+    StopText,
+    TextPart,
+)
+from minigpt4.serving.pictures import ImageLike
+from minigpt4.serving.prompt import Prompt
+
+# Seconds between two looks at whether a client that waits for a whole reply is still there.
+LOOK = 0.5
+# Threads that decode pictures.
+READERS = 2
+
+
+def build_app(model: ChatModel, settings: ServerSettings) -> FastAPI:
+    """The application, for uvicorn; its batcher lives as long as it."""
+    api = Api(model, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        api.batcher.close()
+
+    app = FastAPI(title="MiniGPT-4", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/health", api.health)
+    app.add_api_route("/v1/models", api.models)
+    app.add_api_route("/v1/models/{name:path}", api.one_model)
+    app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"])
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _fault)
+    return app
+
+
+class Api:
+    """Answers requests.
+
+    Args:
+        model: which answers.
+        settings: what is allowed.
+    """
+
+    def __init__(self, model: ChatModel, settings: ServerSettings) -> None:
+        self.model, self.settings = model, settings
+        self.batcher = Batcher(model.engine, settings.together, settings.waiting)
+        self.created = int(time.time())
+        self._bodies = _Bodies(settings)
+        # Decoding a large picture may take 2 GB, so not many do it at once.
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
+
+    async def health(self) -> dict[str, Any]:
+        running, waiting = self.batcher.load
+        return {"status": "ok", "running": running, "waiting": waiting}
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        self._admit(request)
+        return {"object": "list", "data": [self._described()]}
+
+    async def one_model(self, request: Request, name: str) -> dict[str, Any]:
+        self._admit(request)
+        self._check_name(name)
+        return self._described()
+
+    def _described(self) -> dict[str, Any]:
+        name = self.settings.name
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "minigpt4"}
+
+    def _admit(self, request: Request) -> None:
+        key = self.settings.api_key
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key is not None and not secrets.compare_digest(given.encode(), key.encode()):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    def _check_name(self, name: str) -> None:
+        if name != self.settings.name:
+            raise ApiError(
+                404,
+                f"there is no model {name[:200]!r} (there is {self.settings.name!r})",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def chat(self, request: Request) -> Response:
+        self._admit(request)
+        async with self._bodies.read(request) as body:
+            wanted = _parsed(body)
+            waiter = await self._ask(wanted)
+        completion = Completion(self.settings.name)
+        if wanted.stream:
+            with_usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
+            events = _events(waiter, completion, with_usage=with_usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        text = ""
+        try:
+            async for text in waiter.texts():
+                if await request.is_disconnected():
+                    break
+        finally:
+            waiter.leave()
+        return JSONResponse(completion.whole(text, waiter.finish_reason, waiter.asked.reply))
+
+    async def _ask(self, wanted: ChatRequest) -> "_Waiter":
+        """Put a request into the batcher's queue."""
+        self._check_name(wanted.model)
+        settings = wanted.settings(self.model.defaults, self.settings.new_tokens)
+        stop, loop = StopText(wanted.stops), asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(self._readers, self._prompt, wanted.messages)
+        waiter = _Waiter(loop, prompt, settings, stop)
+        try:
+            self.batcher.submit(waiter.asked)
+        except Full as full:
+            raise ApiError(429, str(full), code="rate_limit_exceeded") from full
+        return waiter
+
+    def _prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        try:
+            prompt = self.model.prompt(self._said(messages))
+        except DataError as error:
+            raise ApiError(400, str(error), param="messages") from error
+        if prompt.left_out:
+            raise ApiError(
+                400,
+                f"the messages do not fit into the model's {self.model.model.max_context_len} tokens",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return prompt
+
+    def _said(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        """Messages as the model takes them: those of one role that follow each other are one."""
+        images = sum(isinstance(part, ImagePart) for message in messages for part in message.parts)
+        if images > self.settings.images:
+            raise ApiError(400, f"{images} images, at most {self.settings.images} are read", param="messages")
+        joined: list[tuple[Role, list[ImageLike]]] = []
+        for message in messages:
+            role: Role = "system" if message.role in ("system", "developer") else message.role
+            if not joined or joined[-1][0] != role:
+                joined.append((role, []))
+            joined[-1][1].extend(self._content(part) for part in message.parts)
+        return [self.model.message(role, content) for role, content in joined]
+
+    def _content(self, part: TextPart | ImagePart) -> ImageLike:
+        if isinstance(part, TextPart):
+            return part.text
+        limits = self.settings
+        return image_bytes(part.image_url.url, from_web=limits.image_urls, most=limits.body)
+
+
+class _Waiter:
+    """Waits, in the server's loop, for what the batcher's thread makes of a request."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, prompt: Prompt, settings: GenerationSettings, stop: StopText
+    ) -> None:
+        self._loop, self._stop, self._news = loop, stop, asyncio.Event()
+        self.asked = Asked(prompt, settings, self._notify)
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    @property
+    def finish_reason(self) -> str:
+        """In the protocol's words."""
+        return "length" if self.asked.reply.finish_reason == "length" and not self._stop.found else "stop"
+
+    async def texts(self) -> AsyncIterator[str]:
+        """The text so far, again and again, at least twice a second; at the end the whole text.
+
+        Raises:
+            ApiError: if the model failed.
+        """
+        reply = self.asked.reply
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LOOK)
+            self._news.clear()
+            ended = reply.finish_reason is not None  # before the text, which is whole then
+            if self.asked.error is not None:
+                raise ApiError(500, "the model could not reply", code="model_error")
+            yield self._stop(reply.text, whole=ended)
+            if ended or self._stop.found:
+                return
+
+    def leave(self) -> None:
+        """Nobody wants the rest."""
+        self.asked.reply.stop()
+
+
+async def _events(waiter: _Waiter, completion: Completion, *, with_usage: bool) -> AsyncIterator[str]:
+    """Server-sent events."""
+    shown = 0
+    try:
+        yield _event(completion.chunk({"role": "assistant", "content": ""}))
+        async for text in waiter.texts():
+            if len(text) > shown:
+                yield _event(completion.chunk({"content": text[shown:]}))
+                shown = len(text)
+        yield _event(completion.chunk({}, waiter.finish_reason))
+        if with_usage:
+            yield _event(completion.usage_chunk(waiter.asked.reply))
+    except ApiError as error:
+        yield _event(error.body())
+    finally:
+        waiter.leave()
+    yield "data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+class _Bodies:
+    """Reads requests, whose bodies together are limited."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """A request's body, which counts as held inside. Raises ApiError."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    self._held += len(piece)
+                    self._check(len(body))
+            yield bytes(body)
+        except TimeoutError as error:
+            raise ApiError(408, "the request did not arrive in time") from error
+        finally:
+            self._held -= len(body)
+
+    def _check(self, size: int) -> None:
+        if size > self.settings.body:
+            raise ApiError(413, f"the request is larger than {self.settings.body:,} bytes")
+        if self._held > self.settings.bodies:
+            raise ApiError(503, "too much is being sent at the moment; please try again later")
+
+
+def _parsed(body: bytes) -> ChatRequest:
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ApiError(
+            400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None
+        ) from error
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {"Retry-After": "1"} if error.status == 429 else None
+    return JSONResponse(error.body(), error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return await _api_error(request, ApiError(error.status_code, str(error.detail)))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """A mistake of ours: the log has it, and the client is told no more."""
+    return await _api_error(request, ApiError(500, "the server failed"))

@@ -1,0 +1,58 @@
+"""The images of a request: data URLs, and addresses of the web where that is allowed."""
+
+import base64
+import binascii
+import io
+import re
+import time
+
+from minigpt4.common.web import open_url
+from minigpt4.serving.openai.protocol import ApiError
+
+_DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
+# Seconds for the whole of an image from the web.
+PATIENCE = 20.0
+CHUNK = 1 << 16
+
+
+def image_bytes(url: str, *, from_web: bool, most: int) -> bytes:
+    """The file that a URL stands for.
+
+    Args:
+        url: of a request.
+        from_web: whether http(s) addresses are opened; only those that anyone reaches are.
+        most: bytes of an image from the web; a data URL is limited by its request.
+
+    Raises:
+        ApiError: naming what is wrong.
+    """
+    if head := _DATA.match(url):
+        try:
+            return base64.b64decode(url[head.end() :], validate=True)
+        except binascii.Error as error:
+            raise _wrong(f"the data URL of an image is not base64: {error}") from error
+    if not url.lower().startswith(("http://", "https://")):
+        raise _wrong("an image is given as data:image/...;base64,... ")
+    if not from_web:
+        raise _wrong("this server opens no addresses of images; please send data:image/...;base64,...")
+    return _from_web(url, most)
+
+
+def _from_web(url: str, most: int) -> bytes:
+    data, end = io.BytesIO(), time.monotonic() + PATIENCE
+    try:
+        with open_url(url, public=True) as answer:
+            while piece := answer.read1(CHUNK):
+                data.write(piece)
+                if data.tell() > most:
+                    raise _wrong(f"the image is larger than {most:,} bytes")
+                if time.monotonic() > end:
+                    raise _wrong(f"the image did not arrive within {PATIENCE:.0f} s")
+    except OSError as error:
+        # Not what a server said: it would tell a stranger about machines that he does not reach.
+        raise _wrong("the image could not be fetched") from error
+    return data.getvalue()
+
+
+def _wrong(message: str) -> ApiError:
+    return ApiError(400, message, param="messages", code="invalid_image_url")

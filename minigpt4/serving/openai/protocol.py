@@ -1,0 +1,195 @@
+"""OpenAI's chat completions: what a request may say, and what is answered.
+
+Fields and errors are those of https://platform.openai.com/docs/api-reference/chat; `top_k`, `repetition_penalty`
+and `min_tokens` are vLLM's. What would change the reply and is not supported is refused, not passed over.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from minigpt4.common.errors import ConfigError
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.serving.replies import Reply
+
+# Stop texts of a request, and the length of each.
+MAX_STOPS, MAX_STOP_LENGTH = 4, 256
+
+
+class ApiError(Exception):
+    """An error in the protocol's form.
+
+    Args:
+        status: of HTTP.
+        message: for people.
+        param: the field that is wrong.
+        code: for programs.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Lenient(BaseModel):
+    """Fields that are not named are passed over: clients send what other servers know."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextPart(_Lenient):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Lenient):
+    url: str
+
+
+class ImagePart(_Lenient):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(_Lenient):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def parts(self) -> list[TextPart | ImagePart]:
+        """The content as parts."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+
+class StreamOptions(_Lenient):
+    include_usage: bool = False
+
+
+class ResponseFormat(_Lenient):
+    type: Literal["text"]
+
+
+class ChatRequest(_Lenient):
+    """A chat completion that is asked for. `tools`, `user` and `store` are taken and change nothing."""
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: ResponseFormat | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end the reply. Raises ApiError."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
+            raise ApiError(
+                400,
+                f"stop may hold {MAX_STOPS} texts of 1 to {MAX_STOP_LENGTH} characters",
+                param="stop",
+            )
+        return stops
+
+    def settings(self, defaults: GenerationSettings, longest: int) -> GenerationSettings:
+        """How the reply is generated.
+
+        Args:
+            defaults: for what the request does not say.
+            longest: the server's limit of new tokens.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        asked = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k == -1 else self.top_k,  # vLLM's word for all
+            "repetition_penalty": self.repetition_penalty,
+            "min_new_tokens": self.min_tokens,
+            "seed": None if self.seed is None else self.seed % 2**63,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        given["max_new_tokens"] = min(longest, defaults.max_new_tokens if asked is None else asked)
+        try:
+            return GenerationSettings(**{**vars(defaults), **given})
+        except ConfigError as error:
+            raise ApiError(400, str(error)) from error
+
+
+class StopText:
+    """Ends a growing text before the first of some stop texts, and holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = stops
+        self.found = False
+
+    def __call__(self, text: str, *, whole: bool) -> str:
+        """As much of `text` as may be shown; `whole`: nothing follows."""
+        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.found = True
+            return text[: min(places)]
+        if whole:
+            return text
+        held = (n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        return text[: len(text) - max(held, default=0)]
+
+
+class Completion:
+    """The answers to one request, whose id and time they share."""
+
+    def __init__(self, model: str) -> None:
+        self.model, self.id, self.created = model, f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+
+    def whole(self, text: str, reason: str, reply: Reply) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return self._object("chat.completion", [choice]) | {"usage": usage(reply)}
+
+    def chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return self._object("chat.completion.chunk", [choice])
+
+    def usage_chunk(self, reply: Reply) -> dict[str, Any]:
+        return self._object("chat.completion.chunk", []) | {"usage": usage(reply)}
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        head = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return head | {"choices": choices}
+
+
+def usage(reply: Reply) -> dict[str, Any]:
+    """What a reply has cost."""
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.reply_tokens,
+        "total_tokens": reply.prompt_tokens + reply.reply_tokens,
+        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
+    }
