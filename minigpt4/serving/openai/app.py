@@ -121,7 +121,8 @@ class Api:
             return StreamingResponse(events, media_type="text/event-stream")
         text = ""
         try:
-            async for text in waiter.texts():
+            async for so_far in waiter.texts():
+                text = so_far
                 if await request.is_disconnected():
                     break
         finally:
@@ -201,7 +202,7 @@ class _Waiter:
         """
         reply = self.asked.reply
         while True:
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), LOOK)
             self._news.clear()
             ended = reply.finish_reason is not None  # before the text, which is whole then
@@ -251,16 +252,18 @@ class _Bodies:
         """A request's body, which counts as held inside. Raises ApiError."""
         body = bytearray()
         try:
-            async with asyncio.timeout(self.settings.body_seconds):
-                async for piece in request.stream():
-                    body += piece
-                    self._held += len(piece)
-                    self._check(len(body))
+            await asyncio.wait_for(self._receive(request, body), self.settings.body_seconds)
             yield bytes(body)
-        except TimeoutError as error:
+        except asyncio.TimeoutError as error:
             raise ApiError(408, "the request did not arrive in time") from error
         finally:
             self._held -= len(body)
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        async for piece in request.stream():
+            body += piece
+            self._held += len(piece)
+            self._check(len(body))
 
     def _check(self, size: int) -> None:
         if size > self.settings.body:
@@ -275,9 +278,8 @@ def _parsed(body: bytes) -> ChatRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ApiError(
-            400, f"{place}: {first['msg']}" if place else first["msg"], param=place or None
-        ) from error
+        message = f"{place}: {first['msg']}" if place else first["msg"]
+        raise ApiError(400, message, param=place or None) from error
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

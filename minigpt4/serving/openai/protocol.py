@@ -1,7 +1,8 @@
 """OpenAI's chat completions: what a request may say, and what is answered.
 
-Fields and errors are those of https://platform.openai.com/docs/api-reference/chat; `top_k`, `repetition_penalty`
-and `min_tokens` are vLLM's. What would change the reply and is not supported is refused, not passed over.
+Fields and errors are those of https://platform.openai.com/docs/api-reference/chat; `top_k`,
+`repetition_penalty` and `min_tokens` are vLLM's. What would change the reply and is not supported is
+refused, not passed over.
 """
 
 import time
@@ -47,15 +48,21 @@ class _Lenient(BaseModel):
 
 
 class TextPart(_Lenient):
+    """Words of a message."""
+
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(_Lenient):
+    """Where an image is."""
+
     url: str
 
 
 class ImagePart(_Lenient):
+    """An image of a message."""
+
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -64,6 +71,8 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(_Lenient):
+    """What one side says."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 
@@ -74,10 +83,14 @@ class ChatMessage(_Lenient):
 
 
 class StreamOptions(_Lenient):
+    """Whether the last event says what the reply has cost."""
+
     include_usage: bool = False
 
 
 class ResponseFormat(_Lenient):
+    """Text alone."""
+
     type: Literal["text"]
 
 
