@@ -13,4 +13,4 @@ def __getattr__(name: str) -> Any:
     """`minigpt4.load` (docs/inference.md), imported on first use."""
     from minigpt4.common.registry import lazily
 
-    return lazily("minigpt4.serving.load:load")(name)
+    return lazily("minigpt4.serving.loading:load")(name)

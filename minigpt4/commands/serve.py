@@ -71,7 +71,7 @@ def serve(args: argparse.Namespace) -> None:
 
         log.info("building the model")
         model = from_config(cfg, args.device)
-        model.chat("?", temperature=0, max_new_tokens=4)
+        model.warm_up()
 
         log.info("serving %s on http://%s:%d/v1", limits.name, *sock.getsockname()[:2])
         app = build_app(model, limits)

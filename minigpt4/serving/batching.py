@@ -62,7 +62,7 @@ class _Active:
     def add(self, token: int) -> None:
         reply = self.request.reply
         self.row.add(token)
-        reply.count(len(self.row.reader.ids))
+        reply.count(self.row.reader.ids)
         reply.text = self.row.reader.settled
         if reply.cancelled or self.row.finish_reason:
             reply.finish(self.row.reader.text, self.row.finish_reason)
@@ -156,12 +156,13 @@ class Batcher:
             other = self.engine.reply(request.prompt, request.settings)
             reply.start()
             other.wait()
-            reply.count(other.reply_tokens)
+            reply.count(other.ids)
             reply.finish(other.text, other.finish_reason)
             request.notify()
             return
         reply.start()
-        row, tokens = Row(request.settings, self.engine.reader()), request.prompt.tokens
+        settings = self.engine.limited(request.settings, request.prompt)
+        row, tokens = Row(settings, self.engine.reader()), request.prompt.tokens
         with self.caches.borrow(tokens) as cache:
             reply.cached_tokens = len(cache.tokens)
             embeds, _ = self.engine.embed([request.prompt])

@@ -31,7 +31,7 @@ def command(monkeypatch, capsys, cfg, model):
     """Runs a command line; what it prints."""
 
     def run(*words: object, typed: str = "") -> tuple[str, str]:
-        monkeypatch.setattr("minigpt4.serving.load.from_config", lambda cfg, device: model)
+        monkeypatch.setattr("minigpt4.serving.loading.from_config", lambda cfg, device: model)
         monkeypatch.setattr("sys.argv", ["infer.py", "--cfg-path", str(cfg), *map(str, words)])
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         infer.main()
@@ -107,7 +107,7 @@ def test_many_are_resumed_after_an_interruption(command, monkeypatch, tmp_path) 
 )
 def test_mistakes_are_one_line_before_a_model_is_built(cfg, monkeypatch, tmp_path, words, said) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minigpt4.serving.load.from_config", lambda *_: pytest.fail("a model is built"))
+    monkeypatch.setattr("minigpt4.serving.loading.from_config", lambda *_: pytest.fail("a model is built"))
     monkeypatch.setattr("sys.argv", ["infer.py", "--cfg-path", str(cfg), *words])
     with pytest.raises(SystemExit) as caught:
         infer.main()

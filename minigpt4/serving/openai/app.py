@@ -13,7 +13,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from minigpt4.common.errors import DataError
 from minigpt4.models.generation import GenerationSettings
@@ -56,7 +55,8 @@ def build_app(model: ChatModel, settings: ServerSettings) -> FastAPI:
     app.add_api_route("/v1/models/{name:path}", api.one_model)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"])
     app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    for status in (404, 405):  # of addresses and methods that there are not
+        app.add_exception_handler(status, _http_error)
     app.add_exception_handler(Exception, _fault)
     return app
 
@@ -289,8 +289,8 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return await _api_error(request, ApiError(error.status_code, str(error.detail)))
+    status, said = getattr(error, "status_code", 404), getattr(error, "detail", "not found")
+    return await _api_error(request, ApiError(status, str(said)))
 
 
 async def _fault(request: Request, error: Exception) -> Response:
