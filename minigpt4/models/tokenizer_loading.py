@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.pretrained import from_pretrained, location
@@ -20,6 +20,9 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
     *("sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
 )
+SPECIAL = ("bos_token", "eos_token", "unk_token")
+# What transformers makes a tokenizer of.
+KINDS = tuple(kind.from_pretrained for kind in (AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast))
 # What a tokenizer of a language model that knows English can write and read again.
 PLAIN_SENTENCE = "the dog is running in the park"
 # Where tokenizers made of one sentencepiece file differ: spaces before words and in a row, marks beside
@@ -86,19 +89,23 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
         return from_pretrained(AutoTokenizer.from_pretrained, where | _instead_of_empty(said, {}))
     numbers = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id(), "unk_token": pieces.unk_id()}
     names = {key: pieces.id_to_piece(number) for key, number in numbers.items() if number >= 0}
-    arguments = where | _instead_of_empty(said, names)
-    if (
-        "bos_token" in names
-    ):  # what these classes did before transformers 5, and their models were trained with
+    arguments = where | _instead_of_empty(dict.fromkeys(SPECIAL, "") | said, names)
+    if "bos_token" in names:  # so it was before transformers 5, where a folder does not say
         arguments["add_bos_token"] = said.get("add_bos_token") is not False
-    best, most = None, -1
-    for kind in (AutoTokenizer, LlamaTokenizer):
-        tokenizer = from_pretrained(kind.from_pretrained, arguments)
+    best, most, errors = None, 0, []
+    for read in (*KINDS, _with_normalizer):
+        try:
+            tokenizer = from_pretrained(read, arguments)
+        except ConfigError as error:  # another kind may read it
+            errors.append(error)
+            continue
         same = [tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text) for text in PROBES]
         if all(same):
             return tokenizer
         if same[0] and sum(same) > most:
             best, most = tokenizer, sum(same)
+    if len(errors) > len(KINDS):
+        raise errors[0]
     if best is None:
         raise ConfigError(
             f"model.llama_model: transformers reads other ids from {path} than sentencepiece itself: please "
@@ -108,6 +115,23 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
         "model.llama_model: transformers reads spaces or rare characters in another way than %s says", path
     )
     return best
+
+
+def _with_normalizer(**arguments: Any) -> PreTrainedTokenizerBase:
+    """LLaMA's tokenizer, which leaves texts as they are, with what the file does to them (case, spaces)."""
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Regex, normalizers
+
+    tokenizer: Any = LlamaTokenizer.from_pretrained(**arguments)
+    path = Path(arguments["pretrained_model_name_or_path"]) / "tokenizer.model"
+    model: Any = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
+    steps: list[Any] = []
+    if model.normalizer_spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+    if model.normalizer_spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
 
 
 def _said(source: Path) -> dict[str, Any]:

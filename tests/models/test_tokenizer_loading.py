@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import AutoTokenizer
 
 from minigpt4.common.errors import ConfigError
@@ -63,6 +63,41 @@ def test_a_sentencepiece_file_is_read_as_what_it_is(tmp_path, remove, keys) -> N
         assert tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text)
         assert tokenizer(text).input_ids == [1, *pieces.encode(text)]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
+
+
+AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+
+
+@pytest.mark.parametrize("said", [None, "LlamaTokenizer", "GemmaTokenizer"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        AS_IT_IS,
+        AS_IT_IS | {"bos_id": 3, "eos_id": 0, "unk_id": 1, "pad_id": 2},
+        AS_IT_IS | {"add_dummy_prefix": False},
+        {},  # as OpenLLaMA: spaces in a row are one
+        {"normalization_rule_name": "nmt_nfkc_cf"},  # lower case
+    ],
+)
+def test_sentencepiece_files_of_all_kinds(tmp_path, options, said) -> None:
+    words = ["The dog is running in the park [INST] two red circles", *TEXTS] * 9
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(words),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        byte_fallback=True,
+        vocab_size=320,
+        minloglevel=2,
+        **options,
+    )
+    pieces = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma" if said else "llama"}))
+    if said:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": said}))
+    tokenizer = load_tokenizer(tmp_path, 320)
+    for text in [*TEXTS, "A Red  Circle"]:
+        assert tokenizer(text).input_ids == [pieces.bos_id(), *pieces.encode(text)]
+    assert (tokenizer.eos_token_id, tokenizer.unk_token_id) == (pieces.eos_id(), pieces.unk_id())
 
 
 def test_a_folder_may_say_that_there_is_no_bos(tmp_path) -> None:
