@@ -44,7 +44,7 @@ unit: $(VENV)/.installed-dev
 pytest: $(VENV)/.installed-dev
 	-$(MAKE) img2dataset  # without it, its one test is skipped
 	$(PYTEST)
-	$(PY) -m pytest -m cuda tests/runners/test_cuda.py  # skipped without a card
+	$(PY) -m pytest -m cuda tests/runners/test_cuda.py tests/serving/test_cuda.py  # skipped without a card
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz --cases $(CASES) --seed $(SEED)

@@ -2,8 +2,9 @@
 """Chat on random weights: how soon a reply begins, and how fast it goes on.
 
 The time to the first token is measured at turns 1 to 10 of a dialogue about an image, with the keys and
-values of the turns before and without; tokens per second at several batch sizes, as loaded and compiled. The
-first reply of the process is one of the figures. Each is written as soon as it is there.
+values of the turns before and without; tokens per second at several batch sizes, as loaded and compiled, and
+of several askers at once, as serve.py answers them; images per second of captions of 20 tokens, as infer.py
+writes them. The first reply of the process is one of the figures. Each is written as soon as it is there.
 
 example:
   python -m benchmarks.chat --size tiny
@@ -13,6 +14,7 @@ example:
 import argparse
 import json
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,9 @@ def measure(args: argparse.Namespace) -> Any:
     yield "first_reply_tokens_per_second", speed(model, 1, args.tokens)
     for batch in args.batches:
         yield f"tokens_per_second_at_{batch}", speed(model, batch, args.tokens)
+    for batch in args.batches:
+        yield f"served_tokens_per_second_to_{batch}", served(model, batch, args.tokens)
+        yield f"images_per_second_at_{batch}", captions(model, batch)
     yield "first_token_seconds", first_tokens(model, args.tokens // 4)
     yield "first_token_seconds_without_cache", first_tokens(model, args.tokens // 4, keep_caches=0)
     if args.compile:
@@ -101,6 +106,35 @@ def speed(model: "ChatModel", batch: int, tokens: int) -> float:
     replies = model.replies(dialogues, [greedy(tokens)] * batch)
     seconds = max(reply.seconds - (reply.first_token_seconds or 0) for reply in replies)
     return sum(reply.reply_tokens - 1 for reply in replies) / seconds
+
+
+def served(model: "ChatModel", askers: int, tokens: int) -> float:
+    """Tokens per second of replies to several askers who come at once, from then to the last token."""
+    from minigpt4.serving.batching import Asked, Batcher
+
+    batcher, ended = Batcher(model.engine, together=askers), threading.Semaphore(0)
+    prompts = [
+        model.prompt([model.message("user", QUESTION, [picture(100 + place)])]) for place in range(askers)
+    ]
+    start = time.perf_counter()
+    for prompt in prompts:
+        asked = Asked(prompt, greedy(tokens), lambda: None)
+        asked.notify = lambda one=asked: ended.release() if one.reply.finish_reason else None
+        batcher.submit(asked)
+    for _ in prompts:
+        ended.acquire()
+    seconds = time.perf_counter() - start
+    batcher.close()
+    return askers * tokens / seconds
+
+
+def captions(model: "ChatModel", batch: int) -> float:
+    """Images per second, each with a caption of 20 tokens: encoder, prompt and reply."""
+    count = max(2 * batch, 8)
+    pictures = [picture(1000 + place) for place in range(count)]
+    start = time.perf_counter()
+    model.batch([("", [one]) for one in pictures], batch, **vars(greedy(20)))
+    return count / (time.perf_counter() - start)
 
 
 def first_tokens(model: "ChatModel", tokens: int, **limits: int) -> list[float]:
