@@ -68,8 +68,6 @@ def decode(
         chosen = choose(samplers, logits)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             row.add(token)
-            if keys.full:
-                row.finish_reason = row.finish_reason or "length"
         yield
         if all(row.finish_reason for row in rows):
             return

@@ -46,12 +46,6 @@ class KeyValues:
         return self._cache.get_seq_length()
 
     @property
-    def full(self) -> bool:
-        """Whether the next token would have no position in the model."""
-        positions = self.language.positions
-        return positions is not None and self.length >= positions
-
-    @property
     def bytes(self) -> int:
         """The memory that they take."""
         tensors = (tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values))
