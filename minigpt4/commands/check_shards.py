@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,10 +89,17 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Shards from the pattern, findings of each, one report; exit with 1 if anything is wrong."""
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.files import require_writable
     from minigpt4.datasets.datasets.manifest import path_in_manifest, write_manifest
     from minigpt4.datasets.datasets.shard_list import expand_shards
 
+    if args.workers < 1:
+        raise ConfigError(f"--workers is {args.workers}, it must be at least 1")
     shards = expand_shards(args.shards, "shards")
+    for key, path in {"--write-manifest": args.write_manifest, "--png": args.png}.items():
+        if path:
+            require_writable(path, key)
     if args.write_manifest:
         for shard in shards:  # before hours of reading
             path_in_manifest(args.write_manifest, shard)
@@ -115,9 +123,16 @@ def read_shards(shards: list[str], caption_key: str | None, workers: int) -> Ite
     """The findings of each shard, in order, with a bar of shards."""
     from tqdm import tqdm
 
+    from minigpt4.common.errors import DataError
+
     with ProcessPoolExecutor(min(workers, len(shards))) as pool:
         found = pool.map(partial(read_shard, caption_key=caption_key), shards)
-        yield from tqdm(found, total=len(shards), unit="shard", disable=None)
+        try:
+            yield from tqdm(found, total=len(shards), unit="shard", disable=None)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that reads shards was killed: too little memory? (--workers)"
+            ) from error
 
 
 def read_shard(shard: str, caption_key: str | None = None) -> Findings:

@@ -85,7 +85,8 @@ def evaluate(args: argparse.Namespace) -> None:
         for split in filter(by_split.__contains__, splits):
             log.info("evaluating %s.%s", name, split)
             limits = Limits(shuffled=args.shuffled, total=args.limit)
-            records += task.evaluate(model, load(by_split[split], args, cfg), limits)
+            with load(by_split[split], args, cfg, model.prompts) as batches:
+                records += task.evaluate(model, batches, limits)
     if not records:
         unmixed = ": no batch has two different answers to exchange the pictures of" if args.shuffled else ""
         raise DataError(f"there is no sample to evaluate{unmixed}")
@@ -168,15 +169,17 @@ def splits_to_evaluate(datasets: "Datasets", cfg: "Config", wanted: str | None) 
     return splits
 
 
-def load(dataset: Any, args: argparse.Namespace, cfg: "Config") -> Any:
-    """The batches of a split, once and in order."""
+def load(dataset: Any, args: argparse.Namespace, cfg: "Config", prompts: Any) -> Any:
+    """The batches of a split, once and in order, while the block is entered; `prompts` are the model's."""
     from torch.utils.data import DataLoader
 
     from minigpt4.datasets.collate import BatchStream
+    from minigpt4.datasets.workers import read_by_workers
 
-    batches = BatchStream(dataset, args.batch_size, cfg.run_value("max_bad_fraction"), args.limit)
+    limit = cfg.run_value("max_bad_fraction")
+    batches = BatchStream(dataset, args.batch_size, limit, args.limit, prompts=prompts)
     # One worker: the order is kept, and pictures are decoded while the model works.
-    return DataLoader(batches, batch_size=None, num_workers=1)
+    return read_by_workers(DataLoader(batches, batch_size=None, num_workers=1), "evaluation")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     from minigpt4.common.logger import setup_logger
 
     setup_logger()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         command(args)
     except Interrupted as stop:
@@ -35,5 +39,9 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         sys.exit(stop.exit_code)
     except UserError as error:
         sys.exit(f"error{f' on rank {launch.rank()}' if launch.rank() else ''}: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,6 @@
 """Samples to batches, inside the loader's workers, with a count of what was skipped."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,8 +9,12 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from minigpt4.common.errors import DataError
-from minigpt4.datasets.stream import Reading, SampleStream, Skipped, this_worker
+from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped, this_worker
+from minigpt4.prompts.context import fitted
+from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.sample import Batch, Sample
+
+log = logging.getLogger(__name__)
 
 # Fewer samples than this say nothing about a fraction.
 MIN_SEEN = 32
@@ -17,6 +22,8 @@ MIN_SEEN = 32
 HOPELESS = 10_000
 # An error names the most frequent reasons.
 SHOWN_REASONS = 5
+# Counts of more reasons than these are put together: each is in every checkpoint.
+MAX_REASONS, OTHER_REASONS = 100, "other reasons"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class BatchStream(IterableDataset):
         batch_size: samples per batch; the last batch of a finite stream may be smaller.
         max_bad_fraction: a DataError is raised once a larger part of what was read is bad.
         limit: stop after so many samples.
+        prompts: the model's: what they cannot encode is skipped, and long dialogues are shortened.
         reading: how the stream is read by this process; its workers share the reading.
         resume: the last `ReaderState.to_dict()` of each worker, in order, to resume after.
         first_worker: the worker whose turn it is. A DataLoader asks its process 0 first: that one reads as
@@ -67,6 +75,7 @@ class BatchStream(IterableDataset):
         reading: Reading | None = None,
         resume: Sequence[Mapping[str, Any]] = (),
         first_worker: int = 0,
+        prompts: PromptEncoder | None = None,
     ) -> None:
         super().__init__()
         self.stream = stream
@@ -76,6 +85,7 @@ class BatchStream(IterableDataset):
         self.reading = reading or Reading()
         self.resume = resume
         self.first_worker = first_worker
+        self.prompts = prompts
 
     def __iter__(self) -> Iterator[Batch]:
         process, workers = this_worker()
@@ -85,17 +95,22 @@ class BatchStream(IterableDataset):
         good, bad, unreported, position = start.good, Counter(start.bad), Counter(), start.position
         reading = replace(self.reading.share(worker, workers), position=position)
         end = last = "the last shard"
-        for item, after in self.stream.read(reading):
+        for read, after in self.stream.read(reading):
+            item = self._checked(read)
             if isinstance(item, Skipped):
-                bad[item.reason] += 1
-                unreported[item.reason] += 1
+                reason = item.reason if item.reason in bad or len(bad) < MAX_REASONS else OTHER_REASONS
+                if reason not in bad:
+                    log.warning(
+                        "skipped %s: %s (the first of this kind; more are only counted)",
+                        item.where,
+                        item.reason,
+                    )
+                bad[reason] += 1
+                unreported[reason] += 1
                 position, last = after, item.where
                 if good + bad.total() >= MIN_SEEN:
-                    self._check(good, bad, last)
+                    self._limit(good, bad, last)
                 continue
-            if not isinstance(item, Sample):
-                given = f"{type(self.stream).__name__} gave a {type(item).__name__}"
-                raise DataError(f"{given}, a data set gives a Sample, or a Skipped")
             if len(samples) == self.batch_size:
                 state = ReaderState(worker, good, dict(bad), position)
                 yield Batch.of(samples, bad=unreported, reader=state)
@@ -106,11 +121,22 @@ class BatchStream(IterableDataset):
             if good == self.limit:
                 break
         if bad:
-            self._check(good, bad, last)
+            self._limit(good, bad, last)
         if samples:
             yield Batch.of(samples, bad=unreported, reader=ReaderState(worker, good, dict(bad), position))
 
-    def _check(self, good: int, bad: Counter, where: str) -> None:
+    def _checked(self, item: Any) -> Sample | Skipped:
+        if isinstance(item, Skipped):
+            return item
+        if not isinstance(item, Sample):
+            given = f"{type(self.stream).__name__} gave a {type(item).__name__}"
+            raise DataError(f"{given}, a data set gives a Sample, or a Skipped")
+        try:
+            return fitted(self.prompts, item, learn_all=self.reading.training) if self.prompts else item
+        except UNUSABLE as error:
+            return Skipped.because(error, item.image_id)
+
+    def _limit(self, good: int, bad: Counter, where: str) -> None:
         hopeless = not good and bad.total() >= HOPELESS
         if not hopeless and bad.total() <= self.max_bad_fraction * (good + bad.total()):
             return

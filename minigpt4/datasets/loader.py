@@ -1,9 +1,6 @@
 """The batches of one data set on one rank: who reads them, and how reading resumes."""
 
-import contextlib
 import logging
-import signal
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -16,6 +13,8 @@ from torch.utils.data import DataLoader
 from minigpt4.common.stop_request import leave_signals_to_parent, signals_held
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.stream import Reading, SampleStream
+from minigpt4.datasets.workers import dead_workers
+from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.sample import Batch
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ class TrainLoader:
         rank, world_size: this process among all.
         workers: processes that read; with 0, this process reads, in the same order as with 1.
         pin_memory: for a GPU.
+        prompts: as for `BatchStream`.
         name: of data set and split, for messages.
         state: an earlier loader's `state()`, to resume after the batches that it gave. If it was made by
             another number of readers, from another number of shards, or with another seed, it cannot be
@@ -53,12 +53,14 @@ class TrainLoader:
         world_size: int,
         workers: int,
         pin_memory: bool,
+        prompts: PromptEncoder | None = None,
         name: str = "data",
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self._batches: Any = None
         self.workers: list[BaseProcess] = []
+        self.last: list[str] = []  # the last sample that came from each
         self.dataset = dataset
         self.order = {
             "seed": seed,
@@ -82,6 +84,7 @@ class TrainLoader:
                 reading=self.reading,
                 resume=list(self.readers),
                 first_worker=self.given % self.order["workers"],
+                prompts=prompts,
             ),
             batch_size=None,
             num_workers=workers,
@@ -111,11 +114,17 @@ class TrainLoader:
             self._batches = iter(self.loader)
         if self.loader.num_workers:
             self.workers = self._batches._workers
+            self.last = [""] * len(self.workers)
 
     def __iter__(self) -> Iterator[Batch]:
         self.start()
-        while (batch := self._next(self._batches)) is not None:
+        for number in count():
+            batch = self._next(self._batches)
+            if batch is None:
+                return
             reader: ReaderState = batch.reader
+            if self.last:  # they take turns
+                self.last[number % len(self.last)] = batch.image_ids[-1]
             self.given += 1
             self.readers[reader.worker] = reader.to_dict()
             yield batch
@@ -129,8 +138,11 @@ class TrainLoader:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
                 if looks * SECONDS_BETWEEN_LOOKS % SECONDS_WITHOUT_DATA == 0:
-                    seconds, pids = looks * SECONDS_BETWEEN_LOOKS, [worker.pid for worker in self.workers]
-                    log.error("%s: no batch for %d s; waiting for the workers %s", self.name, seconds, pids)
+                    seconds, last = looks * SECONDS_BETWEEN_LOOKS, zip(self.workers, self.last, strict=True)
+                    workers = [f"{worker.pid} (last sample: {key or 'none'})" for worker, key in last]
+                    log.error(
+                        "%s: no batch for %d s; waiting for the workers %s", self.name, seconds, workers
+                    )
         return None
 
     def close(self) -> None:
@@ -144,16 +156,7 @@ class TrainLoader:
 
     def dead_workers(self) -> list[str]:
         """What has become of those that are no longer there, or will not be in a second."""
-        deadline = time.monotonic() + 1
-        for worker in self.workers:
-            with contextlib.suppress(RuntimeError):  # torch's own, from its signal handler
-                worker.join(max(deadline - time.monotonic(), 0))
-        return [
-            f"{self.name}: worker {worker.pid} "
-            + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
-            for worker in self.workers
-            if (code := worker.exitcode) is not None
-        ]
+        return dead_workers(self.name, self.workers, self.last)
 
     def bad(self) -> Counter[str]:
         """What was skipped so far, by reason."""

@@ -11,6 +11,7 @@ from typing import Any
 from minigpt4.common.errors import DataError
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.loader import TrainLoader
+from minigpt4.datasets.workers import BROKEN, death
 from minigpt4.prompts.sample import Batch
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,13 @@ class TrainStream:
         Raises:
             DataError: if it was the death of a worker that ended the block.
         """
-        # What a dead worker has left behind may be an error of the loader's, or of a connection to it.
-        broken = isinstance(error, RuntimeError | OSError | EOFError)
+        broken = isinstance(error, BROKEN)
         dead = [worker for loader in self.loaders.values() if broken for worker in loader.dead_workers()]
         self._batches.close()
         for loader in self.loaders.values():
             loader.close()
         if dead:
-            raise DataError(
-                f"{', '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or "
-                "a library that crashed? With run.num_workers: 0 the main process reads"
-            ) from error
+            raise death(dead, "With run.num_workers: 0 the main process reads") from error
 
     def describe(self, resumed: Iterable[str]) -> None:
         """Log how shards are shared, and warn where the checkpoint's order cannot be resumed.

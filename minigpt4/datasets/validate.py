@@ -134,7 +134,7 @@ def _tokens(text: str) -> int:
 
 def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
     from minigpt4.common.errors import BadSample
-    from minigpt4.processors.pictures import decode_picture
+    from minigpt4.processors.pictures import read_picture
 
     for name in entry.images:
         path = root / name
@@ -142,7 +142,7 @@ def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]
             yield f"there is no picture {name!r} (looked for {path})"
         elif opened:
             try:
-                decode_picture(path.read_bytes())
+                read_picture(path)
             except BadSample as bad:
                 yield f"the picture {name!r} cannot be opened: {bad}"
             except OSError as error:

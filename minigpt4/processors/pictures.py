@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.files import open_regular
 
 # The formats that are read, whatever a file's suffix says. (PIL would start other programs for some others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -19,6 +20,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "tif", "ti
 # Above this an image counts as a decompression bomb. Decoding a JPEG just below takes 0.6 GB; where PIL needs
 # several copies of 4 bytes per pixel, for alpha and rotation, it takes up to 2 GB (a WebP): measured.
 MAX_PIXELS = 100_000_000
+# A larger file is not read.
+MAX_FILE_BYTES = 100 * 2**20
 # How an image is turned upright, by its EXIF tag `Orientation`; 1 is upright.
 ORIENTATION = 0x0112
 TURNS = {
@@ -58,15 +61,29 @@ def decode_picture(data: bytes) -> np.ndarray:
     return _decode_any(data) if pixels is None else pixels
 
 
+def read_picture(path: str | Path) -> np.ndarray:
+    """The path of an image file -> what `decode_picture` makes of it.
+
+    Raises:
+        BadSample: as `decode_picture`, and for a file of more than MAX_FILE_BYTES.
+        OSError: if there is no such file.
+    """
+    with open_regular(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise BadSample("image too large")
+    return decode_picture(data)
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """The path of an image file -> the image that `decode_picture` makes of it.
 
     Raises:
-        DataError: where `decode_picture` raises BadSample.
+        DataError: where `read_picture` raises BadSample.
         OSError: if there is no such file.
     """
     try:
-        return Image.fromarray(decode_picture(Path(path).read_bytes()))
+        return Image.fromarray(read_picture(path))
     except BadSample as bad:
         raise DataError(f"The image {Path(path).name} cannot be read: {bad}.") from bad
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from minigpt4.common.errors import BadText
+from minigpt4.common.errors import BadSample, BadText, DataError, reading
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.sample import Sample
@@ -60,19 +60,27 @@ def shortened(
 
 
 def fitted(prompts: PromptEncoder, sample: Sample, *, learn_all: bool) -> Sample:
-    """A sample whose dialogue fits in `model.max_context_len`; images of turns that were left out are, too.
+    """A sample as the model can be given it: a dialogue that is too long loses whole turns.
+
+    Args:
+        prompts: the model's.
+        sample: with one picture or more for each turn that has places for them.
+        learn_all: as for `PromptEncoder.ids`.
 
     Raises:
-        BadText: as `shortened`.
+        BadSample: if what must stay of a dialogue is too long, or there is no answer in it.
+        DataError: if the tokenizer fails.
     """
-    short = shortened(prompts, sample.dialogue, learn_all=learn_all)
-    images = sample.images
-    if not short.left_out or images is None:
-        return replace(sample, dialogue=short.dialogue) if short.left_out else sample
-    left = images[list(short.images)] if short.images else None
-    return replace(
-        sample, dialogue=short.dialogue, **{"image" if sample.features is None else "features": left}
-    )
+    with reading("what is said", DataError, failed="{} cannot be tokenised"):
+        short = shortened(prompts, sample.dialogue, learn_all=learn_all)
+        _, targets = prompts.ids(short.dialogue.requested(prompts.requests[0]), learn_all=learn_all)
+    if not targets:
+        raise BadSample("no answer")
+    if not short.left_out:
+        return sample
+    images = None if sample.images is None or not short.images else sample.images[list(short.images)]
+    kind = "image" if sample.features is None else "features"
+    return replace(sample, dialogue=short.dialogue, **{kind: images})
 
 
 def _excess(prompts: PromptEncoder, dialogue: Dialogue, room: int, learn_all: bool) -> int:

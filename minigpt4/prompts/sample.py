@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from minigpt4.common.errors import DataError
+from minigpt4.common.formatting import writable
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import TokenBatch
 
@@ -41,6 +42,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not isinstance(self.dialogue, Dialogue):
             raise ValueError(f"dialogue is a {type(self.dialogue).__name__}, it must be a Dialogue")
+        for name in ("image_id", "group"):  # of what others wrote; reports hold them
+            object.__setattr__(self, name, writable(getattr(self, name)))
         if self.image is not None and self.features is not None:
             raise ValueError("image and features are both given, one stands in the place of the other")
         _check_tensor("image", self.image, 3, "[3, H, W] or [n, 3, H, W], uint8 or normalised floats")

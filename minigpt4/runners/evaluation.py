@@ -82,6 +82,7 @@ class Evaluator:
                         self.settings.batch_size_eval,
                         self.settings.max_bad_fraction,
                         reading=Reading(reader=rank, readers=ranks),
+                        prompts=self.engine.bare_model.prompts,
                     )
                     pictures = max(PICTURES - len(records), 0) if rank == 0 else 0
                     limits = Limits(predictions=None if predict_all else pictures, pictures=pictures)

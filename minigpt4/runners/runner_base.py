@@ -177,6 +177,7 @@ class RunnerBase:
             world_size=accelerator.num_processes,
             workers=s.num_workers,
             pin_memory=self.engine.device.type == "cuda",
+            prompts=self.bare_model.prompts,
         )
         if accelerator.is_main_process:
             stream.describe(self.sampler_state["loaders"])

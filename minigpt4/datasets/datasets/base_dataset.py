@@ -14,7 +14,7 @@ import torch
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.common.files import inside, open_regular
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
-from minigpt4.processors.pictures import decode_picture
+from minigpt4.processors.pictures import read_picture
 from minigpt4.prompts.sample import Sample
 
 
@@ -126,10 +126,9 @@ class BaseDataset(SampleStream):
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
             raise BadSample("missing image")
         try:
-            data = path.read_bytes()
+            pixels = read_picture(path)
         except OSError as error:
             raise BadSample("unreadable image") from error
-        pixels = decode_picture(data)
         return {"image": self.vis_processor(pixels), "size": (pixels.shape[0], pixels.shape[1])}
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
-from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
+from minigpt4.datasets.datasets.jsonl_format import MAX_LINE, Ids, check_line, read_lines
 from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
@@ -114,7 +114,7 @@ class JsonlDataset(BaseDataset):
     def sample(self, entry: LineLocation, rng: random.Random) -> Sample:
         with open(entry.path, "rb") as stream:
             stream.seek(entry.offset)
-            said, _ = check_line(stream.readline())
+            said, _ = check_line(stream.readline(MAX_LINE))
         if said is None:
             raise BadSample("line changed since the start")
         answers = said.answers

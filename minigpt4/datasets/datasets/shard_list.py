@@ -46,7 +46,7 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
         names = [name for pattern in patterns or [None] for name in _expand(require_value(pattern, key), key)]
     except ValueError as error:
         raise ConfigError(f"{key} is {storage!r}: {error}") from error
-    shards = [shard for name in names for shard in _found(name)]
+    shards = [shard for name in names for shard in _found(name, key)]
     if not any(is_remote(shard) or _is_file(shard) for shard in shards):
         odd = [shard for shard in shards if os.path.exists(shard)]
         if odd:
@@ -101,7 +101,7 @@ def _count(pattern: str) -> int:
     return groups[0][1]
 
 
-def _found(name: str) -> list[str]:
+def _found(name: str, key: str) -> list[str]:
     """The shards in a folder, or of a pattern with wildcards; else the one that is named, there or not."""
     if is_remote(name):
         return [name]
@@ -112,7 +112,11 @@ def _found(name: str) -> list[str]:
     if wild and not os.path.exists(name):
         files = [file for file in sorted(glob.glob(name, recursive=True)) if _is_file(file)]
     elif os.path.isdir(name):
-        files = [os.path.join(name, file) for file in sorted(os.listdir(name)) if not file.startswith(".")]
+        try:
+            inside = sorted(os.listdir(name))
+        except OSError as error:
+            raise DataError(f"{key}: the folder {name} cannot be read: {error.strerror}") from error
+        files = [os.path.join(name, file) for file in inside if not file.startswith(".")]
         return [file for file in files if file.lower().endswith(SUFFIXES)]
     else:
         return [name]

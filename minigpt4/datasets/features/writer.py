@@ -19,6 +19,7 @@ from minigpt4.common.logger import write_json
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.datasets.features.reader import pack_dialogue, pack_features
 from minigpt4.datasets.stream import Reading, Skipped, this_worker
+from minigpt4.datasets.workers import read_by_workers
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.vision_tower import VisionTower
 from minigpt4.prompts.sample import Batch
@@ -152,13 +153,14 @@ def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tq
     writers: dict[int, ShardWriter] = {}
     finished = 0
     loader = DataLoader(ShardBatches(shards), batch_size=None, num_workers=min(workers, len(shards)))
-    for number, batch, bad in loader:
-        if number not in writers:
-            writers[number] = ShardWriter(shards[number])
-        if batch is not None:
-            writers[number].add(batch, vision(batch.images).cpu())
-            bar.update(len(batch))
-        if bad is not None:
-            writers.pop(number).finish(bad, vision.token_shape)
-            finished += 1
-            bar.set_postfix_str(f"{finished} of {len(shards)} shards")
+    with read_by_workers(loader, "cache-features") as items:
+        for number, batch, bad in items:
+            if number not in writers:
+                writers[number] = ShardWriter(shards[number])
+            if batch is not None:
+                writers[number].add(batch, vision(batch.images).cpu())
+                bar.update(len(batch))
+            if bad is not None:
+                writers.pop(number).finish(bad, vision.token_shape)
+                finished += 1
+                bar.set_postfix_str(f"{finished} of {len(shards)} shards")
