@@ -143,7 +143,7 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
     from minigpt4.datasets.stream import Reading, Skipped
 
     findings, keys = Findings(), []
-    stream = WebdatasetStream([shard], _no_pixels, str, partial(caption_dialogue, key=caption_key))
+    stream = WebdatasetStream([shard], _no_pixels, _kept, partial(caption_dialogue, key=caption_key))
     for item, _ in stream.read(Reading()):
         if isinstance(item, Skipped):
             findings.bad[item.reason] += 1
@@ -157,6 +157,13 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
         keys.append(hashlib.blake2b(item.image_id.encode(), digest_size=8).digest())
     findings.keys = [np.frombuffer(b"".join(keys), dtype=np.uint64)]
     return findings
+
+
+def _kept(caption: str) -> str:
+    """A caption as it is; one of which stage 1's processor leaves nothing is empty, as in training."""
+    from minigpt4.processors.blip_processors import BlipCaptionProcessor
+
+    return caption if BlipCaptionProcessor()(caption).strip() else ""
 
 
 def _no_pixels(_: "np.ndarray") -> "Tensor":
