@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 
 from minigpt4.common.device import dtype_for
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, reading
 from minigpt4.models.bridges import JoinedPatches
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.build import build_encoder, published_weights
@@ -83,8 +83,9 @@ def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
         dtype = frozen_dtype if bridge.frozen else torch.float32
         if settings.q_former_model != RANDOM:
             path = resolve_file(_blip2(settings), "model.q_former_model")
-            tensors = read_tensors(path, mapped=True)
-            load_blip2(tower, tensors, source=str(path), dtype=dtype, device=device)
+            with reading(path, failed="model.q_former_model: {} does not fit the Q-Former"):
+                tensors = read_tensors(path, mapped=True)
+                load_blip2(tower, tensors, source=str(path), dtype=dtype, device=device)
         bridge.settle(device, dtype)
     if settings.compile:
         compile_blocks([*encoder.blocks(), *bridge.blocks()], device)

@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
 import urllib.error
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -25,8 +26,16 @@ STAMP = ".sha256"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+# Bytes after which a file whose length was not announced is given up: its server sends without end.
+LARGEST_UNANNOUNCED = 1 << 36
+
+
 class BrokenOffError(Exception):
     """A request brought nothing, or not everything; another one may continue from there."""
+
+
+class HopelessError(BrokenOffError):
+    """Another request would end in the same way."""
 
 
 class Download:
@@ -48,9 +57,11 @@ class Download:
     def _read_notes(self) -> tuple[str | None, int | None]:
         try:
             notes = json.loads(self.notes.read_text())
-            return notes["validator"], notes["total"]
+            validator, total = notes["validator"], notes["total"]
         except (OSError, ValueError, KeyError, TypeError):
             return None, None
+        known = isinstance(validator, str | None) and isinstance(total, int | None)
+        return (validator, total) if known else (None, None)
 
     @property
     def size(self) -> int:
@@ -71,7 +82,8 @@ class Download:
             OSError: if the disk fails for another reason.
         """
         log.info("downloading %s to %s", self.shown, self.place)
-        furthest, waits = self.size, iter(WAITS)
+        begun = furthest = self.size
+        waits = iter(WAITS)
         while self.total is None or self.size != self.total:
             try:
                 self._request()
@@ -80,7 +92,7 @@ class Download:
                 if self.size > furthest:
                     furthest, waits = self.size, iter(WAITS)
                 wait = next(waits, None)
-                if wait is None:
+                if wait is None or (isinstance(error, HopelessError) and furthest == begun):
                     raise ConfigError(self._gave_up(error)) from error
                 log.warning("%s: %s; trying again in %g s", self.shown, error, wait)
                 time.sleep(wait)
@@ -113,7 +125,7 @@ class Download:
             if self.total is not None:
                 require_space(self.place.parent, self.total - start, self.shown, self.key)
             self._receive(answer, start)
-        if self.total is not None and self.size != self.total:
+        if self.total is not None and self.size < self.total:
             raise BrokenOffError("the connection was cut")
 
     def _open(self, headers: dict[str, str]) -> HTTPResponse:
@@ -122,16 +134,15 @@ class Download:
             return open_url(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = f"the server answers {error.code} {error.reason}"
+            reason = f"the server answers {error.code} {' '.join(str(error.reason).split())}"
             if error.code == 416:  # shorter than what has arrived: the file has changed
                 self.drop()
             elif error.code < 500 and error.code not in (408, 429):
-                raise ConfigError(
-                    f"{self.key}: could not download {self.shown} ({reason}); a local path works too"
-                ) from error
+                raise HopelessError(reason) from error
             raise BrokenOffError(reason) from error
         except (OSError, HTTPException) as error:
-            raise BrokenOffError(str(getattr(error, "reason", error))) from error
+            reason = getattr(error, "reason", error)
+            raise (HopelessError if _lasts(error) else BrokenOffError)(str(reason)) from error
 
     def _require_continuation(self, answer: HTTPResponse, start: int) -> None:
         """Delete what has arrived unless the answer continues it and belongs to the same file."""
@@ -148,10 +159,10 @@ class Download:
                 f"{self.key}: {self.shown} is a web page, not a file: give the address of the download "
                 "itself, or a local path"
             )
-        length = answer.headers.get("Content-Length", "").strip()
+        length = answer.length  # None also where what it announces is no number
         # First the old bytes are deleted, then the old notes: notes never describe another file's bytes.
         self.part.write_bytes(b"")
-        self.validator, self.total = _validator(answer), int(length) if length.isdecimal() else None
+        self.validator, self.total = _validator(answer), length
         self.notes.write_text(json.dumps({"validator": self.validator, "total": self.total}))
 
     def _receive(self, answer: HTTPResponse, start: int) -> None:
@@ -160,11 +171,13 @@ class Download:
         bar = tqdm(
             desc=self.place.name, total=self.total, initial=start, unit="B", unit_scale=True, disable=None
         )
+        arrived, most = start, LARGEST_UNANNOUNCED if self.total is None else self.total
         try:
             with bar, self.part.open("ab") as file:
-                while chunk := _read(answer):
+                while arrived <= most and (chunk := _read(answer)):
                     file.write(chunk)
                     bar.update(len(chunk))
+                    arrived += len(chunk)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -172,6 +185,9 @@ class Download:
                 raise
             needed = None if self.total is None else self.total - self.size
             raise no_space(self.place.parent, needed, self.shown, self.key) from error
+        if arrived > most:
+            self.drop()
+            raise HopelessError(f"the server sends more than {most:,} bytes, and does not stop")
 
     def _check_hash(self) -> None:
         if not self.sha256:
@@ -192,6 +208,24 @@ def _validator(answer: HTTPResponse) -> str | None:
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified")
 
 
+def _lasts(error: Exception) -> bool:
+    """Whether a request failed for what will not pass: its address, or a network that is off."""
+    reason = getattr(error, "reason", error)
+    cause = reason if isinstance(reason, Exception) else error.__cause__
+    lasting = (
+        ConnectionRefusedError,
+        socket.gaierror,
+        ValueError,
+        InvalidURL,
+    )  # ValueError: certificates too
+    unreachable = (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    return (
+        isinstance(cause, lasting)
+        or getattr(cause, "errno", None) in unreachable
+        or str(reason).startswith("unknown url type")  # where a redirect leads to
+    )
+
+
 def _read(answer: HTTPResponse) -> bytes:
     try:
         return answer.read1(CHUNK)
@@ -201,7 +235,10 @@ def _read(answer: HTTPResponse) -> bytes:
 
 def without_query(url: str) -> str:
     """An address for messages, without what must stay secret: a password, the query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + ("?…" if parts.query else "")
 
 

@@ -17,7 +17,10 @@ _ID = re.compile(r"[\w-]{10,}", re.ASCII)
 
 def is_drive(url: str) -> bool:
     """Whether an address is Google Drive's, which answers with a web page and not with the file."""
-    return urlsplit(url).hostname in HOSTS
+    try:
+        return urlsplit(url).hostname in HOSTS
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,14 @@ class RemoteFile:
         """Read `https://host/file.pth` or `https://host/file.pth#sha256=<64 hex digits>`.
 
         Raises:
-            ConfigError: for another fragment, no host, or a password in the address.
+            ConfigError: for another fragment, no host, a password in the address, or one that is malformed.
         """
-        url, fragment = urldefrag(value)
-        parts = urlsplit(url)
+        try:
+            url, fragment = urldefrag(value)
+            parts = urlsplit(url)
+            _ = parts.port  # is read here, since that may raise
+        except ValueError as error:
+            raise ConfigError(f"{key}: the address {without_query(value)} is malformed ({error})") from error
         if not parts.hostname or "@" in parts.netloc:
             raise ConfigError(f"{key}: a URL needs a host, without a user name or password")
         given = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
@@ -113,7 +117,7 @@ class RemoteFile:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         if self.url in PUBLISHED:
             return folder / self.name
-        host = re.sub(r"[^\w.-]", "_", urlsplit(self.url).netloc, flags=re.ASCII)
+        host = re.sub(r"[^\w.-]", "_", urlsplit(self.url).netloc, flags=re.ASCII)[:100]
         return folder / f"{host}-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}" / self.name
 
     def locate(self) -> Location:

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from minigpt4.weights.hub import HubFile, HubModel
 
 PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
+# What runs write, and where: never a repository on the hub, whose owner may have any other name.
+LOCAL_KEYS = ("run.resume_ckpt_path",)
+LOCAL_FOLDERS = (
+    *("output", "outputs", "weight", "weights", "ckpt", "ckpts", "checkpoint", "checkpoints"),
+    *("model", "models", "run", "runs", "result", "results"),
+)
+RUNS_FILE = re.compile(r"checkpoint_(latest|step_\d+)\.pth")
 # `google/gemma-2b-it`, optionally followed by a path inside the repository.
 _HUB_PATH = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?", re.ASCII)
 
@@ -128,7 +135,7 @@ def resolve_path(value: str | None, key: str) -> Path:
         ConfigError: for a placeholder, or a package or file in it that does not exist.
     """
     value = require_value(value, key)
-    return _inside_package(value, key) if value.startswith("pkg://") else Path(value).expanduser()
+    return _inside_package(value, key) if value.startswith("pkg://") else Path(os.path.expanduser(value))
 
 
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
@@ -145,14 +152,24 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
         _require_gguf(remote.name, source)
         return remote
     path = Path(os.path.expanduser(value))
-    if path.exists():
-        return _local(path, source)
+    try:
+        if path.exists():
+            return _local(path, source)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ConfigError(f"{source.key}: no file or folder {value[:100]!r} ({error.strerror})") from error
     on_hub = _HUB_PATH.fullmatch(value)
     is_file_name = path.suffix.lower() in WEIGHT_SUFFIXES
-    if on_hub and is_file_name == bool(on_hub[2]) and not Path(path.parts[0]).is_dir():
+    if on_hub and is_file_name == bool(on_hub[2]) and not _is_of_a_run(path, source):
         return _on_hub(on_hub[1], on_hub[2], source)
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ConfigError(f"{source.key}: no file or folder {value!r}{nearest(path.name, siblings)}")
+
+
+def _is_of_a_run(path: Path, source: WeightSource) -> bool:
+    """Whether a relative path that is not there looks like one of this machine, and not like a repository."""
+    first = path.parts[0]
+    ours = first in LOCAL_FOLDERS or source.key in LOCAL_KEYS or RUNS_FILE.fullmatch(path.name)
+    return bool(ours) or Path(first).is_dir()
 
 
 def _is_url(value: str) -> bool:
@@ -253,14 +270,11 @@ def _unpickle(path: Path, mapped: bool) -> Any:
 def _require_plain(content: Any, path: Path, keys: tuple) -> None:
     """Raise CheckpointError if a file holds a tensor that is more, or less, than an array of numbers."""
     if torch.is_tensor(content):
-        plain = content.layout is torch.strided and content.device.type == "cpu"
-        if not plain or content.is_quantized or content.is_complex():
+        plain = content.layout is torch.strided and content.device.type == "cpu" and not content.is_complex()
+        # Repeated without being stored so often: it would take any amount of memory once it is copied.
+        if not plain or content.is_quantized or content.nbytes > content.untyped_storage().nbytes():
             where = ".".join(map(str, keys))
-            kind = (
-                "quantised"
-                if content.is_quantized
-                else f"{content.layout}, {content.dtype}, {content.device}"
-            )
+            kind = f"{content.layout}, {content.dtype}, {content.device}, {list(content.shape)}"
             raise CheckpointError(f"{path}: {where} is not a plain tensor of real numbers ({kind})")
     elif isinstance(content, (dict, list, tuple)):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):

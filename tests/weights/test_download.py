@@ -306,6 +306,53 @@ def test_a_server_that_is_not_there(server) -> None:
     assert re.search(r"could not download .* \(.*[Rr]efused.*\); a local path works too$", refused(url))
 
 
+@pytest.fixture
+def no_waiting(monkeypatch) -> None:
+    """Another attempt would be an error."""
+    monkeypatch.setattr(download.time, "sleep", lambda _: pytest.fail("it is tried again"))
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("127.0.0.1:1", "refused"),
+        ("nowhere.invalid", "could not download"),
+        ("a..b", "could not download"),
+        ("a b", "could not download"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(no_waiting, host, message) -> None:
+    assert message in refused(f"http://{host}/a.pth")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "//[", "/a.pth"])
+def test_a_redirect_that_leads_nowhere(server, checkpoints, no_waiting, place) -> None:
+    server.files["/a.pth"] = place
+    assert f"could not download {server.url}/a.pth" in refused(f"{server.url}/a.pth")
+    assert leftovers(checkpoints) == []
+
+
+def test_a_file_without_end(server, checkpoints, monkeypatch, no_waiting) -> None:
+    monkeypatch.setattr(download, "LARGEST_UNANNOUNCED", 1_500_000)
+    url, served = server.serve("/a.pth", DATA, sized=False)
+    assert "sends more than 1,500,000 bytes" in refused(url)
+    assert leftovers(checkpoints) == []
+    served.data = DATA[:1_500_000]
+    assert resolve_file(url, "k").read_bytes() == DATA[:1_500_000]
+
+
+@pytest.mark.parametrize("length", ["-5", "many", "1e9"])
+def test_a_length_that_is_no_number(server, length) -> None:
+    url, _ = server.serve("/a.pth", DATA, sized=False, headers={"Content-Length": length})
+    assert resolve_file(url, "k").read_bytes() == DATA
+
+
+def test_a_length_that_no_disk_has(server, checkpoints, no_waiting) -> None:
+    url, _ = server.serve("/a.pth", b"x", sized=False, headers={"Content-Length": "1" + 15 * "0"})
+    assert "no space for" in refused(url)
+    assert leftovers(checkpoints) in ([], ["a.pth.part", "a.pth.part.json"])
+
+
 def test_a_web_page_is_no_file(server, checkpoints) -> None:
     headers = {"Content-Type": "text/html; charset=utf-8"}
     url, _ = server.serve("/file/d/1/view", b"<html>", headers=headers)
@@ -318,6 +365,9 @@ def test_a_web_page_is_no_file(server, checkpoints) -> None:
     [
         ("https://me:secret@host/a.pth", "a URL needs a host, without a user name or password"),
         ("https:///a.pth", "a URL needs a host"),
+        ("http://[::1/a.pth", "malformed"),
+        ("http://host:99999/a.pth?key=secret", "malformed"),
+        ("http://host:port/a.pth", "malformed"),
         ("https://host/a.pth#sha=1", "the part after # is 'sha=1', it must be sha256=<64 hex digits>"),
         (
             "https://host/a.pth#sha256=12",

@@ -142,7 +142,8 @@ def test_a_damaged_index(content) -> None:
     [
         *("nowhere/x.pth", "nowhere/x.gguf", "nowhere/X.PTH"),  # a file name is not the name of a repository
         *("/nowhere/model", "./org/name", "../org/name", "~/org/name", ".org/name"),
-        *("weight/model", "weight/sub/model.pth"),  # the folder `weight` is here
+        *("weight/model", "weight/sub/model.pth", "here/model", "here/sub/model.pth"),  # `here` is a folder
+        *("output/run", "output/run/x.pth", "ckpt/a/b.pth", "mine/run/checkpoint_latest.pth"),
         *(
             "word",
             "org/name/folder",
@@ -157,8 +158,20 @@ def test_a_damaged_index(content) -> None:
 )
 @pytest.mark.parametrize("resolve", [resolve_file, resolve_model])
 def test_what_looks_like_a_path_is_never_asked_for(resolve, value) -> None:
-    Path("weight").mkdir()
+    Path("here").mkdir()
     assert refused(resolve, value) == f"{KEY}: no file or folder {value!r}"
+
+
+def test_a_checkpoint_to_resume_is_never_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"^run\.resume_ckpt_path: no file or folder 'org/name/x\.pth'$"):
+        resolve_file("org/name/x.pth", "run.resume_ckpt_path")
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 5000, "a/b/" + "x" * 5000 + ".pth", "~nobody-here/x.pth", "gs://b/x.pth", "a\0b"]
+)
+def test_paths_that_cannot_be(value) -> None:
+    assert refused(resolve_file, value).startswith(f"{KEY}: no file or folder {value[:90]!r}"[:-1])
 
 
 @pytest.mark.parametrize("file", ["../x.gguf", "a/../../x.gguf", "./x.gguf", "a//x.gguf", "..\\x.gguf"])

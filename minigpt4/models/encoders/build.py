@@ -1,14 +1,15 @@
 """From the name of an encoder to the encoder with its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import timm
 import torch
 from accelerate import init_empty_weights
+from torch import nn
 
-from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.errors import ConfigError, nearest, reading
 from minigpt4.common.registry import registry
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.timm_models import TimmEncoder
@@ -85,9 +86,18 @@ def build_encoder(
         raise ConfigError(f"model.vit_model {name!r} with vit_kwargs {kwargs}: {error}") from error
     if source != RANDOM:
         path = resolve_file(source, "model.vit_weights")
-        tensors = encoder.fit(read_tensors(path, mapped=True), str(path))
-        require_keys({name for name, _ in encoder.module.named_parameters()}, tensors, source=str(path))
-        load_into(encoder.module, tensors, source=str(path), dtype=dtype, device=torch.device(device))
+        with reading(path, failed=f"model.vit_weights: {{}} does not fit {name}"):
+            tensors = encoder.fit(read_tensors(path, mapped=True), str(path))
+            require_keys(set(_learned(encoder.module)), tensors, source=str(path))
+            load_into(encoder.module, tensors, source=str(path), dtype=dtype, device=torch.device(device))
     encoder.to(device, dtype)  # buffers; the parameters that were read are there already
     encoder.set_attention(attention, torch.device(device), dtype)
     return encoder
+
+
+def _learned(module: nn.Module) -> Iterator[str]:
+    """The names of what a file of weights must have: parameters, and the statistics of batch norms."""
+    yield from (name for name, _ in module.named_parameters())
+    yield from (
+        name for name, _ in module.named_buffers() if name.endswith((".running_mean", ".running_var"))
+    )
