@@ -18,21 +18,19 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from minigpt4.common.errors import BadText, DataError
 from minigpt4.conversation.messages import Conversation
 from minigpt4.conversation.streaming import ReplyStream
+from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import open_picture
 from minigpt4.prompts.context import shortened
 from minigpt4.prompts.dialogue import check_text
-from minigpt4.prompts.reply_end import read_reply
+from minigpt4.prompts.reply_end import ReplyReader, read_reply
 from minigpt4.prompts.templates import IMAGE_TURN, without_places
 
 log = logging.getLogger(__name__)
 
 # True, and meant so: the original penalises repetitions within the reply alone, too.
 warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
-
-# Below this temperature sampling is greedy up to rounding; at 0 it would divide by zero.
-GREEDY_BELOW = 0.05
 
 
 class Chat:
@@ -130,7 +128,7 @@ class Chat:
 
         Args:
             max_new_tokens, min_length: length of the reply in tokens.
-            temperature: 0 (or anything below GREEDY_BELOW) takes the likeliest token each time.
+            temperature: 0 (or next to it) takes the likeliest token each time.
             max_length: longest prompt and reply together, in tokens. Of a dialogue that grows longer,
                 or longer than `model.max_context_len`, the model is not given the oldest turns.
 
@@ -150,7 +148,7 @@ class Chat:
             log.info("the chat is longer than %d tokens: left out %d old turns", room, short.left_out)
         embeds = self.model.get_context_emb(short.dialogue, [img_list[number] for number in short.images])
         conv.append_message(conv.roles[1], None)
-        sample = temperature >= GREEDY_BELOW
+        sample = temperature >= GenerationSettings.GREEDY_BELOW
         return {
             "inputs_embeds": embeds,
             "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
@@ -188,7 +186,8 @@ class Chat:
         return self._stream(arguments, conv.messages[-1])
 
     def _stream(self, arguments: dict[str, Any], message: list[str | None]) -> Iterator[str]:
-        stream = ReplyStream(self._read, self.model.template.end)
+        model = self.model
+        stream = ReplyStream(ReplyReader(model.llama_tokenizer, model.stop_ids, model.template.end))
         arguments["stopping_criteria"].append(stream)
         thread = threading.Thread(target=self._fill, args=(stream, arguments), daemon=True)
         thread.start()

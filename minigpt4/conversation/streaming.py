@@ -2,12 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
+
+from minigpt4.prompts.reply_end import ReplyReader
 
 
 class ReplyStream(BaseStreamer, StoppingCriteria):
@@ -18,24 +20,23 @@ class ReplyStream(BaseStreamer, StoppingCriteria):
     for longer than a step and may leave at any time.
 
     Args:
-        read: all ids of a reply so far -> its text.
-        end: the end symbol, which `read` cuts away once it is complete.
+        reader: of the reply.
     """
 
-    def __init__(self, read: Callable[[list[int]], str], end: str) -> None:
+    def __init__(self, reader: ReplyReader) -> None:
         self.closed = threading.Event()  # set when nobody reads any more
-        self._read, self._end = read, end
-        self._ids: list[int] = []
+        self._reader = reader
         self._shown = 0
         self._pieces: queue.Queue[str | BaseException | None] = queue.Queue()
 
     def put(self, value: torch.Tensor) -> None:
-        """Take new ids. Text is read from the first id on: single ids have no text of their own."""
-        self._ids += value.flatten().tolist()
-        self._show(settled_part(self._read(self._ids), self._end))
+        """Take new ids."""
+        for token in value.flatten().tolist():
+            self._reader.add(token)
+        self._show(self._reader.settled)
 
     def end(self) -> None:
-        self._show(self._read(self._ids))
+        self._show(self._reader.text)
         self._pieces.put(None)
 
     def fail(self, error: BaseException) -> None:
@@ -61,16 +62,3 @@ class ReplyStream(BaseStreamer, StoppingCriteria):
             if isinstance(piece, BaseException):
                 raise piece
             yield piece
-
-
-def settled_part(text: str, end: str) -> str:
-    """As much of an unfinished reply as can be shown: what later tokens cannot change any more.
-
-    Held back are the beginning of what may become the end symbol, the replacement character that stands for
-    half a character, and white space, which is dropped where it turns out to be the last.
-    """
-    text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    for length in range(min(len(end) - 1, len(text)), 0, -1):
-        if text.endswith(end[:length]):
-            return text[:-length].rstrip()
-    return text.rstrip()

@@ -59,6 +59,7 @@ class FixedKeyValues(KeyValues):
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(length)
 
+    @torch.no_grad()
     def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         logits = super().read(embeds, mask)
         self._length += embeds.shape[1]
@@ -70,6 +71,7 @@ class FixedKeyValues(KeyValues):
             self._positions.copy_(self._mask.sum(-1, keepdim=True))
         return logits
 
+    @torch.no_grad()
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         self._ids.copy_(ids)
         if self.language.device.type == "cuda":

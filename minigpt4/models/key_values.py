@@ -96,6 +96,7 @@ class KeyValues:
         made._mask = mask
         return made
 
+    @torch.no_grad()
     def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Read further tokens.
 
@@ -110,6 +111,7 @@ class KeyValues:
         positions = {} if self._mask is None else {"position_ids": (self._mask.cumsum(-1) - 1).clamp(min=0)}
         return self._forward(inputs_embeds=embeds.to(self.language.device), **positions)
 
+    @torch.no_grad()
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Read one more token of text a row, [B, 1] -> logits of the next, [B, V] in float32."""
         if self._mask is None:

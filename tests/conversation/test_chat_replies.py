@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from minigpt4.conversation.conversation import StoppingCriteriaSub
-from minigpt4.conversation.streaming import settled_part
 from minigpt4.prompts.reply_end import StopAtText
 from tests.support.chatting import GREEDY, RED, RecordingChat
 from tests.support.golden import build_golden_model
@@ -67,14 +66,6 @@ def test_stopping_criteria_of_the_caller_are_heard(model) -> None:
     chat = RecordingChat(model, stopping_criteria=[StoppingCriteriaSub(stops=[[319]])])
     chat.say("a red house. a red house.")
     assert chat.answer(*chat.begin("what?"), **GREEDY)[0] == "a red house"
-
-
-@pytest.mark.parametrize(
-    ("text", "end", "shown"),
-    [("a ##", "###", "a"), ("a ## b", "###", "a ## b"), ("a </", "</s>", "a"), ("é\ufffd\ufffd", "", "é")],
-)
-def test_what_may_be_shown_already(text, end, shown) -> None:
-    assert settled_part(text, end) == shown
 
 
 @pytest.mark.parametrize("question", ["describe this image", "who?"])
