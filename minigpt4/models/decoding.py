@@ -90,7 +90,7 @@ class Sampler:
 
     def __init__(self, row: Row, device: torch.device) -> None:
         self.row, settings = row, row.settings
-        self.stop_ids = torch.tensor(list(row.reader.stop_ids), device=device)
+        self.stop_ids = torch.tensor(list(row.reader.stop_ids), dtype=torch.long, device=device)
         self.ids = torch.empty(1, 0, dtype=torch.long, device=device)
         self.adjust: Any = LogitsProcessorList()
         if settings.repetition_penalty != 1:

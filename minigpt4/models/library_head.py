@@ -30,7 +30,8 @@ class _StandIn:
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """What makes hidden states of embeddings: all of a causal language model but its head."""
     decoder = model.get_decoder()
-    if decoder is model:  # the library did not find it (Llama 4)
+    # The library finds nothing in Llama 4, and the head in ModernBERT.
+    if decoder is model or decoder is model.get_output_embeddings():
         inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
         decoder = inside[0] if len(inside) == 1 else decoder
     return decoder

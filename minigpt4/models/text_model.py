@@ -28,8 +28,9 @@ def text_model(model: PreTrainedModel) -> Any:
     prepare: Any = model.prepare_inputs_for_generation
     if "inputs_embeds" not in inspect.signature(prepare).parameters:
         # Some families (Bamba, Falcon-H1) hand embeddings on, but `generate` looks whether they are named.
-        def naming_embeddings(input_ids: torch.Tensor, inputs_embeds: Any = None, **more: Any) -> Any:
-            return prepare(input_ids, inputs_embeds=inputs_embeds, **more)
+        # (It looks for the name `kwargs`, too.)
+        def naming_embeddings(input_ids: torch.Tensor, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+            return prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
         model.prepare_inputs_for_generation = naming_embeddings  # type: ignore[method-assign]
     return model
