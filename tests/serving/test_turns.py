@@ -11,7 +11,8 @@ from PIL import Image
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel, ChatSession, GenerationSettings
 from minigpt4.serving.engine import Engine
-from tests.support.families import save_model
+from tests.support import ROOT
+from tests.support.families import TINY, save_model
 from tests.support.golden import build_golden_model
 
 IMAGES = [Image.new("RGB", (56, 56), colour) for colour in ("red", "blue", "white", "black")]
@@ -20,7 +21,7 @@ WORDS = ["a", "red", "green", "small", "large", "star", "circle", "what", "where
 WINDOW = {"sliding_window": 16}
 FAMILIES = {"llama": {}, "gemma": {}, "gemma2": WINDOW, "gemma3": WINDOW, "mistral": WINDOW}
 TURNS = 40
-GREEDY = GenerationSettings(temperature=0, repetition_penalty=1.0)
+GREEDY = GenerationSettings(temperature=0, repetition_penalty=1.0, max_new_tokens=12)
 
 
 def chat_model(llm: str, **keys: Any) -> ChatModel:
@@ -33,12 +34,8 @@ def chat_model(llm: str, **keys: Any) -> ChatModel:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llm")
-    return {family: str(save_model(folder / family, family, **keys)) for family, keys in FAMILIES.items()}
-
-
-@pytest.fixture(scope="module")
-def model(folders) -> ChatModel:
-    return chat_model(folders["llama"])
+    made = {family: str(save_model(folder / family, family, **keys)) for family, keys in FAMILIES.items()}
+    return made | {f"tiny {family}": str(ROOT / TINY / family) for family in ("gemma", "llama")}
 
 
 def act(chat: ChatSession, rng: random.Random) -> None:
@@ -59,7 +56,7 @@ def act(chat: ChatSession, rng: random.Random) -> None:
     reply.wait()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "tiny gemma", "tiny llama"])
 def test_replies_equal_those_to_fresh_prompts(family, folders) -> None:
     model = chat_model(folders[family], llm_backbone="llama" if family == "mistral" else "auto")
     fresh, rng, reused = Engine(model.model, keep_caches=0), random.Random(family), 0
@@ -107,8 +104,13 @@ def test_one_compiled_step_serves_all_dialogues(family, folders, monkeypatch) ->
     plain = chat_model(folders[family], max_context_len=200)
     model = chat_model(folders[family], max_context_len=200, compile=True)
     model.warm_up()
+    questions = ["who?", ("what is it?", IMAGES[:1]), "where is the circle?"]
+    expected = plain.batch(questions, **vars(GREEDY))
+    assert model.batch(questions, **vars(GREEDY)) == expected
     ready = counter.compiled
     rng = random.Random(family)
     for _ in range(3):
         talk(model, plain, rng)
+    # Four rows, as the three were filled up to.
+    assert model.batch([*questions, questions[0]], **vars(GREEDY)) == [*expected, expected[0]]
     assert counter.compiled == ready > 0
