@@ -1,6 +1,6 @@
 """Requests for captions, from a file of instructions."""
 
-from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.errors import ConfigError, nearest, reading
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 from minigpt4.weights.resolver import resolve_path
 
@@ -20,7 +20,9 @@ def read_requests(path: str) -> list[str]:
     if not file.is_file():
         siblings = [p.name for p in file.parent.glob("*.txt")]
         raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")
-    requests = [line for line in file.read_text(encoding="utf-8").splitlines() if IMAGE_PLACEHOLDER in line]
+    with reading(file, ConfigError, failed="model.prompt_path: {} could not be read"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+    requests = [line for line in lines if IMAGE_PLACEHOLDER in line]
     if not requests:
         raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")
     return requests

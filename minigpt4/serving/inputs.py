@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.errors import BadSample, ConfigError, DataError
-from minigpt4.common.files import inside
+from minigpt4.common.files import inside, open_regular
 from minigpt4.datasets.datasets.jsonl_format import MARK, MAX_LINE
 from minigpt4.datasets.datasets.shard_list import expand_shards, is_remote
 from minigpt4.datasets.datasets.shard_reader import read_shard
@@ -114,7 +114,7 @@ def _samples(shards: Sequence[str], ask: str | None) -> Iterator[Input]:
 
 def _lines(path: Path, ask: str | None, images: Path | None) -> Iterator[Input]:
     number = 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while line := stream.readline(MAX_LINE):
             number += 1
             if len(line) == MAX_LINE:

@@ -125,9 +125,9 @@ def _watch(folder: Path) -> list[str]:
     def leaves(place: Any) -> bool:
         if isinstance(place, int):
             return False  # of an open file
-        path = Path(os.fsdecode(place)).absolute()
-        harmless = path == Path(os.devnull) or path.is_relative_to("/proc/self")
-        return not harmless and not path.resolve().is_relative_to(folder)
+        path = Path(os.path.realpath(os.fsdecode(place)))
+        allowed = (folder, Path(os.devnull), Path(f"/proc/{os.getpid()}"))
+        return not any(path.is_relative_to(one) for one in allowed)
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

@@ -50,6 +50,6 @@ def run_cases(name: str, seed: int, numbers: range, folder: Path) -> Iterator[Ca
         place = folder / name / str(number) / "in"
         shutil.copytree(template, place)
         rng = random.Random(f"{seed}/{name}/{number}")
-        how = "nothing" if number == UNCHANGED else mutate(place, rng)
+        how = "nothing" if number == UNCHANGED else mutate(place, rng, target.replaced)
         yield Case(name, seed, number, how, attempt(target.read, place))
         shutil.rmtree(place.parent, ignore_errors=True)

@@ -92,22 +92,28 @@ YAML_TEXTS = (
 )
 
 
-def mutate(folder: Path, rng: Rng) -> str:
-    """Change one to three files below a folder; in words, which and how."""
+def mutate(folder: Path, rng: Rng, replaced: bool = True) -> str:
+    """Change one to three files below a folder; in words, which and how.
+
+    Args:
+        folder: of the files.
+        rng: what decides.
+        replaced: whether something that is no file may be in the place of one.
+    """
     said = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if not files:
             break
         path = rng.choice(files)
-        how = _mutate_file(path, rng)
+        how = _mutate_file(path, rng, replaced)
         said.append(f"{path.relative_to(folder)}: {how}")
     return "; ".join(said)
 
 
-def _mutate_file(path: Path, rng: Rng) -> str:
+def _mutate_file(path: Path, rng: Rng, replaced: bool) -> str:
     chance = rng.random()
-    if chance < 0.04:
+    if chance < 0.04 and replaced:
         return _replace(path, rng)
     structure = STRUCTURES.get(path.suffix.lower())
     if structure and chance < 0.7:

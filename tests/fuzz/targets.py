@@ -30,10 +30,15 @@ from minigpt4.datasets.datasets import remote
 from minigpt4.datasets.download.items import Item
 from minigpt4.datasets.download.store import Store, fetch_pictures
 from minigpt4.datasets.validate import validate
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.processors.blip_processors import Blip2ImageEvalProcessor
 from minigpt4.prompts.requests import read_requests
 from minigpt4.prompts.sample import Batch
 from minigpt4.runners.reporting import reporter
 from minigpt4.runners.reporting.plots import draw_loss
+from minigpt4.serving import ChatModel
+from minigpt4.serving.answers import answer
+from minigpt4.serving.inputs import read_inputs
 from minigpt4.tasks import setup_task
 from minigpt4.weights import download, fetch
 from minigpt4.weights.checkpoint import save_checkpoint
@@ -61,11 +66,13 @@ class Target:
         write: a valid one into an empty folder.
         read: the folder, as a command would; raises a UserError for what cannot be used.
         seconds: that reading it takes, about.
+        replaced: whether a device or a link may be in the place of a file; not in what is one's own.
     """
 
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
     seconds: float = 0.1
+    replaced: bool = True
 
 
 @cache
@@ -162,6 +169,22 @@ def _read_cache(folder: Path) -> None:
                     golden()(batch)
 
 
+def _write_questions(folder: Path) -> None:
+    lines = [
+        {"image": "a.jpg", "question": "What?", "id": "x"},
+        {"image": ["a.jpg", "b.jpg"]},
+        {"question": "Who?"},
+    ]
+    jsonl.write(folder / "questions.jsonl", *lines)
+
+
+def _read_questions(folder: Path) -> None:
+    model = ChatModel(golden(), Blip2ImageEvalProcessor(56))
+    inputs = read_inputs(["questions.jsonl", "."], "What is this?")
+    settings = GenerationSettings(temperature=0.0, max_new_tokens=2)
+    json.dumps(list(answer(model, enumerate(inputs), 2, settings)))
+
+
 # Weights
 
 
@@ -212,6 +235,15 @@ def _read_model(folder: Path) -> None:
 
 def _write_gguf(folder: Path) -> None:
     write_gguf(folder / "tiny.gguf")
+
+
+def _write_vision(folder: Path) -> None:
+    for name in ("eva_vit.pth", "blip2_qformer.pth"):
+        shutil.copy(GOLDEN / name, folder)
+
+
+def _read_vision(folder: Path) -> None:
+    build_golden_model(vit_weights="eva_vit.pth", q_former_model="blip2_qformer.pth")
 
 
 # Runs
@@ -385,13 +417,15 @@ TARGETS: dict[str, Target] = {
     "jsonl": Target(_write_jsonl, _read_jsonl),
     "align": Target(_write_align, _read_align),
     "cache": Target(_write_cache, _read_cache, 0.3),
+    "questions": Target(_write_questions, _read_questions, 0.3),
     "checkpoint": Target(_write_checkpoint, _read_checkpoint),
     "tensors": Target(_write_tensors, _read_tensors),
     "llama": Target(_model_folder("llama"), _read_model, 1.0),
     "chatml": Target(_model_folder("qwen2"), _read_model, 1.0),
     "model-shards": Target(_model_folder("gemma", max_shard_size="50KB"), _read_model, 1.0),
+    "vision": Target(_write_vision, _read_vision, 0.5),
     "gguf": Target(_write_gguf, _read_model, 1.0),
-    "run": Target(_write_run, _read_run, 4.0),
+    "run": Target(_write_run, _read_run, 4.0, replaced=False),
     "log": Target(_write_log, _read_log, 0.5),
     "yaml": Target(_write_yaml, _read_yaml, 0.3),
     "prompts": Target(_write_prompts, _read_prompts, 0.5),
