@@ -97,7 +97,7 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 
     Args:
         size: one of SIZES.
-        folder: where its files go. They take next to no room: their tensors are holes, or one number.
+        folder: where its files go. They take next to no room: their tensors are holes, or share their zeros.
         device: where it runs.
         keys: of a YAML's `model:`.
     """
@@ -122,18 +122,22 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 
 
 def write_vision(folder: Path, size: Size) -> None:
-    """EVA-ViT-g's file and BLIP-2's in the published layouts; each tensor is a single zero, expanded."""
+    """EVA-ViT-g's file and BLIP-2's in the published layouts; all tensors lie in the same zeros."""
     with init_empty_weights():
         encoder = EvaClipG("eva_clip_g", 224, **size.vit).module
         qformer, queries = build_qformer(32, encoder.num_features)
-    zero = torch.zeros(())
-    torch.save({name: zero.expand(p.shape) for name, p in encoder.named_parameters()}, folder / "vit.pth")
-    tensors = {
-        to_original_key(f"Qformer.{name}"): zero.expand(p.shape) for name, p in qformer.named_parameters()
-    }
+    shapes = {name: p.shape for name, p in encoder.named_parameters()}
+    torch.save(zeros(shapes), folder / "vit.pth")
+    shapes = {to_original_key(f"Qformer.{name}"): p.shape for name, p in qformer.named_parameters()}
     for name in ("weight", "bias"):
-        tensors[f"ln_vision.{name}"] = zero.expand(encoder.num_features)
-    torch.save({"model": tensors | {"query_tokens": zero.expand(queries.shape)}}, folder / "blip2.pth")
+        shapes[f"ln_vision.{name}"] = torch.Size([encoder.num_features])
+    torch.save({"model": zeros(shapes | {"query_tokens": queries.shape})}, folder / "blip2.pth")
+
+
+def zeros(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Tensors of these shapes that share their memory, and their place in a file."""
+    shared = torch.zeros(max(shape.numel() for shape in shapes.values()))
+    return {name: shared[: shape.numel()].view(shape) for name, shape in shapes.items()}
 
 
 def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
