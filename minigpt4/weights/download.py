@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.web import open_url
+from minigpt4.common.web import SLOW_BYTES, open_url
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,16 @@ CHUNK = 1 << 20
 # `x.pth.sha256` holds the hash of `x.pth` after it was compared.
 STAMP = ".sha256"
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-
-
 # Bytes after which a file whose length was not announced is given up: its server sends without end.
 LARGEST_UNANNOUNCED = 1 << 36
 
 
 class BrokenOffError(Exception):
     """A request brought nothing, or not everything; another one may continue from there."""
+
+
+class TooSlowError(BrokenOffError):
+    """The server was waited for in vain, or nearly so."""
 
 
 class HopelessError(BrokenOffError):
@@ -89,7 +91,8 @@ class Download:
                 self._request()
                 break
             except BrokenOffError as error:
-                if self.size > furthest:
+                # What drips in while it is waited for is no progress: it would never come to an end.
+                if self.size > furthest + (SLOW_BYTES if isinstance(error, TooSlowError) else 0):
                     furthest, waits = self.size, iter(WAITS)
                 wait = next(waits, None)
                 if wait is None or (isinstance(error, HopelessError) and furthest == begun):
@@ -229,6 +232,8 @@ def _lasts(error: Exception) -> bool:
 def _read(answer: HTTPResponse) -> bytes:
     try:
         return answer.read1(CHUNK)
+    except TimeoutError as error:
+        raise TooSlowError(str(error)) from error
     except (OSError, HTTPException) as error:
         raise BrokenOffError(str(error) or type(error).__name__) from error
 

@@ -1,10 +1,7 @@
 """Servers that do what they should not are given up, and nothing but the web is opened."""
 
-import socket
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from urllib.error import URLError
 
@@ -12,43 +9,19 @@ import pytest
 
 from minigpt4.common import web
 from minigpt4.common.web import open_url
+from tests.support.raw_server import sending
 
 pytestmark = pytest.mark.integration
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@contextmanager
-def sending(pieces: Iterable[bytes], pause: float = 0) -> Iterator[str]:
-    """A server that answers whoever comes with these pieces; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer(client: socket.socket) -> None:
-            try:
-                client.recv(1000)
-                for piece in pieces:
-                    client.sendall(piece)
-                    time.sleep(pause)
-            except OSError:
-                pass  # it was given up
-            finally:
-                client.close()
-
-        def listen() -> None:
-            while True:
-                try:
-                    client = server.accept()[0]
-                except OSError:
-                    return
-                threading.Thread(target=answer, args=(client,), daemon=True).start()
-
-        threading.Thread(target=listen, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/file"
-        server.shutdown(socket.SHUT_RDWR)
-
-
 def drip(head: bytes) -> Iterable[bytes]:
     return (head, *repeat(b"x", 500))
+
+
+def always(*pieces: bytes) -> Callable[[bytes], Iterable[bytes]]:
+    return lambda _: pieces
 
 
 @pytest.mark.parametrize(
@@ -62,13 +35,16 @@ def drip(head: bytes) -> Iterable[bytes]:
 )
 def test_a_server_that_drips_is_given_up(head: bytes, monkeypatch) -> None:
     monkeypatch.setattr(web, "SLOW_SECONDS", 0.3)
-    with sending(drip(head), 0.02) as url, pytest.raises(OSError, match=r"only \d+ bytes came in 0 s"):
+    with (
+        sending(always(*drip(head)), 0.02) as url,
+        pytest.raises(OSError, match=r"only \d+ bytes came in 0 s"),
+    ):
         open_url(url).read()
 
 
 def test_time_between_reads_is_not_the_servers(monkeypatch) -> None:
     monkeypatch.setattr(web, "SLOW_SECONDS", 0.1)
-    with sending([OK + b"Content-Length: 9\r\n\r\n", b"abc", b"def", b"ghi"], 0.01) as url:
+    with sending(always(OK + b"Content-Length: 9\r\n\r\n", b"abc", b"def", b"ghi"), 0.01) as url:
         answer = open_url(url)
         time.sleep(0.2)
         assert answer.read(4) == b"abcd"
@@ -80,15 +56,15 @@ def test_time_between_reads_is_not_the_servers(monkeypatch) -> None:
     "where", ["file:///etc/passwd", "ftp://127.0.0.1/x", "pipe:ls", "data:,x", "http://[x/"]
 )
 def test_a_redirect_leads_to_the_web_alone(where: str) -> None:
-    pieces = [f"HTTP/1.1 302 Found\r\nLocation: {where}\r\n\r\n".encode()]
-    with sending(pieces) as url, pytest.raises(URLError):
+    found = f"HTTP/1.1 302 Found\r\nLocation: {where}\r\n\r\n".encode()
+    with sending(always(found)) as url, pytest.raises(URLError):
         open_url(url)
 
 
 def test_a_redirect_without_end_is_not_read() -> None:
-    with sending([OK + b"\r\n", b"found"]) as there:
+    with sending(always(OK + b"\r\n", b"found")) as there:
         head = f"HTTP/1.1 302 Found\r\nLocation: {there}\r\n\r\n".encode()
-        with sending((head, *repeat(b"x" * 60_000, 10_000))) as url:
+        with sending(always(head, *repeat(b"x" * 60_000, 10_000))) as url:
             assert open_url(url).read() == b"found"
 
 
@@ -113,5 +89,5 @@ def test_a_malformed_address(url: str) -> None:
     "answer", [b"nonsense\r\n\r\n", b"", b"HTTP/1.1 999999 x\r\n\r\n", OK + b"a: b\r\n" * 999]
 )
 def test_a_malformed_answer(answer: bytes) -> None:
-    with sending([answer]) as url, pytest.raises((URLError, ConnectionError)):
+    with sending(always(answer)) as url, pytest.raises((URLError, ConnectionError)):
         open_url(url)

@@ -3,11 +3,9 @@
 import argparse
 import json
 import shutil
-import socket
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +47,7 @@ from tests.support.caching import config as caching_config
 from tests.support.families import save_model
 from tests.support.gguf import write_gguf
 from tests.support.golden import build_golden_model, golden_model_config
+from tests.support.raw_server import sending
 from tests.support.runs import run_config
 from tests.support.shards import JPEG, encoded, picture, sample, write_shard
 
@@ -369,8 +368,8 @@ def _read_captions(folder: Path) -> None:
 def _read_pictures(folder: Path) -> None:
     (folder / "out").mkdir()
     path = folder / "pictures.json"
-    with _answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx") as url:
-        path.write_bytes(path.read_bytes().replace(b"http://127.0.0.1:9/", url.encode()))
+    with sending(lambda _: [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"]) as url:
+        path.write_bytes(path.read_bytes().replace(b"http://127.0.0.1:9/", url.encode() + b"/"))
         fetch_pictures("covers", path, folder / "out")
 
 
@@ -381,32 +380,12 @@ def _write_answer(folder: Path) -> None:
     (folder / "a.tar").unlink()
 
 
-@contextmanager
-def _answering(content: bytes) -> Iterator[str]:
-    """A server that sends this to whoever comes; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def listen() -> None:
-            while True:
-                client = server.accept()[0]
-                client.settimeout(5)
-                try:
-                    client.recv(4096)
-                    client.sendall(content)
-                except OSError:
-                    pass
-                client.close()
-
-        threading.Thread(target=listen, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/a.tar"
-
-
 def _read_answer(folder: Path) -> None:
     web.TIMEOUT, web.SLOW_SECONDS = 2.0, 1.0
     remote.WAITS, download.WAITS = (0.0,), (0.0,)
     with (folder / "answer").open("rb") as file:
         content = file.read(10_000_000)
-    with _answering(content) as url:
+    with sending(lambda _: [content]) as url:
         _train_on("cc_sbu", {"storage": url})
         download.Download(url, folder / "file.pth", None, "model.ckpt").run()
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from minigpt4.common import web
 from minigpt4.common.errors import ConfigError
 from minigpt4.weights import download
 from minigpt4.weights.locations import BLIP2_URL, EVA_CLIP_G_URL
 from minigpt4.weights.resolver import WeightSource, locate, resolve_file
 from tests.support.hub_server import FileServer
+from tests.support.raw_server import sending
 
 DATA = random.Random(0).randbytes(3_000_000)
 OTHER = random.Random(1).randbytes(3_000_000)
@@ -386,3 +388,20 @@ def test_who_asks_at_once_gets_the_same_file(server, checkpoints) -> None:
         paths = list(pool.map(lambda _: resolve_file(url, "k"), range(8)))
     assert len(set(paths)) == 1 and paths[0].read_bytes() == DATA
     assert len(server.seen) == 3
+
+
+def test_a_server_that_drips_is_given_up(checkpoints, monkeypatch) -> None:
+    """Each attempt goes a bit further, as ranges allow."""
+    monkeypatch.setattr(web, "SLOW_SECONDS", 0.1)
+
+    def drip(request: bytes) -> Iterator[bytes]:
+        asked = re.search(rb"Range: bytes=(\d+)-", request)
+        start = int(asked[1]) if asked else 0
+        span = f"Content-Range: bytes {start}-99999/100000\r\n" if asked else ""
+        status = "206 Partial Content" if asked else "200 OK"
+        yield f'HTTP/1.1 {status}\r\nETag: "1"\r\n{span}Content-Length: {100_000 - start}\r\n\r\n'.encode()
+        yield from repeat(b"x", 500)
+
+    with sending(drip, 0.01) as url:
+        message = refused(url)
+    assert re.search(r"stopped after \d+ of 100,000 bytes \(only \d+ bytes came in 0 s\)", message)
