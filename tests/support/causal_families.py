@@ -76,7 +76,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 8},
     "granitemoehybrid": LINEAR,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
-    "kimi_linear": LINEAR,
+    "kimi_linear": LINEAR | {"linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"num_layers": 1, "expert_ffn_hidden_size": 32},
