@@ -48,6 +48,7 @@ def chat(args: argparse.Namespace) -> None:
     log.info("building the model")
     model_class = registry.get_model_class(cfg.model_cfg.arch)
     model = model_class.from_config(cfg.model_cfg, device=device).eval()
+    model.vision.warn_of_other_statistics(vis_processor, "datasets: the image processor")
     if not cfg.model_cfg.get("ckpt"):
         log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
 

@@ -96,8 +96,9 @@ def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
 
 def _build_bridge(settings: ModelSettings, encoder: BaseEncoder) -> QFormerBridge | JoinedPatches:
     if not settings.has_qformer:
-        patches = encoder.count_patches(settings.image_size)
-        return JoinedPatches(patches, encoder.width, settings.patches_per_token, encoder.prefix_tokens)
+        return JoinedPatches(
+            encoder.patches, encoder.width, settings.patches_per_token, encoder.prefix_tokens
+        )
     qformer, queries = build_qformer(
         settings.num_query_token,
         encoder.width,

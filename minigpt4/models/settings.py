@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from minigpt4.common.config import CONFIG_DIR, load_yaml
 from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.registry import registry
 from minigpt4.common.schema import key, merge, plain_section
 from minigpt4.models.fork_keys import translate_fork_keys
 
@@ -71,7 +72,7 @@ class ModelSettings:
     )
 
     vit_model: str = key(
-        "eva_clip_g", "the encoder: `eva_clip_g`, any model of timm, a registered name, or `module:Class`"
+        "eva_clip_g", "the encoder: `eva_clip_g`, a model of timm, a registered name, or `module:Class`"
     )
     vit_weights: str | None = key(
         None, "the encoder's weights; null: the published ones; `random`: to be trained (`freeze_vit: False`)"
@@ -182,6 +183,13 @@ class ModelSettings:
                 raise ConfigError(
                     f"model.{weights} is {RANDOM}, but model.{frozen} is True: please name a file or train it"
                 )
+        known = ":" in self.vit_model or self.vit_model in registry.list_encoders()
+        if self.has_qformer and self.q_former_model is None and not known:
+            raise ConfigError(
+                f"model.q_former_model: the published Q-Former was trained with eva_clip_g, it cannot read "
+                f"what {self.vit_model} makes: set has_qformer: False, or q_former_model: {RANDOM} and "
+                "freeze_qformer: False, or name a file"
+            )
         if self.llm_trainable == "frozen":
             return
         if self.low_resource or self.llm_precision in QUANTIZED:

@@ -3,6 +3,8 @@
 Shapes: N images, P tokens per image.
 """
 
+import logging
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,7 +13,9 @@ from minigpt4.models.bridges import Bridge
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.execution import own_precision
 from minigpt4.models.image_tokens import TokenShape
-from minigpt4.processors.blip_processors import normalize
+from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD, normalize
+
+log = logging.getLogger(__name__)
 
 WITHOUT_ENCODER = "this model was built for cached features, it has no encoder to look at pixels"
 
@@ -78,6 +82,29 @@ class VisionTower(nn.Module):
             images = normalize(images, self.image_mean, self.image_std)
         return images.to(weight.dtype)
 
+    def warn_of_other_statistics(self, processor: object, where: str) -> None:
+        """Say so if an image processor normalises pictures otherwise than those that the encoder knows.
+
+        Args:
+            processor: its `mean` and `std` are None where it leaves that to the encoder.
+            where: what the YAML calls it.
+        """
+        given = [getattr(processor, name, None) for name in ("mean", "std")]
+        if given == [None, None]:
+            return
+        for name, value, usual in zip(("mean", "std"), given, (CLIP_MEAN, CLIP_STD), strict=True):
+            taken, own = value or list(usual), list(getattr(self.encoder, name))
+            if not np.allclose(taken, own, atol=1e-3):
+                log.warning(
+                    "%s: pictures are normalised with %s %s, but %s was trained with %s: leave mean and std "
+                    "out, unless this is meant",
+                    where,
+                    name,
+                    taken,
+                    self.name,
+                    own,
+                )
+
     def to_pixels(self, image: torch.Tensor) -> np.ndarray:
         """[3, H, W], uint8 or normalised -> uint8 array [H, W, 3], for a person to look at."""
         if image.dtype != torch.uint8:
@@ -106,6 +133,9 @@ class CachedVision(nn.Module):
         if images.ndim != 3:
             raise ValueError(WITHOUT_ENCODER)
         return images
+
+    def warn_of_other_statistics(self, processor: object, where: str) -> None:
+        """There are no pixels."""
 
     def to_pixels(self, image: torch.Tensor) -> np.ndarray:
         raise ValueError(WITHOUT_ENCODER)

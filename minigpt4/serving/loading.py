@@ -47,6 +47,7 @@ def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "Cha
     processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
     model_class = registry.get_model_class(cfg.model_cfg.arch)
     model = model_class.from_config(cfg.model_cfg, device=pick_device(device)).eval()
+    model.vision.warn_of_other_statistics(processor, "datasets: the image processor")
     if not cfg.model_cfg.get("ckpt"):
         log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
     from minigpt4.serving.chat_model import ChatModel

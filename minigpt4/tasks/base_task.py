@@ -82,7 +82,12 @@ class BaseTask:
         shapes = [builder.token_shape() for builder, _ in (datasets or {}).values()]
         cached = {"features": shapes[0]} if shapes and None not in shapes else {}
         torch.manual_seed(cfg.run_value("seed"))
-        return model_class.from_config(cfg.model_cfg, device=device, **cached)
+        model = model_class.from_config(cfg.model_cfg, device=device, **cached)
+        for builder, splits in (datasets or {}).values():
+            for split in splits:
+                where = f"{builder.where}.vis_processor.{split}"
+                model.vision.warn_of_other_statistics(builder.vis_processor(split), where)
+        return model
 
     def train_step(self, model: torch.nn.Module, samples: Batch) -> torch.Tensor:
         """The loss of one batch that the model prepared: the sum over its target tokens, with a gradient.

@@ -125,3 +125,15 @@ def test_merge_defaults_of_an_unknown_type() -> None:
 def test_settings_hold_for_every_model_type() -> None:
     for name in MINIGPT4_TYPES:
         assert merged(model_type=name).model_type == name
+
+
+def test_the_published_qformer_is_for_eva_alone() -> None:
+    """timm's eva_giant is as wide: without this it would be loaded."""
+    other = {"vit_model": "eva_giant_patch14_224.clip_ft_in1k", "llama_model": "x"}
+    with pytest.raises(
+        ConfigError, match=r"model\.q_former_model: .*eva_clip_g.*eva_giant.*has_qformer: False"
+    ):
+        parse(ModelSettings, other, "model")
+    for way_out in ({"has_qformer": False}, {"q_former_model": "mine.pth"}, {"vit_model": "mine:Eva"}):
+        assert parse(ModelSettings, other | way_out, "model")
+    parse(ModelSettings, other | {"q_former_model": "random", "freeze_qformer": False}, "model")

@@ -10,6 +10,7 @@ from minigpt4.models.encoders.eva_clip_g import EvaClipG
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.qformer import QFormerBridge, build_qformer
 from minigpt4.models.vision_tower import CachedVision, VisionTower
+from minigpt4.processors.blip_processors import Blip2ImageEvalProcessor
 
 EVA = {"patch_size": 14, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
 PICTURES = torch.arange(2 * 3 * 28 * 28).remainder(251).to(torch.uint8).view(2, 3, 28, 28)
@@ -76,6 +77,23 @@ def test_vision_tower_normalises_pixels_with_its_encoders_statistics() -> None:
     pixels = PICTURES[0].permute(1, 2, 0).numpy()
     assert np.array_equal(tower.to_pixels(normalised[0]), pixels)
     assert np.array_equal(tower.to_pixels(PICTURES[0]), pixels)
+
+
+def test_vision_tower_says_where_a_processor_normalises_otherwise(caplog) -> None:
+    tower = qformer_tower()
+    for mean, std in ((None, None), (list(tower.encoder.mean), None), (None, list(tower.encoder.std))):
+        tower.warn_of_other_statistics(Blip2ImageEvalProcessor(28, mean, std), "here")
+    assert not caplog.records
+    tower.warn_of_other_statistics(
+        Blip2ImageEvalProcessor(28, [0.5, 0.5, 0.5]), "datasets.a.vis_processor.train"
+    )
+    (record,) = caplog.records
+    for fact in ("datasets.a.vis_processor.train", "mean [0.5, 0.5, 0.5]", "eva_clip_g", "0.48145466"):
+        assert fact in record.getMessage()
+    tower.encoder.mean = tower.encoder.std = (0.5, 0.5, 0.5)  # a std that is not given is CLIP's, then
+    caplog.clear()
+    tower.warn_of_other_statistics(Blip2ImageEvalProcessor(28, [0.5, 0.5, 0.5]), "here")
+    assert "std [0.26862954" in caplog.text and "mean" not in caplog.text.split("leave")[0]
 
 
 def test_cached_vision_passes_features_on_and_refuses_pixels() -> None:

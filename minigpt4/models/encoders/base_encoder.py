@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from minigpt4.common.errors import ConfigError, UserError
 from minigpt4.models.execution import layers_of
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
@@ -25,6 +26,7 @@ class BaseEncoder(nn.Module):
         module: the network. Its tensors are `visual_encoder.<name>` in checkpoints.
         width: of its tokens.
         prefix_tokens: how many tokens before the patches stand for the whole picture (class, registers).
+        patches: how many it makes of a picture, P; `build_encoder` finds out.
         mean, std: per-channel statistics of the pictures it was trained on.
         published: where its weights are published, as `model.vit_weights` would name them; None: nowhere.
     """
@@ -33,6 +35,7 @@ class BaseEncoder(nn.Module):
     module: nn.Module
     width: int
     prefix_tokens: int = 0
+    patches: int
     mean: Sequence[float] = CLIP_MEAN
     std: Sequence[float] = CLIP_STD
     published: ClassVar[str | None] = None
@@ -83,7 +86,35 @@ class BaseEncoder(nn.Module):
 
     @torch.no_grad()
     def count_patches(self, image_size: int) -> int:
-        """P, found by looking at an empty picture."""
+        """P, found by looking at a picture.
+
+        Raises:
+            ConfigError: if the network cannot look at pictures of this size, or does not make tokens of them.
+        """
         first = next(self.parameters())
-        image = torch.zeros(1, 3, image_size, image_size, dtype=first.dtype, device=first.device)
-        return self(image).shape[1] - self.prefix_tokens
+        ramp = torch.linspace(-1, 1, 3 * image_size**2, dtype=first.dtype, device=first.device)
+        training = self.training
+        self.eval()  # in training, a batch norm would learn from this picture
+        try:
+            tokens = self(ramp.view(1, 3, image_size, image_size))
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            raise ConfigError(
+                f"model.vit_model {self.name!r} cannot look at pictures of model.image_size {image_size}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self.train(training)
+        shape = list(tokens.shape)
+        if len(shape) != 3 or shape[1] <= self.prefix_tokens or shape[2] != self.width:
+            raise ConfigError(
+                f"model.vit_model {self.name!r} makes {shape} of a picture, it must be "
+                f"[1, {self.prefix_tokens} + patches, {self.width}]"
+            )
+        if not tokens.isfinite().all():
+            raise ConfigError(
+                f"model.vit_model {self.name!r} makes tokens in {first.dtype} that are not finite: are its "
+                "weights whole, and is model.vit_precision one that it survives (bf16, fp32)?"
+            )
+        return shape[1] - self.prefix_tokens

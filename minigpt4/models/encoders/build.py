@@ -9,7 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from minigpt4.common.errors import ConfigError, nearest, reading
+from minigpt4.common.errors import ConfigError, UserError, nearest, reading
 from minigpt4.common.registry import registry
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.timm_models import TimmEncoder
@@ -73,7 +73,8 @@ def build_encoder(
         dtype, device: where the weights are wanted.
 
     Raises:
-        ConfigError: for an unknown encoder, or arguments it does not take.
+        ConfigError: for an unknown encoder, arguments it does not take, or one that does not make tokens of
+            pictures of this size.
         CheckpointError: if the weights do not fit.
     """
     make, kwargs = encoder_class(name), dict(kwargs or {})
@@ -82,7 +83,9 @@ def build_encoder(
     try:
         with nullcontext() if source == RANDOM else init_empty_weights(include_buffers=False):
             encoder = make(name, image_size, **drop_path, **kwargs)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
         raise ConfigError(f"model.vit_model {name!r} with vit_kwargs {kwargs}: {error}") from error
     if source != RANDOM:
         path = resolve_file(source, "model.vit_weights")
@@ -92,6 +95,7 @@ def build_encoder(
             load_into(encoder.module, tensors, source=str(path), dtype=dtype, device=torch.device(device))
     encoder.to(device, dtype)  # buffers; the parameters that were read are there already
     encoder.set_attention(attention, torch.device(device), dtype)
+    encoder.patches = encoder.count_patches(image_size)
     return encoder
 
 

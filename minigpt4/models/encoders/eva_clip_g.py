@@ -60,6 +60,10 @@ class EvaClipG(TimmEncoder):
     def published_weights(cls, name: str) -> str | None:
         return cls.published
 
+    def count_patches(self, image_size: int) -> int:
+        """P; a picture takes the large network seconds on a CPU, and is not needed to know."""
+        return self.module.patch_embed.num_patches
+
     def fit(self, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
         """What BLIP-2 keeps, with position embeddings for this image size."""
         eva, tensors = self.module, dict(tensors.get("model", tensors))

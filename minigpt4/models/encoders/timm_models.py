@@ -1,42 +1,59 @@
-"""Any model of timm: transformers and convolutional networks."""
+"""Models of timm: transformers and convolutional networks."""
 
+import logging
 import sys
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import timm
 import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
-from minigpt4.common.errors import CheckpointError
+from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
+log = logging.getLogger(__name__)
+
 
 class TimmEncoder(BaseEncoder):
-    """The network of timm that `model.vit_model` names; a feature map is read row by row."""
+    """The network of timm that `model.vit_model` names: one that makes a square grid of patches.
+
+    A feature map, channels first or last, is read row by row. Class and register tokens in front of the
+    patches are kept: a Q-Former reads them, joined patches leave them out.
+    """
 
     module: Any  # the attributes that are read of it are not nn.Module's
 
     def __init__(self, name: str, image_size: int, drop_path_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(name, image_size)
+        self.image_size = image_size
         self.module = self.create(name, image_size, drop_path_rate, **kwargs)
         self.width = self.module.num_features
         self.prefix_tokens = getattr(self.module, "num_prefix_tokens", 0)
-        trained_with = getattr(self.module, "pretrained_cfg", None) or {}
-        self.mean = trained_with.get("mean", CLIP_MEAN)
-        self.std = trained_with.get("std", CLIP_STD)
+        self.trained_with = getattr(self.module, "pretrained_cfg", None) or {}
+        self.mean = self.trained_with.get("mean", CLIP_MEAN)
+        self.std = self.trained_with.get("std", CLIP_STD)
 
     @staticmethod
     def create(name: str, image_size: int, drop_path_rate: float, **kwargs: Any) -> Any:
         """The network, without its classifier."""
         # Networks with position embeddings are built for one image size; the others take any.
         config = timm.get_pretrained_cfg(name)
-        size = {"img_size": image_size} if config and config.fixed_input_size else {}
-        return timm.create_model(
-            name, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate, **size, **kwargs
-        )
+        if config and config.fixed_input_size:
+            kwargs["img_size"] = image_size
+        if drop_path_rate:  # not all networks have it
+            kwargs["drop_path_rate"] = drop_path_rate
+        network = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+        if not drop_path_rate:  # some have it by default
+            for module in network.modules():
+                if isinstance(module, DropPath):
+                    module.drop_prob = 0.0
+        return network
 
     @classmethod
     def published_weights(cls, name: str) -> str | None:
@@ -46,10 +63,29 @@ class TimmEncoder(BaseEncoder):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.module.forward_features(images)
-        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        if not isinstance(features, torch.Tensor):
+            raise ConfigError(
+                f"model.vit_model {self.name!r} makes several maps of a picture, not one grid of patches: "
+                "please choose another encoder"
+            )
+        if features.ndim != 4:
+            return features
+        if features.shape[1] != self.width:  # channels last
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)
+
+    def count_patches(self, image_size: int) -> int:
+        patches = super().count_patches(image_size)
+        if patches == 1 or isqrt(patches) ** 2 != patches:
+            raise ConfigError(
+                f"model.vit_model {self.name!r} makes {patches} tokens of a picture of {image_size} pixels, "
+                f"beside {self.prefix_tokens} for the whole: that is no grid of patches"
+            )
+        return patches
 
     def fit(self, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
         """timm's own names, fitted to this image size by timm, or the same tensors in the same order."""
+        self._warn_of_other_size()
         tensors = dict(tensors.get("model", tensors))
         convert = getattr(sys.modules[type(self.module).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
@@ -60,6 +96,22 @@ class TimmEncoder(BaseEncoder):
         names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         left_out = tuple(f"{name}." for name in names)
         return {key: value for key, value in tensors.items() if not key.startswith(left_out)}
+
+    def _warn_of_other_size(self) -> None:
+        """Networks with position embeddings were trained at one size, which the tag of their name tells."""
+        size, trained = self.image_size, self.trained_with.get("input_size", (3, 0))[-1]
+        if not self.trained_with.get("fixed_input_size") or size == trained:
+            return
+        embed = getattr(self.module, "patch_embed", None)
+        unseen = size % embed.patch_size[0] if isinstance(embed, PatchEmbed) else 0
+        log.warning(
+            "model.image_size is %d, but %s was trained on pictures of %d pixels: its position embeddings "
+            "are interpolated%s",
+            size,
+            self.name,
+            trained,
+            f", and the last {unseen} pixels of each row and column are not seen" if unseen else "",
+        )
 
     def blocks(self) -> list[nn.Module]:
         """A transformer's blocks, a convolutional network's stages."""
