@@ -5,6 +5,7 @@
 prints the table of docs/encoders.md.
 """
 
+import inspect
 import logging
 from collections import defaultdict
 
@@ -97,7 +98,7 @@ def timms_own(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, t
     if ask is None or type(network).__name__ in ("Hiera", "HieraDet"):  # theirs are not normalised
         return None
     found = ask(images, indices=1, norm=True, intermediates_only=True)[-1]
-    if getattr(network, "num_prefix_tokens", 0):
+    if "return_prefix_tokens" in inspect.signature(ask).parameters and network.num_prefix_tokens:
         options = {"indices": 1, "norm": True, "intermediates_only": True, "return_prefix_tokens": True}
         return ask(images, **options)[-1]
     return found, None

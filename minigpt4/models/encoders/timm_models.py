@@ -103,7 +103,7 @@ class TimmEncoder(BaseEncoder):
         if not self.trained_with.get("fixed_input_size") or size == trained:
             return
         embed = getattr(self.module, "patch_embed", None)
-        unseen = size % embed.patch_size[0] if isinstance(embed, PatchEmbed) else 0
+        unseen = size % int(embed.patch_size[0]) if isinstance(embed, PatchEmbed) else 0
         log.warning(
             "model.image_size is %d, but %s was trained on pictures of %d pixels: its position embeddings "
             "are interpolated%s",
