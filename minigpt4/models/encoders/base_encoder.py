@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from minigpt4.common.errors import ConfigError, UserError
+from minigpt4.common.errors import ConfigError, reading
 from minigpt4.models.execution import layers_of
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
@@ -95,15 +95,10 @@ class BaseEncoder(nn.Module):
         ramp = torch.linspace(-1, 1, 3 * image_size**2, dtype=first.dtype, device=first.device)
         training = self.training
         self.eval()  # in training, a batch norm would learn from this picture
+        failed = f"model.vit_model {self.name!r} cannot look at pictures of model.image_size {{}}"
         try:
-            tokens = self(ramp.view(1, 3, image_size, image_size))
-        except Exception as error:
-            if isinstance(error, UserError):
-                raise
-            raise ConfigError(
-                f"model.vit_model {self.name!r} cannot look at pictures of model.image_size {image_size}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            with reading(image_size, ConfigError, failed=failed):
+                tokens = self(ramp.view(1, 3, image_size, image_size))
         finally:
             self.train(training)
         shape = list(tokens.shape)

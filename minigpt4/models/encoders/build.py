@@ -9,7 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from minigpt4.common.errors import ConfigError, UserError, nearest, reading
+from minigpt4.common.errors import ConfigError, UserError, in_short, nearest, reading
 from minigpt4.common.registry import registry
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.timm_models import TimmEncoder
@@ -83,10 +83,10 @@ def build_encoder(
     try:
         with nullcontext() if source == RANDOM else init_empty_weights(include_buffers=False):
             encoder = make(name, image_size, **drop_path, **kwargs)
+    except UserError:
+        raise
     except Exception as error:
-        if isinstance(error, UserError):
-            raise
-        raise ConfigError(f"model.vit_model {name!r} with vit_kwargs {kwargs}: {error}") from error
+        raise ConfigError(f"model.vit_model {name!r} with vit_kwargs {kwargs}: {in_short(error)}") from error
     if source != RANDOM:
         path = resolve_file(source, "model.vit_weights")
         with reading(path, failed=f"model.vit_weights: {{}} does not fit {name}"):
