@@ -18,7 +18,7 @@ from minigpt4.prompts.encoder import IMAGE_ID
 from minigpt4.prompts.templates import CHATML, GEMMA, LLAMA2, PLAIN, PromptTemplate
 from minigpt4.weights.checkpoint import save_checkpoint
 from tests.support import GOLDEN, ROOT
-from tests.support.families import FAMILIES, MISTRAL, TINY, chatml_tokenizer, save_model
+from tests.support.families import MISTRAL, TINY, chatml_tokenizer, save_model
 from tests.support.golden import build_golden_model
 from tests.support.prompts import prompt_ids
 
@@ -31,7 +31,7 @@ END_IDS = {"llama": [2], "gemma": [1, 5], "gemma2": [1, 5], "gemma3": [1, 5], "q
 TEMPLATES = {"llama": LLAMA2, "gemma": GEMMA, "gemma2": GEMMA, "gemma3": GEMMA, "qwen2": CHATML}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=TEMPLATES)
 def family(request) -> str:
     return request.param
 
