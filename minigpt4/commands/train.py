@@ -38,11 +38,13 @@ def train(args: argparse.Namespace) -> None:
     settings = cfg.run_settings()
 
     from minigpt4.common.registry import registry
+    from minigpt4.runners.checkpoints import check_resumable
     from minigpt4.runners.evaluation import check_splits
     from minigpt4.runners.reporting.reporter import report_table
     from minigpt4.runners.reporting.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
 
+    check_resumable(settings.resume_ckpt_path)
     log.info("finding the datasets")
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)

@@ -13,7 +13,7 @@ from minigpt4.common.config import config_changes
 from minigpt4.common.errors import CheckpointError
 from minigpt4.common.files import replacing
 from minigpt4.weights.checkpoint import flush_folder, read_checkpoint, save_checkpoint
-from minigpt4.weights.resolver import resolve_file
+from minigpt4.weights.resolver import WeightSource, locate, resolve_file
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,12 @@ class CheckpointFolder:
         pattern = re.compile(re.escape(kind).replace(r"\{\}", r"(\d+)"))
         matches = {path: pattern.fullmatch(path.name) for path in self.folder.glob("*.pth")}
         return {int(match[1]): path for path, match in matches.items() if match}
+
+
+def check_resumable(wanted: str | None) -> None:
+    """Raise ConfigError if `run.resume_ckpt_path` names a file that is not there; nothing is read."""
+    if wanted and wanted != AUTO:
+        locate(WeightSource("run.resume_ckpt_path", wanted, "file"))
 
 
 def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:

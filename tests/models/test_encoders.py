@@ -1,6 +1,7 @@
 """Encoders: EVA-CLIP-g, any model of timm, and one of transformers in a file outside the package."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -332,3 +333,23 @@ def test_eva_position_embeddings_at_the_published_sizes(tmp_path: Path, size: in
     torch.testing.assert_close(encoder.module.pos_embed.detach(), expected, rtol=0, atol=1e-5)
     tokens = encoder(torch.zeros(1, 3, size, size))
     assert tokens.shape == (1, 1 + side**2, 32)
+
+
+@pytest.mark.parametrize("lost", ["running_mean", "running_var", "weight"])
+def test_a_tensor_that_a_file_of_weights_lacks(tmp_path, lost) -> None:
+    tensors, path = timm.create_model(LITE0).state_dict(), tmp_path / "w.pth"
+    name = next(name for name in tensors if name.endswith(f"bn1.{lost}"))
+    del tensors[name]
+    torch.save(tensors, path)
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: the key {name!r} is missing")):
+        build_encoder(LITE0, 64, weights=str(path))
+
+
+@pytest.mark.parametrize(
+    "content", [{"model": 5}, {"model": [1]}, {1: torch.ones(3)}, {"patch_embed.proj.weight": "x"}, {}]
+)
+@pytest.mark.parametrize("name", [VIT, LITE0])
+def test_a_file_of_something_else(tmp_path, name, content) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "w.pth"))):
+        build_encoder(name, 64, weights=str(tmp_path / "w.pth"))
