@@ -43,6 +43,8 @@ def check_files(source: Path) -> None:
         with loading(source):
             _check_gguf(read_gguf(str(source)), source)
         return
+    if (source / "adapter_config.json").is_file():  # transformers would load what it names, if peft is there
+        raise ConfigError(f"{KEY}: {source} holds an adapter (adapter_config.json): merge it into its model")
     # Weights in other formats, which are not read, may well have stayed pointers.
     small = (path for path in source.iterdir() if path.suffix in SMALL_FILES and path.is_file())
     for path in (*sorted(small), *_weights(source)):

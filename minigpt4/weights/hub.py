@@ -111,7 +111,7 @@ class HubModel:
                 offer = _offer(self.repo, sorted(name for name in sizes if name.endswith(".gguf")))
                 raise ConfigError(f"{key}: {self.repo} has no weights that transformers can load{offer}")
             _require_space(sizes, [name for name in weights if not (folder / name).is_file()], self.repo, key)
-            self._download(weights)
+            self._download([name for name in weights if name in sizes])  # an index may name patterns
         lacks = self.locate().lacks
         if lacks:
             raise ConfigError(

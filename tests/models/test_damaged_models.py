@@ -241,3 +241,8 @@ def test_bytes_changed_anywhere(folder, seed) -> None:
     path.write_bytes(content)
     with contextlib.suppress(UserError):
         load(folder)
+
+
+def test_an_adapter_names_no_other_model(folder) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "/other"}')
+    assert "holds an adapter (adapter_config.json)" in refused(folder)

@@ -303,6 +303,14 @@ def test_a_repository_without_weights_for_transformers(server) -> None:
     assert refused().endswith("lacks a readable model.safetensors.index.json")
 
 
+@pytest.mark.parametrize("shard", ["*", "../../x.safetensors", "https://x.org/a.safetensors"])
+def test_an_index_names_files_and_nothing_else(server, shard: str) -> None:
+    put_up(server, **{"model.safetensors.index.json": json.dumps({"weight_map": {"a": shard}}).encode()})
+    del server.repos[REPO]["model.safetensors"]
+    assert "is not a complete language model" in refused()
+    assert not {"model.onnx", "pytorch_model.bin", "README.md"} & set(asked(server))
+
+
 def test_files_in_a_repository(server) -> None:
     server.repos[REPO] = {"model.safetensors": b"st", "pytorch_model.bin": b"bin", "sub/dir/x.pth": b"x"}
     assert resolve_file(REPO, KEY).read_bytes() == b"st"
