@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", nargs="+", help="brace patterns, wildcards, folders or a manifest")
+    parser.add_argument("shards", nargs="+", help="folders, patterns or a manifest")
     parser.add_argument("--last", type=int, required=True, metavar="N", help="how many are held out")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     cli.run(lambda args: divide(args, parser), parser.parse_args())

@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", nargs="+", help="brace patterns, paths, URLs or a manifest")
+    parser.add_argument("shards", nargs="+", help="folders, patterns, URLs or a manifest")
     parser.add_argument("--write-manifest", type=Path, metavar="FILE", help="list the good shards here")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the histograms here")
     parser.add_argument("--caption-key", metavar="NAME", help="as build_info.caption_key")

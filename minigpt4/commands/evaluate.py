@@ -38,7 +38,7 @@ def main() -> None:
         "that is not trained on",
     )
     data.add_argument(
-        "--shards", metavar="PATTERN", help="webdataset shards instead, e.g. 'DIR/{00000..00004}.tar'"
+        "--shards", metavar="PATTERN", help="webdataset shards instead, e.g. DIR or 'DIR/{00000..00004}.tar'"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each split")
     parser.add_argument("--out", type=Path, metavar="JSON", help="the report, with a record of each sample")

@@ -34,7 +34,7 @@ class WebdatasetInfo:
     """`build_info` of webdataset shards."""
 
     storage: str | list[str] | dict[str, Any] = key(
-        doc="a brace pattern, a manifest or a list of them, or split (train, val, test) -> that"
+        doc="a folder, a pattern, URLs, a manifest or a list of them, or split (train, val, test) -> that"
     )
     caption_key: str | None = key(
         None, "field of the JSON, or suffix of the text file, with the caption; `caption`, else `txt`"
