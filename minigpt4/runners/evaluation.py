@@ -1,7 +1,9 @@
 """Held-out splits, evaluated by the task, with the work divided over the ranks."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from accelerate.utils import gather_object
 
@@ -16,6 +18,8 @@ from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.records import Limits, Record
+
+log = logging.getLogger(__name__)
 
 # As many as the grid of samples shows.
 PICTURES = 16
@@ -39,6 +43,25 @@ def check_splits(datasets: Datasets, settings: RunSettings) -> None:
             for split in names:
                 if split not in splits:
                     raise ConfigError(f"run.{key}: datasets.{name} has no split {split!r}")
+
+
+def warn_if_unknown_texts(values: Mapping[str, float], vocabulary: int) -> None:
+    """Say so if held-out texts are less likely to an untrained model than to random weights.
+
+    The tiny language models know a drawn world; on top of them, nothing learns to write about another.
+
+    Args:
+        values: of the evaluation before training, with or without a `loss` in nats per token.
+        vocabulary: of the language model, in tokens.
+    """
+    chance = math.log(vocabulary)
+    if values.get("loss", 0) > chance:
+        log.warning(
+            "before training, a token of the held-out texts costs %.2f nats, with random weights %.2f: "
+            "model.llama_model does not know such texts, and a projection in front of it cannot teach it",
+            values["loss"],
+            chance,
+        )
 
 
 class Evaluator:

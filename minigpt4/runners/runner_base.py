@@ -21,7 +21,7 @@ from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners import endings
 from minigpt4.runners.checkpoints import LATEST
 from minigpt4.runners.engine import Engine, PendingUpdate, Requests
-from minigpt4.runners.evaluation import Evaluator, StoppedEvaluation, check_splits
+from minigpt4.runners.evaluation import Evaluator, StoppedEvaluation, check_splits, warn_if_unknown_texts
 from minigpt4.runners.micro_batches import accumulation_counts, draw_micro_batches
 from minigpt4.runners.reporting.reporter import Reporter
 from minigpt4.runners.reporting.summary import start_summary
@@ -134,6 +134,7 @@ class RunnerBase:
             if self.settings.test_splits and not self.state.before:
                 metrics, records = self._evaluate()
                 self.state.before = {"samples": len(records), **metrics.to_json()}
+                warn_if_unknown_texts(metrics.values, self.bare_model.language.config.vocab_size)
             self.reporter.begin(self.state)
             with closing(self.reporter):
                 self._train_steps(batches)

@@ -54,6 +54,14 @@ BAD_LINES = [
             "'image' is missing: the path of a picture, or a list of them (it has 'img', 'caption')",
         ],
     ),
+    (
+        CAPTION | {"conversations": []},
+        [
+            "'conversations' is not a key of this format: write \"conversation\": "
+            '[{"user": "…"}, {"assistant": "…"}, …] (known: image, caption, question, answer, conversation, '
+            "id, group)"
+        ],
+    ),
     (CAPTION | {"image": 3}, ["'image' is 3, it must be the path of a picture"]),
     (CAPTION | {"image": []}, ["'image' is an empty list, it must name at least one picture"]),
     (

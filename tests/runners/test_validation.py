@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.evaluation import warn_if_unknown_texts
 from minigpt4.runners.state import RunState
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from minigpt4.tasks.records import Limits, Metrics, Record
@@ -124,3 +125,12 @@ def test_best_checkpoint_never_has_a_loss_that_is_not_a_number(shapes, tmp_path,
     assert (result["best_valid_loss"], result["best_step"]) == (2.0, 10)
     text = (tmp_path / "job" / "log.jsonl").read_text() + (tmp_path / "job" / "report.json").read_text()
     assert "NaN" not in text
+
+
+def test_texts_that_a_language_model_does_not_know_are_said_before_training(caplog) -> None:
+    for values in ({"loss": 6.4}, {"accuracy": 9.0}):
+        warn_if_unknown_texts(values, 640)
+    assert not caplog.records
+    warn_if_unknown_texts({"loss": 17.3}, 640)
+    for fact in ("17.30 nats", "6.46", "model.llama_model"):
+        assert fact in caplog.text

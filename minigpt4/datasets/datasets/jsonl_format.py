@@ -18,6 +18,10 @@ from minigpt4.common.files import check_inside, open_regular
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 MARK = "<image>"  # where a picture goes in a text
+# What LLaVA's and chat services' files hold, and what it is called here.
+ELSEWHERE = dict.fromkeys(
+    ("conversations", "messages"), 'write "conversation": [{"user": "…"}, {"assistant": "…"}, …]'
+) | {"images": 'write "image": ["…", …]', "text": 'write "caption": "…"'}
 KINDS = ("caption", "question", "conversation")
 KEYS = ("image", "caption", "question", "answer", "conversation", "id", "group")
 ROLES = ("user", "assistant")
@@ -94,6 +98,10 @@ def _read_lines(stream: Any) -> Iterator[Line]:
         yield Line(number, start, *check_line(text))
 
 
+def _instead(key: str) -> str:
+    return f": {ELSEWHERE[key]}" if key in ELSEWHERE else nearest(key, KEYS)
+
+
 def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     """A line -> its entry, or None and everything that is wrong with it."""
     try:
@@ -107,7 +115,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     if not isinstance(record, dict):
         return None, [f'is {_shown(record)}, it must be an object like {{"image": …, "caption": …}}']
     problems = [
-        f"{key!r} is not a key of this format{nearest(key, KEYS)} (known: {', '.join(KEYS)})"
+        f"{key!r} is not a key of this format{_instead(key)} (known: {', '.join(KEYS)})"
         for key in record
         if key not in KEYS
     ]
