@@ -53,7 +53,8 @@ class KeyValues:
 
     def crop(self, length: int) -> None:
         """Keep the first `length` tokens."""
-        self._cache.crop(length - self.length)
+        if length < self.length:  # `crop(0)` of older versions of transformers removes all
+            self._cache.crop(length - self.length)
 
     def selected(self, rows: Sequence[int]) -> "KeyValues":
         """A copy of some rows, without the padding that they all have."""
