@@ -92,7 +92,7 @@ def infer(args: argparse.Namespace) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ConfigError for what would only fail after the model is loaded."""
     from minigpt4.common.errors import ConfigError
-    from minigpt4.common.files import require_writable
+    from minigpt4.common.files import expanded, require_writable
 
     if bool(args.input) != bool(args.output):
         raise ConfigError("--input and --output belong together: questions, and the file of their answers")
@@ -101,8 +101,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
     for path in args.image:
-        if not Path(path).expanduser().is_file():
-            raise ConfigError(f"--image: there is no file {Path(path).expanduser().absolute()}")
+        if not Path(expanded(path)).is_file():
+            raise ConfigError(f"--image: there is no file {Path(expanded(path)).absolute()}")
     if args.output:
         require_writable(args.output, "--output")
 

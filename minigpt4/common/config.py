@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import key, merge, parse, plain, read, require_mapping
+from minigpt4.common.schema import NotText, key, merge, parse, plain, read, require_mapping
+from minigpt4.common.yaml_file import Written, read_yaml, written_value
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,24 @@ class EvaluationDataset:
 
 def load_yaml(path: str | Path) -> DictConfig:
     """Read one YAML file. Raises ConfigError if it is absent, not YAML, or not a mapping."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"no config file {path}{nearest(path.name, siblings)}")
-    try:
-        config = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        # OSError: OmegaConf's word for a YAML that is a lone number.
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, DictConfig):
+    return _load(path)[0]
+
+
+def _load(path: str | Path) -> tuple[DictConfig, Written]:
+    content, written = read_yaml(path)
+    if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold a mapping with the sections {', '.join(SECTIONS)}")
-    return config
+    return content, written
 
 
-def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
-    """A config with `["run.seed=1", ...]` over it; the original's form `run.seed 1` is understood as well."""
+def _with_options(config: DictConfig, written: Written, options: Sequence[str]) -> DictConfig:
+    """A config with `["run.seed=1", ...]` over it; the original's form `run.seed 1` is understood as well.
+
+    Args:
+        config: as the YAML says.
+        written: how its values were written; those of the options are added.
+        options: the words after `--options`.
+    """
     words = list(options)
     if words and "=" not in words[0]:
         if len(words) % 2:
@@ -72,32 +74,14 @@ def _with_options(config: DictConfig, options: Sequence[str]) -> DictConfig:
             raise ConfigError(f"--options {word}: {MISSING} stands for a value that is missing")
         one = OmegaConf.create()
         try:
-            OmegaConf.update(one, name, _option_value(text))
+            value, as_text = written_value(text)
+            OmegaConf.update(one, name, value)
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise ConfigError(f"--options {word}: {error}") from error
+            raise ConfigError(f"--options {word}: {str(error).splitlines()[0]}") from error
+        if as_text is not None:
+            written[name] = as_text
         config = merge(config, one, f"--options {word}")
     return config
-
-
-def _option_value(text: str) -> Any:
-    """What follows `key=`.
-
-    As YAML reads it, if that is a number, True, False, null, a quoted text, or a list or mapping in brackets.
-    Anything else is the text as it stands: YAML would take `###` for a comment.
-    """
-    start = text.strip()[:1]
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-    except (YAMLError, OmegaConfBaseException):
-        return text
-    value = content["value"]
-    if value is None:
-        return None if text.strip().lower() in ("", "~", "null") else text
-    if isinstance(value, str):
-        return value if start in ("'", '"') else text
-    if isinstance(value, dict | list):
-        return value if start in ("[", "{") else text
-    return value
 
 
 def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> list[str]:
@@ -173,7 +157,8 @@ class Config:
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
-        user = _with_options(load_yaml(args.cfg_path), getattr(args, "options", None) or ())
+        user, self._written = _load(args.cfg_path)
+        user = _with_options(user, self._written, getattr(args, "options", None) or ())
         for section in user:
             if section not in SECTIONS:
                 raise ConfigError(
@@ -187,7 +172,7 @@ class Config:
             self.config.model = self._over_model_type(self.model_cfg)
         for name, section in self.datasets_cfg.items():
             self.config.datasets[name] = self._over_builders_defaults(str(name), section)
-        self._check()
+        self._check_texts()
 
     @staticmethod
     def _over_model_type(section: DictConfig) -> Mapping[str, Any]:
@@ -204,6 +189,17 @@ class Config:
         # A YAML of defaults holds one entry, by the name of its builder; here it may be called otherwise.
         defaults = (load_yaml(path).get("datasets") or {}) if path else {}
         return merge(next(iter(defaults.values()), {}), section or {}, f"datasets.{name}")
+
+    def _check_texts(self) -> None:
+        """Check all. Where text is wanted, and YAML has made a number or True of it, it is as written."""
+        while True:
+            try:
+                return self._check()
+            except NotText as error:
+                text = self._written.pop(error.key, None)
+                if text is None:
+                    raise
+                OmegaConf.update(self.config, error.key, text)
 
     def _check(self) -> None:
         """Look at every key that is there."""

@@ -14,6 +14,11 @@ from minigpt4.common.errors import ConfigError
 BUFFER = 2**18
 
 
+def expanded(path: str | Path) -> str:
+    """A path as a user writes it: `~` is the home folder, `$NAME` a variable of the environment."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A file to write to, beside `path`, that becomes `path` when the block ends.

@@ -7,6 +7,7 @@ the sentence that `docs/configuration.md` prints, and a field without a default 
 import contextlib
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -16,10 +17,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.files import expanded
 from minigpt4.common.registry import registry
 
 S = TypeVar("S")
 
+
+class NotText(ConfigError):
+    """A key that holds text has another kind of value.
+
+    Attributes:
+        key: its path, e.g. `run.job_name`.
+    """
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+# What stays of a variable that is not set, or of a user who is unknown.
+_UNKNOWN = re.compile(r"\$\w+|\$\{\w+\}|^~\w*")
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "null"}
 
 
@@ -43,7 +60,7 @@ def key(
         low, high: the smallest and the largest value, both allowed.
         choices: the only values, or the only items of a list.
         names: the kind of thing, as the registry calls it, of which the value is a name.
-        path: the value is a path of this machine; `~` is the home folder.
+        path: the value is a path of this machine; `~` and `$NAME` in it are resolved.
         effect: False for a key that does not change what a run computes.
     """
     metadata = {
@@ -97,7 +114,7 @@ def read(
         elif name in given:
             value = _convert(given[name], inner, f"{where}.{name}")
             _check_value(value, one.metadata, f"{where}.{name}")
-            values[name] = os.path.expanduser(value) if one.metadata.get("path") and value else value
+            values[name] = _path(value, f"{where}.{name}") if one.metadata.get("path") and value else value
         elif one.default_factory is not MISSING:
             values[name] = one.default_factory()
         elif one.default is not MISSING:
@@ -148,7 +165,10 @@ def merge(defaults: Any, section: Any, where: str) -> Any:
     try:
         return OmegaConf.merge(defaults, section)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: it does not fit what stands there otherwise ({error})") from error
+        raise ConfigError(
+            f"{where}: it does not fit what stands there otherwise, a list in place of a mapping or the "
+            f"reverse ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -156,7 +176,15 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     for one in get_args(kind) if _is_union(kind) else (kind,):
         with contextlib.suppress(TypeError):
             return _convert_to(one, value)
-    raise ConfigError(f"{where} is {value!r}, it must be {kind_name(kind)}")
+    items = value if isinstance(value, list) else [value]
+    wants_text = str in _scalars(kind) and all(isinstance(item, str | bool | int | float) for item in items)
+    message = f"{where} is {value!r}, it must be {kind_name(kind)}"
+    raise NotText(message, where) if wants_text else ConfigError(message)
+
+
+def _scalars(kind: Any) -> set[Any]:
+    """What a kind is made of, e.g. `{str}` of `list[str]`."""
+    return set().union(*map(_scalars, get_args(kind))) if get_args(kind) else {kind}
 
 
 def _convert_to(kind: Any, value: Any) -> Any:
@@ -171,6 +199,14 @@ def _convert_to(kind: Any, value: Any) -> Any:
     if kind is Any or type(value) is kind:
         return value
     raise TypeError
+
+
+def _path(value: str, where: str) -> str:
+    path = expanded(value)
+    unknown = None if os.path.exists(path) else _UNKNOWN.search(path)
+    if unknown:
+        raise ConfigError(f"{where} is {value!r}, but {unknown[0]} is not known here")
+    return path
 
 
 def _is_union(kind: Any) -> bool:

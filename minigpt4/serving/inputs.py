@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.errors import BadSample, ConfigError, DataError
-from minigpt4.common.files import inside, open_regular
+from minigpt4.common.files import expanded, inside, open_regular
 from minigpt4.datasets.datasets.jsonl_format import MARK, MAX_LINE
 from minigpt4.datasets.datasets.shard_list import expand_shards, is_remote
 from minigpt4.datasets.datasets.shard_reader import read_shard
@@ -60,7 +60,7 @@ def read_inputs(
 
 def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
     """The questions of one source, which is looked for at once."""
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     suffix = path.suffix[1:].lower()
     if path.is_dir() and any(_pictures(path)):
         return _shown(path, ask)

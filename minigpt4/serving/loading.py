@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "Cha
 
 
 def _yaml(source: Path) -> Path:
-    source = source.expanduser()
+    source = Path(expanded(source))
     if not source.is_dir():
         return source
     found = sorted(source.glob("*.yaml"))

@@ -6,7 +6,6 @@ cache is not requested again.
 """
 
 import importlib.util
-import os
 import pickle
 import re
 import zipfile
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest, reading
+from minigpt4.common.files import expanded
 from minigpt4.weights.download import without_query
 from minigpt4.weights.drive import DriveFile, is_drive
 from minigpt4.weights.locations import (
@@ -135,7 +135,7 @@ def resolve_path(value: str | None, key: str) -> Path:
         ConfigError: for a placeholder, or a package or file in it that does not exist.
     """
     value = require_value(value, key)
-    return _inside_package(value, key) if value.startswith("pkg://") else Path(os.path.expanduser(value))
+    return _inside_package(value, key) if value.startswith("pkg://") else Path(expanded(value))
 
 
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
@@ -151,7 +151,7 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
         remote = (DriveFile if is_drive(value) else RemoteFile).parse(value, source.key)
         _require_gguf(remote.name, source)
         return remote
-    path = Path(os.path.expanduser(value))
+    path = Path(expanded(value))
     try:
         if path.exists():
             return _local(path, source)
@@ -162,7 +162,8 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     if on_hub and is_file_name == bool(on_hub[2]) and not _is_of_a_run(path, source):
         return _on_hub(on_hub[1], on_hub[2], source)
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ConfigError(f"{source.key}: no file or folder {value!r}{nearest(path.name, siblings)}")
+    place = "" if str(path.absolute()) == value or "://" in value else f" (it would be {path.absolute()})"
+    raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{nearest(path.name, siblings)}")
 
 
 def _is_of_a_run(path: Path, source: WeightSource) -> bool:

@@ -70,10 +70,10 @@ def test_the_home_folder(here, monkeypatch) -> None:
     make("weight/x.pth")
     assert resolve_file("~/weight/x.pth", KEY) == here / "weight" / "x.pth"
     assert refused(resolve_file, "~/weight/y.pth") == (
-        f"{KEY}: no file or folder '~/weight/y.pth'; did you mean 'x.pth'?"
+        f"{KEY}: no file or folder '~/weight/y.pth' (it would be {here}/weight/y.pth); did you mean 'x.pth'?"
     )
-    assert refused(resolve_file, "~nobody_of_this_name/x.pth").endswith(
-        "no file or folder '~nobody_of_this_name/x.pth'"
+    assert "no file or folder '~nobody_of_this_name/x.pth'" in refused(
+        resolve_file, "~nobody_of_this_name/x.pth"
     )
 
 
@@ -159,11 +159,12 @@ def test_a_damaged_index(content) -> None:
 @pytest.mark.parametrize("resolve", [resolve_file, resolve_model])
 def test_what_looks_like_a_path_is_never_asked_for(resolve, value) -> None:
     Path("here").mkdir()
-    assert refused(resolve, value) == f"{KEY}: no file or folder {value!r}"
+    message = refused(resolve, value)
+    assert message.startswith(f"{KEY}: no file or folder {value!r}") and "did you mean" not in message
 
 
 def test_a_checkpoint_to_resume_is_never_asked_for() -> None:
-    with pytest.raises(ConfigError, match=r"^run\.resume_ckpt_path: no file or folder 'org/name/x\.pth'$"):
+    with pytest.raises(ConfigError, match=r"^run\.resume_ckpt_path: no file or folder 'org/name/x\.pth'"):
         resolve_file("org/name/x.pth", "run.resume_ckpt_path")
 
 

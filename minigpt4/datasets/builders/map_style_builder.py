@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.files import expanded
 from minigpt4.common.schema import plain_section
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.settings import MapStyleInfo
@@ -111,7 +112,7 @@ def _by_split(value: Any) -> Mapping[str, Any]:
 def _path(value: Any, key: str) -> Path:
     from minigpt4.weights.resolver import require_value
 
-    return Path(require_value(value, key)).expanduser()
+    return Path(expanded(require_value(value, key)))
 
 
 def _storages(sections: Mapping[str, Any] | None, where: str) -> dict[str, Any]:

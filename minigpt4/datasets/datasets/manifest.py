@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import inside
+from minigpt4.common.files import expanded, inside
 from minigpt4.common.logger import write_json
 
 
@@ -52,7 +52,7 @@ def read_manifest(path: str, key: str) -> list[str]:
     Raises:
         DataError: if it is absent or not a manifest, lists nothing, or names a path outside its folder.
     """
-    file = Path(path).expanduser()
+    file = Path(expanded(path))
     if not file.is_file():
         raise DataError(f"{key}: there is no manifest {path}")
     try:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.files import expanded
 from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.weights.resolver import require_value
 
@@ -72,7 +73,7 @@ def _expand(pattern: str, key: str) -> Iterable[str]:
         return _braces(scheme[1].lower() + pattern[len(scheme[1]) :])
     if pattern.endswith(".json"):
         return read_manifest(pattern, key)
-    return _braces(pattern)
+    return _braces(expanded(pattern))
 
 
 def _braces(pattern: str) -> Iterable[str]:
@@ -105,7 +106,6 @@ def _found(name: str, key: str) -> list[str]:
     """The shards in a folder, or of a pattern with wildcards; else the one that is named, there or not."""
     if is_remote(name):
         return [name]
-    name = os.path.expanduser(name)
     wild = glob.has_magic(name)
     if name.lower().endswith(SUFFIXES) and not wild:  # nothing is asked of a disk that may be slow
         return [name]

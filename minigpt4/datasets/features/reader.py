@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import inside, open_regular
+from minigpt4.common.files import expanded, inside, open_regular
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
 from minigpt4.models.image_tokens import TokenShape
@@ -121,7 +121,7 @@ class Manifest:
         Raises:
             DataError: if there is none, it is of another format, unfinished, or names files outside.
         """
-        path = Path(place).expanduser()
+        path = Path(expanded(place))
         path = path / MANIFEST if path.is_dir() else path
         try:
             with open_regular(path) as file:

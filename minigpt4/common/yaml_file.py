@@ -1,0 +1,114 @@
+"""YAML from files and command lines: its values, and how they were written."""
+
+import io
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.files import expanded
+
+# A YAML's aliases (`*name`) can make billions of values out of a few lines.
+MAX_VALUES = 100_000
+MAX_BYTES = 10**7
+
+# Path of a key (`run.job_name`) -> its value as it stands in the YAML without quotes, e.g. `1e3`; of a list,
+# its items.
+Written = dict[str, str | list[str]]
+
+
+def read_yaml(path: str | Path) -> tuple[DictConfig | ListConfig, Written]:
+    """Read one YAML file.
+
+    Returns:
+        Its content, and how values were written: YAML takes `on` for True, and `1e3` or `0x10` for numbers.
+
+    Raises:
+        ConfigError: if it is absent, not YAML, or too large.
+    """
+    path = Path(expanded(str(path))).absolute()
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"no config file {path}{nearest(path.name, siblings)}")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_BYTES // 10**6} MB, it is no config file")
+        text = path.read_text(encoding="utf-8-sig")
+        written = as_written(text)
+        return OmegaConf.load(io.StringIO(text)), written
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        # ValueError: not UTF-8, or a date that is none. OSError: OmegaConf's word for a lone number.
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply") from error
+
+
+def as_written(text: str) -> Written:
+    """How the values of a YAML were written, where they stand without quotes.
+
+    Raises:
+        YAMLError: if it is not YAML, or its aliases make too much of it.
+    """
+    root = yaml.compose(text, yaml.SafeLoader)
+    written: Written = {}
+    if root is not None:
+        _count(root, {})
+        _collect(root, (), written)
+    return written
+
+
+def _count(node: Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, its aliases replaced."""
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES  # of a node within itself
+        known[id(node)] = 1 + sum(_count(inner, known) for _, inner in _items(node))
+        if known[id(node)] > MAX_VALUES:
+            raise YAMLError(f"its aliases make more than {MAX_VALUES:,} values of it")
+    return known[id(node)]
+
+
+def _items(node: Node) -> list[tuple[Hashable, Node]]:
+    if isinstance(node, MappingNode):
+        return [(key.value if isinstance(key, ScalarNode) else None, value) for key, value in node.value]
+    return list(enumerate(node.value)) if isinstance(node, SequenceNode) else []
+
+
+def _collect(node: Node, path: tuple[str, ...], written: Written) -> None:
+    for key, inner in _items(node):
+        place = (*path, str(key))
+        if _is_plain(inner):
+            written[".".join(place)] = inner.value
+        elif isinstance(inner, SequenceNode) and all(isinstance(item, ScalarNode) for item in inner.value):
+            written[".".join(place)] = [item.value for item in inner.value]
+        else:
+            _collect(inner, place, written)
+
+
+def _is_plain(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.style is None
+
+
+def written_value(text: str) -> tuple[Any, str | list[str] | None]:
+    """What follows `key=` on a command line: its value, and how that was written if not in quotes.
+
+    A number, True, False, null, a quoted text, and a list or mapping in brackets are what they are in YAML.
+    Anything else is the text as it stands: YAML would take `###` for a comment.
+    """
+    start = text.strip()[:1]
+    try:
+        written = as_written(f"value: {text}").get("value")
+        content: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        return text, None
+    value = content["value"]
+    is_null = value is None and text.strip().lower() in ("", "~", "null")
+    if is_null or isinstance(value, bool | int | float):
+        return value, written
+    quotes = {str: "'\"", list: "[", dict: "{"}.get(type(value), "")
+    return (value, written) if start and start in quotes else (text, None)
