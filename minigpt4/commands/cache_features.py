@@ -43,10 +43,13 @@ def main() -> None:
 
 def cache_features(args: argparse.Namespace) -> None:
     """Config, shards, what is left to do, doing it, manifest: one paragraph per step."""
+    from minigpt4.commands.early import VISION_FILES, check_model
     from minigpt4.common.config import Config, plain
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
+    for device in args.devices or [None]:
+        check_model(cfg, device, VISION_FILES)
 
     from minigpt4.datasets.features.reader import FORMAT, MANIFEST
     from minigpt4.models.identity import vision_identity

@@ -30,19 +30,21 @@ def main() -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """Config, model, page: one paragraph per step."""
+    from minigpt4.commands.early import check_address, check_model
     from minigpt4.common.config import Config, plain
-    from minigpt4.common.errors import ConfigError, UserError
+    from minigpt4.common.errors import UserError
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
-    if not 0 <= args.port < 65536:
-        raise ConfigError(f"--port is {args.port}, it must be from 0 to 65535")
+    device_name = args.device if args.gpu_id is None else f"cuda:{args.gpu_id}"
+    check_address(args.host, args.port)
+    check_model(cfg, device_name)
 
     from minigpt4.common.device import pick_device
     from minigpt4.common.registry import registry
     from minigpt4.processors.base_processor import processors_of
 
-    device = pick_device(args.device if args.gpu_id is None else f"cuda:{args.gpu_id}")
+    device = pick_device(device_name)
     vis_processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
 
     log.info("building the model")

@@ -56,6 +56,7 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Arguments, data, model, evaluation, report: one paragraph per step."""
+    from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config
 
     # The config is checked before anything heavy is imported.
@@ -63,6 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.batch_size is None:
         args.batch_size = cfg.run_value("batch_size_eval")
     check_arguments(args)
+    check_model(cfg, args.device)
 
     from minigpt4.common.errors import ConfigError, DataError
     from minigpt4.common.logger import write_json

@@ -10,8 +10,14 @@ example:
 
 import argparse
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minigpt4.common.cli import config_parser, run
+
+if TYPE_CHECKING:
+    from minigpt4.common.config import Config
+    from minigpt4.runners.settings import RunSettings
 
 log = logging.getLogger("train")
 
@@ -36,6 +42,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume:
         cfg.run_cfg.resume_ckpt_path = args.resume
     settings = cfg.run_settings()
+    check_early(cfg, settings)
 
     from minigpt4.common.registry import registry
     from minigpt4.runners.checkpoints import check_resumable
@@ -63,6 +70,22 @@ def train(args: argparse.Namespace) -> None:
             print(f"\n{report_table(report)}")
         print(f"\n{end_summary(report, cfg, datasets, settings)}")
     runner.accelerator.end_training()  # ranks wait for each other
+
+
+def check_early(cfg: "Config", settings: "RunSettings") -> None:
+    """Raise ConfigError for what only the place, the device and the files show, not the config alone."""
+    from minigpt4.commands.early import check_model
+    from minigpt4.runners.output_folder import check_output, check_unused
+
+    folder = Path(settings.output_dir)
+    if not settings.evaluate:
+        check_output(folder)
+        check_unused(folder)
+    check_model(cfg, settings.device)
+    if settings.resume_ckpt_path and settings.resume_ckpt_path != "auto":
+        from minigpt4.weights.resolver import WeightSource, locate
+
+        locate(WeightSource("run.resume_ckpt_path", settings.resume_ckpt_path, "file"))
 
 
 if __name__ == "__main__":

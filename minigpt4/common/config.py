@@ -205,7 +205,7 @@ class Config:
         """Look at every key that is there."""
         read(self._run_schema, self.run_cfg, "run")
         if "model" in self.config:
-            parse(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
+            self.model_settings()
         for name, section in self.datasets_cfg.items():
             _builder_class(str(name), section).from_config(str(name), section)
         for name, section in self.evaluation_datasets_cfg.items():
@@ -218,6 +218,16 @@ class Config:
     @property
     def _run_schema(self) -> type:
         return _schema("runner", self.run_cfg.get("runner", DEFAULT_RUNNER), "run.runner")
+
+    def model_settings(self) -> Any:
+        """The section `model:` as the dataclass of what `model.arch` names.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        if "arch" not in self.model_cfg:
+            raise ConfigError("model.arch is missing: please set it in the YAML, e.g. `arch: minigpt4`")
+        return parse(_schema("model", self.model_cfg.arch, "model.arch"), self.model_cfg, "model")
 
     def run_settings(self) -> Any:
         """The section `run:` as the dataclass of its runner (`RunSettings`).

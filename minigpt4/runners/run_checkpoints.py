@@ -9,12 +9,13 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from minigpt4.common.config import Config
-from minigpt4.common.errors import ConfigError, reading
-from minigpt4.common.lock import Held, Lock
+from minigpt4.common.errors import reading
+from minigpt4.common.lock import Held
 from minigpt4.common.rng import rng_state, set_rng_state
 from minigpt4.common.schema import without_effect
 from minigpt4.runners.checkpoints import CheckpointFolder, read_resumable
 from minigpt4.runners.engine import Engine
+from minigpt4.runners.output_folder import in_use, run_lock
 from minigpt4.runners.reporting.reporter import keep_earlier_run
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
@@ -69,7 +70,7 @@ class RunCheckpoints:
                 problem = str(error)
         (problem,) = broadcast_object_list([problem])
         if problem:
-            raise ConfigError(in_use(self.folder.folder, problem))
+            raise in_use(self.folder.folder, problem)
 
     def begin(self) -> tuple[RunState, dict[str, Any]]:
         """Start the run, or resume it from a checkpoint, and prepare its folder.
@@ -129,16 +130,3 @@ class RunCheckpoints:
             state.skipped_in_a_row = 0  # the run had stopped for them; who resumes it has a reason
         log.info("resuming %s after step %d", path, state.step)
         return state, sampler
-
-
-def run_lock(folder: Path) -> Lock:
-    """What a run holds while it writes to its output folder."""
-    return Lock(folder / ".lock")
-
-
-def in_use(folder: Path, holder: str) -> str:
-    """The message for who may not write there."""
-    return (
-        f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait for its end, or "
-        "name another folder"
-    )

@@ -1,9 +1,7 @@
 """What can go wrong in a run and can be known before its first step is checked before its first step."""
 
-import errno
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.library_check import check_gradient
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.runners.output_folder import check_output
 from minigpt4.runners.resources.advice import memory_advice
 from minigpt4.runners.resources.memory import CountedMemory, available_memory, count_memory
 from minigpt4.runners.settings import RunSettings
@@ -61,25 +60,6 @@ def preflight(
             memory_advice(model, batch_size, settings.accum_grad_iters),
         )
     return counted
-
-
-def check_output(folder: Path) -> None:
-    """Make the run's folder, and write a file there, which is removed again.
-
-    Raises:
-        ConfigError: if that cannot be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", suffix=".part") as probe:
-            probe.write(bytes(4096))
-            probe.flush()
-    except (FileExistsError, NotADirectoryError) as error:
-        file = next(path for path in (folder, *folder.parents) if path.exists())
-        raise ConfigError(f"run.output_dir is {str(folder)!r}, but {file} is a file, not a folder") from error
-    except OSError as error:
-        full = "; make room there, or name another place" if error.errno == errno.ENOSPC else ""
-        raise ConfigError(f"run.output_dir: nothing can be written to {folder}: {error}{full}") from error
 
 
 def checkpoint_bytes(model: BaseModel) -> int:

@@ -1,0 +1,58 @@
+"""The folder that a run writes to: that it can be written, and that no other run does."""
+
+import errno
+import tempfile
+from pathlib import Path
+
+from minigpt4.common import launch
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.lock import Held, Lock
+
+
+def check_output(folder: Path) -> None:
+    """Make the run's folder, and write a file there, which is removed again.
+
+    Raises:
+        ConfigError: if that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", suffix=".part") as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise ConfigError(f"run.output_dir is {str(folder)!r}, but {file} is a file, not a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        full = "; make room there, or name another place" if _is_full(error) else ""
+        raise ConfigError(
+            f"run.output_dir: nothing can be written to {folder.absolute()}: {error}{full}"
+        ) from error
+
+
+def _is_full(error: OSError | ValueError) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def run_lock(folder: Path) -> Lock:
+    """What a run holds while it writes to its output folder."""
+    return Lock(folder / ".lock")
+
+
+def check_unused(folder: Path) -> None:
+    """Raise ConfigError if another run writes to the folder now."""
+    lock = run_lock(folder)
+    if launch.rank() == 0 and lock.path.exists():  # the ranks of one run are no other run
+        try:
+            with lock:
+                pass
+        except Held as holder:
+            raise in_use(folder, holder) from holder
+
+
+def in_use(folder: Path, holder: object) -> ConfigError:
+    """What to raise where another run writes to the folder."""
+    return ConfigError(
+        f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait for its end, or "
+        "name another folder"
+    )
