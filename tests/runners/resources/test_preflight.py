@@ -11,6 +11,7 @@ import torch
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.formatting import format_bytes
+from minigpt4.runners import output_folder
 from minigpt4.runners.resources import preflight as module
 from minigpt4.runners.resources.preflight import (
     check_disk,
@@ -68,14 +69,14 @@ def test_check_output_refuses_a_folder_that_cannot_be_written_to(tmp_path, monke
     def refuse(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(output_folder.tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(ConfigError, match=r"run\.output_dir: nothing can be written to .*Permission denied"):
         check_output(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 def test_check_output_writes_to_find_a_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr(output_folder.tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(ConfigError, match="No space left on device; make room there, or name another place"):
         check_output(tmp_path)
 
