@@ -90,7 +90,7 @@ def test_run_names_a_file_of_its_own_that_it_cannot_write(shapes: Path, tmp_path
     [
         *(
             ("progress", []),
-            ("progress", {"window": {"x": 1}}),
+            ("progress", {"window": {"loss": "x"}}),
             ("sampler", {}),
             ("sampler", []),
             ("rng", []),
