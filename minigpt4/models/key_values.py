@@ -45,12 +45,6 @@ class KeyValues:
         """Tokens that are held, padding included."""
         return self._cache.get_seq_length()
 
-    @property
-    def bytes(self) -> int:
-        """The memory that they take."""
-        tensors = (tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
     def crop(self, length: int) -> None:
         """Keep the first `length` tokens."""
         if length < self.length:  # `crop(0)` of older versions of transformers removes all
