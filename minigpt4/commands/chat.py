@@ -30,14 +30,16 @@ def main() -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """Config, model, page: one paragraph per step."""
-    from minigpt4.commands.early import check_address, check_model
+    from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config, plain
     from minigpt4.common.errors import UserError
+    from minigpt4.common.ports import listening
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     device_name = args.device if args.gpu_id is None else f"cuda:{args.gpu_id}"
-    check_address(args.host, args.port)
+    with listening(args.host, args.port) as sock:
+        port = sock.getsockname()[1]
     check_model(cfg, device_name)
 
     from minigpt4.common.device import pick_device
@@ -60,9 +62,9 @@ def chat(args: argparse.Namespace) -> None:
 
     page = build_page(Chat(model, vis_processor), title=model_class.__name__)
     try:
-        page.launch(server_name=args.host, server_port=args.port, share=args.share, max_file_size=MAX_UPLOAD)
+        page.launch(server_name=args.host, server_port=port, share=args.share, max_file_size=MAX_UPLOAD)
     except OSError as error:
-        raise UserError(f"--port {args.port} on --host {args.host}: {error}") from error
+        raise UserError(f"--port {port} on --host {args.host}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
 """What can be known before the model's libraries are imported, which takes many seconds."""
 
-import os
-import socket
 from collections.abc import Sequence
 
 from minigpt4.common.config import Config
-from minigpt4.common.errors import ConfigError
 
 # Keys of `model:` that name files.
 VISION_FILES = ("vit_weights", "q_former_model")
@@ -34,17 +31,3 @@ def check_model(cfg: Config, device: str | None, files: Sequence[str] = FILES) -
         unused = name == "q_former_model" and not getattr(settings, "has_qformer", True)
         if value and isinstance(value, str) and value != RANDOM and not unused:
             locate(WeightSource(f"model.{name}", value, "model" if name == "llama_model" else "file"))
-
-
-def check_address(host: str, port: int) -> None:
-    """Raise ConfigError if nothing can be served there: the port is taken, reserved, or no port."""
-    if not 0 < port < 65536:
-        raise ConfigError(f"--port is {port}, it must be from 1 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":  # as servers do: a port whose server has just ended is free
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--port {port} on --host {host}: {error}") from error

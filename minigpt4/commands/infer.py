@@ -65,11 +65,13 @@ def main() -> None:
 
 def infer(args: argparse.Namespace) -> None:
     """Arguments, model, then one of the three ways to ask."""
+    from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     check_arguments(args)
+    check_model(cfg, args.device)
 
     from minigpt4.serving import from_config
 

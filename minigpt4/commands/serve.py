@@ -57,12 +57,14 @@ def main() -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Arguments, address, model, server: one paragraph per step."""
+    from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config
     from minigpt4.common.ports import listening
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     limits = checked(args, str(cfg.model_cfg.get("arch")))
+    check_model(cfg, args.device)
     with listening(args.host, args.port) as sock:
         import uvicorn
 

@@ -45,13 +45,11 @@ def train(args: argparse.Namespace) -> None:
     check_early(cfg, settings)
 
     from minigpt4.common.registry import registry
-    from minigpt4.runners.checkpoints import check_resumable
     from minigpt4.runners.evaluation import check_splits
     from minigpt4.runners.reporting.reporter import report_table
     from minigpt4.runners.reporting.summary import end_summary
     from minigpt4.tasks.base_task import setup_task
 
-    check_resumable(settings.resume_ckpt_path)
     log.info("finding the datasets")
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
@@ -75,6 +73,7 @@ def train(args: argparse.Namespace) -> None:
 def check_early(cfg: "Config", settings: "RunSettings") -> None:
     """Raise ConfigError for what only the place, the device and the files show, not the config alone."""
     from minigpt4.commands.early import check_model
+    from minigpt4.runners.checkpoints import check_resumable
     from minigpt4.runners.output_folder import check_output, check_unused
 
     folder = Path(settings.output_dir)
@@ -82,10 +81,7 @@ def check_early(cfg: "Config", settings: "RunSettings") -> None:
         check_output(folder)
         check_unused(folder)
     check_model(cfg, settings.device)
-    if settings.resume_ckpt_path and settings.resume_ckpt_path != "auto":
-        from minigpt4.weights.resolver import WeightSource, locate
-
-        locate(WeightSource("run.resume_ckpt_path", settings.resume_ckpt_path, "file"))
+    check_resumable(settings.resume_ckpt_path)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from minigpt4.common.errors import ConfigError
 
 # Files are read in such pieces: each costs a call of the system, and shards are read from slow disks.
 BUFFER = 2**18
+# What the system says where a disk, or a quota of it, is full.
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def expanded(path: str | Path) -> str:
@@ -56,6 +58,11 @@ def open_regular(path: str | Path) -> BinaryIO:
     except OSError:
         os.close(number)
         raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk was full, or a quota or limit of it reached."""
+    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EFBIG)
 
 
 def _beside(path: Path) -> Path:

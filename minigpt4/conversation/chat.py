@@ -5,7 +5,6 @@ Shapes: P tokens per image, T tokens per prompt, D the language model's width.
 
 import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,6 @@ from minigpt4.prompts.reply_end import ReplyReader, read_reply
 from minigpt4.prompts.templates import IMAGE_TURN, without_places
 
 log = logging.getLogger(__name__)
-
-# True, and meant so: the original penalises repetitions within the reply alone, too.
-warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 
 class Chat:

@@ -11,8 +11,8 @@ from torch import nn
 from minigpt4.common.errors import CheckpointError, nearest, reading
 from minigpt4.common.schema import parse, plain_section
 from minigpt4.models.foreign_tensors import (
+    endings_of,
     find_other,
-    in_short,
     second_names,
     split_derived,
     why_unexpected,
@@ -157,7 +157,7 @@ class BaseModel(nn.Module):
         needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
         require_keys(needed, found, source=str(path))
         if follow:
-            log.info("%s: passed over what follows from the architecture: %s", path, in_short(follow))
+            log.info("%s: passed over what follows from the architecture: %s", path, endings_of(follow))
         tensors = self.in_own_convention({own[key]: value for key, value in found.items()}, convention)
         hint = self.explain_shapes(tensors)
         load_into(self, tensors, source=str(path), key_of=self.checkpoint_key, hint=hint)

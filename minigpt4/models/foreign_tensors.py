@@ -52,7 +52,7 @@ def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one[rows].float(), here.float(), rtol=0.01, atol=1e-6)
 
 
-def in_short(keys: Iterable[str]) -> str:
+def endings_of(keys: Iterable[str]) -> str:
     """The ends of keys, counted: `rotary_emb.inv_freq (32)`."""
     ends = Counter(".".join(key.split(".")[-2:]) for key in keys)
     return ", ".join(f"{end} ({count})" for end, count in ends.items())

@@ -4,6 +4,7 @@ Shapes: B batch, T text and image tokens, D width, V vocabulary.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,9 @@ from minigpt4.models.execution import (
 from minigpt4.models.head_loss import Head, head_losses
 from minigpt4.models.library_head import decoder_of, logits_of
 from minigpt4.prompts.encoder import TokenBatch
+
+# True, and meant so: the original penalises repetitions within the reply alone, too.
+warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 
 class CausalLM(PreTrainedModel):

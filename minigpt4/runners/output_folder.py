@@ -1,11 +1,11 @@
 """The folder that a run writes to: that it can be written, and that no other run does."""
 
-import errno
 import tempfile
 from pathlib import Path
 
 from minigpt4.common import launch
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import is_disk_full
 from minigpt4.common.lock import Held, Lock
 
 
@@ -24,14 +24,10 @@ def check_output(folder: Path) -> None:
         file = next(path for path in (folder, *folder.parents) if path.exists())
         raise ConfigError(f"run.output_dir is {str(folder)!r}, but {file} is a file, not a folder") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        full = "; make room there, or name another place" if _is_full(error) else ""
+        full = "; make room there, or name another place" if is_disk_full(error) else ""
         raise ConfigError(
             f"run.output_dir: nothing can be written to {folder.absolute()}: {error}{full}"
         ) from error
-
-
-def _is_full(error: OSError | ValueError) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def run_lock(folder: Path) -> Lock:

@@ -124,8 +124,6 @@ class RunCheckpoints:
             if rank < ranks:
                 set_rng_state(checkpoint["rng"][rank], self.engine.device)
             sampler = checkpoint["sampler"][rank if rank < ranks else 0]
-            if not isinstance(sampler["drawn"], int) or not isinstance(sampler["loaders"], dict):
-                raise ValueError(f"sampler is {sampler}")
         if state.skipped_in_a_row >= self.settings.max_bad_steps:
             state.skipped_in_a_row = 0  # the run had stopped for them; who resumes it has a reason
         log.info("resuming %s after step %d", path, state.step)

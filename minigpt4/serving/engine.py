@@ -5,7 +5,6 @@ Shapes: B rows, T tokens, P tokens per image, D the language model's width.
 
 import sys
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -26,9 +25,6 @@ from minigpt4.serving.caches import PromptCaches
 from minigpt4.serving.pictures import SeenPictures
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
-
-# True, and meant so: the original penalises repetitions within the reply alone, too.
-warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 # Images that are looked at together.
 AT_ONCE = 32

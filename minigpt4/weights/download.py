@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import DISK_FULL
 from minigpt4.common.web import SLOW_BYTES, open_url
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ WAITS = (1.0, 2.0, 4.0)
 CHUNK = 1 << 20
 # `x.pth.sha256` holds the hash of `x.pth` after it was compared.
 STAMP = ".sha256"
-DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 # Bytes after which a file whose length was not announced is given up: its server sends without end.
 LARGEST_UNANNOUNCED = 1 << 36
 

@@ -22,7 +22,8 @@ from huggingface_hub.errors import (
 )
 
 from minigpt4.common.errors import ConfigError, nearest
-from minigpt4.weights.download import DISK_FULL, no_space, require_space
+from minigpt4.common.files import DISK_FULL
+from minigpt4.weights.download import no_space, require_space
 from minigpt4.weights.locations import WEIGHT_SUFFIXES, Location, missing_from_model, model_weights
 
 # Config, tokenizer, chat template and the like; no code.

@@ -1,15 +1,12 @@
 """What is refused before the model's libraries are imported."""
 
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from minigpt4.commands.early import check_address
-from minigpt4.common.errors import ConfigError
 from minigpt4.common.lock import Lock
 from tests.support import ROOT
 
@@ -55,27 +52,3 @@ def test_folder_of_another_run_is_told_before_heavy_imports(tmp_path: Path) -> N
     with Lock(tmp_path / ".lock"):
         message = refused("train", "--cfg-path", TRAIN, "--options", f"run.output_dir={tmp_path}")
     assert f"another run writes to {tmp_path}" in message
-
-
-def test_address_that_cannot_be_served() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        port = busy.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"^--port {port} on --host 127\.0\.0\.1: .*in use"):
-            check_address("127.0.0.1", port)
-    check_address("127.0.0.1", port)
-    check_address("localhost", port)
-    for number in (0, -1, 65536, 99999):
-        with pytest.raises(ConfigError, match=rf"^--port is {number}, it must be from 1 to 65535"):
-            check_address("127.0.0.1", number)
-    for host in ("no.such.host.invalid", "a..b", "x" * 80, "203.0.113.7"):
-        with pytest.raises(ConfigError, match=rf"^--port {port} on --host {re.escape(host)}: "):
-            check_address(host, port)
-
-
-def test_address_whose_port_is_reserved(monkeypatch) -> None:
-    def bind(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(socket.socket, "bind", bind)
-    with pytest.raises(ConfigError, match=r"^--port 80 on --host 127\.0\.0\.1: .*Permission denied"):
-        check_address("127.0.0.1", 80)

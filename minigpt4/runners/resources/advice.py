@@ -1,6 +1,5 @@
 """What to say when memory or disk runs out."""
 
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,10 @@ from torch import nn
 from minigpt4.common import launch
 from minigpt4.common.device import dtype_for, summarized
 from minigpt4.common.errors import TrainingError
+from minigpt4.common.files import is_disk_full
 from minigpt4.common.formatting import format_bytes
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.runners.resources.memory import available_memory, count_memory, sharded_away, weight_bytes
-from minigpt4.weights.download import DISK_FULL
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a disk was full, or a quota or limit of it reached."""
-    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EFBIG)
 
 
 def disk_error(error: OSError, folder: Path) -> TrainingError | None:
