@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from minigpt4.common.errors import reading
 from minigpt4.common.stop_request import leave_signals_to_parent, signals_held
 from minigpt4.datasets.collate import BatchStream, ReaderState
 from minigpt4.datasets.stream import Reading, SampleStream
@@ -96,6 +97,10 @@ class TrainLoader:
         )
 
     def _resume(self, state: Mapping[str, Any]) -> None:
+        with reading(self.name, failed="run.resume_ckpt_path: where the data set {} was is damaged"):
+            self._go_on(state)
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
         changes = [
             f"{key}: {state['order'].get(key)} before, {value} now"
             for key, value in self.order.items()
@@ -103,7 +108,9 @@ class TrainLoader:
         ]
         self.reordered, self.new_orders = ", ".join(changes), state["new_orders"] + bool(changes)
         if not changes:
-            self.given, self.readers = state["given"], list(state["readers"])
+            self.given, self.readers = int(state["given"]), [_reader(one) for one in state["readers"]]
+            if len(self.readers) != self.order["workers"]:
+                raise ValueError(f"{len(self.readers)} readers of {self.order['workers']}")
 
     def start(self) -> None:
         """Start the workers, if that has not been done."""
@@ -170,3 +177,11 @@ class TrainLoader:
             "given": self.given,
             "readers": list(self.readers),
         }
+
+
+def _reader(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A `ReaderState` of a checkpoint. Raises TypeError if it is none."""
+    state = ReaderState(**values)
+    if not all(type(number) is int for number in (state.worker, state.good, *state.bad.values())):
+        raise TypeError(f"a reader is {values}")
+    return state.to_dict()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import config_changes
-from minigpt4.common.errors import CheckpointError
+from minigpt4.common.errors import CheckpointError, reading
 from minigpt4.common.files import replacing
 from minigpt4.weights.checkpoint import flush_folder, read_checkpoint, save_checkpoint
 from minigpt4.weights.resolver import WeightSource, locate, resolve_file
@@ -160,11 +160,8 @@ def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[st
 
 def _compare_checksums(path: Path) -> None:
     """Raise CheckpointError if the file is damaged: torch does not check the sums that it writes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            lost = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+    with reading(path, failed="{} is damaged"), zipfile.ZipFile(path) as archive:
+        lost = archive.testzip()
     if lost:
         raise CheckpointError(f"{path} is damaged: the checksum of {lost} in it is wrong")
 

@@ -206,14 +206,16 @@ class Engine:
         settings say now; the schedule sets the learning rate before each update.
 
         Raises:
-            ValueError: if it is not of these parameters. The optimizer itself notices that in its next step.
+            KeyError, ValueError: if it is not of these parameters. The optimizer itself notices that in its
+                next step.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for place, values in state["optimizer"]["state"].items():
-            for name, value in values.items():
-                found, right = getattr(value, "shape", ()), parameters[place].shape
-                if found not in ((), right):
+            for name in ("exp_avg", "exp_avg_sq"):
+                found, right = torch.as_tensor(values[name]).shape, parameters[place].shape
+                if found != right:
                     raise ValueError(f"the optimizer's {name} is {list(found)}, the parameter {list(right)}")
+            float(values["step"])
         learned = ("params", "lr")
         own = [{k: v for k, v in group.items() if k not in learned} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from minigpt4.common.errors import CheckpointError
 from minigpt4.datasets.datasets import webdataset_stream
 from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.shard_order import parts_of_epoch
@@ -280,6 +281,32 @@ def test_a_state_that_an_earlier_version_wrote_is_resumed(tmp_path) -> None:
         [13, 18, 22, 5],
         [19, 23, 7, 26],
     ]
+
+
+@pytest.mark.parametrize("kind", ["shards", "folder"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"readers": "all"},
+        {"readers": []},
+        {"readers": [7]},
+        {"readers": [{"worker": 0, "good": "36"}]},
+        {"readers": [{"worker": 0, "bad": {"broken image": None}}]},
+        *[
+            {"readers": [{"worker": 0, "position": one}]}
+            for one in ("x", -1, [1, 2, [], 4], [1, 2, "x"], [1, -2, [9]])
+        ],
+        {"readers": [{"worker": 0, "position": [0, 0, [10**30]]}]},
+        {"given": None},
+        {"new_orders": "1"},
+        {"order": 5},
+    ],
+)
+def test_a_state_that_is_damaged_is_one_line(tmp_path, kind, damage) -> None:
+    dataset = shards_or_folder(kind, tmp_path)
+    state = loader(dataset, seed=3).state()
+    with pytest.raises(CheckpointError, match=r"^run\.resume_ckpt_path: "):
+        next(iter(loader(dataset, seed=3, state=state | damage)))
 
 
 def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:

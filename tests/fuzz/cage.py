@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def _child(read: Callable[[Path], Any], folder: Path, answer: int) -> NoReturn:
         console = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # of libraries that are not Python's
             os.dup2(console, stream)
+        tempfile.tempdir = str(folder)
         torch.set_num_threads(1)  # others would not have lived through the fork
         os.chdir(folder)
         sys.dont_write_bytecode = True

@@ -405,7 +405,7 @@ TARGETS: dict[str, Target] = {
     "vision": Target(_write_vision, _read_vision, 0.5),
     "gguf": Target(_write_gguf, _read_model, 1.0),
     "run": Target(_write_run, _read_run, 4.0, replaced=False),
-    "log": Target(_write_log, _read_log, 0.5),
+    "log": Target(_write_log, _read_log, 0.5, replaced=False),
     "yaml": Target(_write_yaml, _read_yaml, 0.3),
     "prompts": Target(_write_prompts, _read_prompts, 0.5),
     "zip": Target(_write_zip, _read_zip),

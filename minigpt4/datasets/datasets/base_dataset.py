@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 import torch
 
-from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.errors import BadSample, CheckpointError, DataError
 from minigpt4.common.files import inside, open_regular
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
@@ -157,7 +157,10 @@ class BaseDataset(SampleStream):
         # The epochs follow each other in one endless row, of which a reader takes every `readers`-th entry:
         # none gets more than another, and none goes without where there are more readers than entries.
         shuffled, order = -1, np.empty(0)
-        for taken in count(reading.position or 0):
+        position = reading.position or 0
+        if type(position) is not int or position < 0:
+            raise CheckpointError(f"run.resume_ckpt_path: {position!r} is not how many entries were read")
+        for taken in count(position):
             epoch, place = divmod(reading.reader + taken * reading.readers, len(self))
             if epoch != shuffled:
                 shuffled, order = epoch, np.random.default_rng([reading.seed, epoch]).permutation(len(self))

@@ -13,9 +13,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from minigpt4.common import errors
 from minigpt4.datasets.stream import Reading, Skipped
 
 SHUFFLE_BUFFER = 1000
+MOST = 10**9  # of what a position counts
 
 
 class ShardPart(NamedTuple):
@@ -38,6 +40,16 @@ class ReaderPosition(NamedTuple):
     epoch: int = 0
     drawn: int = 0
     counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: Any) -> "ReaderPosition":
+        """What a checkpoint holds of one. Raises CheckpointError if it is none."""
+        with errors.reading("the shards", failed="run.resume_ckpt_path: how far {} were read is damaged"):
+            position = cls(*values)
+            for number in (position.epoch, position.drawn, *position.counts):
+                if type(number) is not int or not 0 <= number < MOST:
+                    raise ValueError(f"{number!r} is not a number of epochs or samples")
+            return position
 
 
 class _Unread(NamedTuple):
@@ -65,7 +77,7 @@ def read_epochs(read: ReadPart, shards: int, reading: Reading) -> Iterator[tuple
     Resuming costs no more than reading what lay in the shuffle buffer and the part that was begun: the
     epochs and parts before are counted off, not read.
     """
-    position = ReaderPosition(*reading.position or ())
+    position = ReaderPosition() if reading.position is None else ReaderPosition.of(reading.position)
     while True:
         rng = random.Random(f"{reading.seed}/{position.epoch}/{reading.reader}/{reading.readers}")
         parts = parts_of_epoch(shards, position.epoch, reading)
