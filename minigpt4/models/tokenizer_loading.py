@@ -175,6 +175,6 @@ def _check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: Path) -> N
     for word, place in tokenizer.get_vocab().items():
         if place >= rows and word not in added:
             raise ConfigError(
-                f"model.llama_model: the tokenizer of {source} writes {word!r} as id {place}, but the "
+                f"model.llama_model: the tokenizer of {source} writes {word[:80]!r} as id {place}, but the "
                 f"embedding table of the model has {rows} rows: is it another model's tokenizer?"
             )

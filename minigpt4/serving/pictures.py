@@ -72,7 +72,7 @@ def _decoded(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Imag
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample("image too large")
             return on_white(image)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # also of names that no file can have
         raise DataError(f"The image cannot be read: {error}.") from error
     except BadSample as bad:
         raise DataError(f"The image cannot be read: {bad}.") from bad

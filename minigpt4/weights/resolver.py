@@ -180,6 +180,8 @@ def _is_url(value: str) -> bool:
 def _local(path: Path, source: WeightSource) -> LocalPath:
     """Check that an existing path is of the source's kind."""
     if not path.is_dir():
+        if not path.is_file():
+            raise ConfigError(f"{source.key}: {path} is a device or a pipe, not a file")
         _require_gguf(path.name, source)
         return LocalPath(path)
     if source.kind == "model":

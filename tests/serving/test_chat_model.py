@@ -67,6 +67,7 @@ def test_an_image_comes_in_all_forms(model, tmp_path) -> None:
     [
         ("no/such.png", "no/such.png"),
         (b"no picture", "cannot be read"),
+        ("\ud800.jpg", "cannot be read"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\]"),
         (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]"),
         (torch.zeros(3, 8, 8), r"float32 \[3, 8, 8\].*\[3, 56, 56\]"),

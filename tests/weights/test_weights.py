@@ -256,3 +256,10 @@ def test_another_hub_and_no_network_by_environment(here, monkeypatch) -> None:
         assert (Path(folder) / "config.json").read_bytes() == (GOLDEN / "llm" / "config.json").read_bytes()
         assert python(ASK, **environment, HF_ENDPOINT=server.url, HF_HUB_OFFLINE="1") == folder
         assert len(server.seen) == asked
+
+
+@pytest.mark.parametrize("resolve", [resolve_file, resolve_model])
+def test_a_pipe_is_not_waited_for(tmp_path, resolve) -> None:
+    os.mkfifo(tmp_path / "a.gguf")
+    with pytest.raises(ConfigError, match=r"^key: .*a\.gguf is a device or a pipe, not a file$"):
+        resolve(str(tmp_path / "a.gguf"), "key")
