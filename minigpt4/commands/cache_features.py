@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt4.common import parts
 from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def main() -> None:
         metavar="D",
         help="one process each (all CUDA devices, else the best there is)",
     )
+    parts.add_arguments(parser)
     run(cache_features, parser.parse_args())
 
 
@@ -48,7 +50,8 @@ def cache_features(args: argparse.Namespace) -> None:
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
-    for device in args.devices or [None]:
+    share = parts.Share.of(args)
+    for device in () if share.merge_only else args.devices or [None]:
         check_model(cfg, device, VISION_FILES)
 
     from minigpt4.datasets.features.reader import FORMAT, MANIFEST
@@ -59,23 +62,24 @@ def cache_features(args: argparse.Namespace) -> None:
     refuse_other_weights(model_cfg)
 
     log.info("finding the shards")
-    parts, shards = find_shards(BaseTask().build_datasets(cfg), args.out)
+    described, shards = find_shards(BaseTask().build_datasets(cfg), args.out)
 
     manifest = args.out / MANIFEST
-    head = {"format": FORMAT, "vision": vision_identity(model_class, model_cfg), "parts": parts}
+    head = {"format": FORMAT, "vision": vision_identity(model_class, model_cfg), "parts": described}
     begin(manifest, head)
-    left = [shard for shard in shards if shard.record() is None]
-    log.info("%d shards, %d of them finished", len(shards), len(shards) - len(left))
+    mine = [] if share.merge_only else list(share.take(shards))
+    left = [shard for shard in mine if shard.record() is None]
+    log.info("%d shards, %d to do", len(shards), len(left))
 
     started = time.perf_counter()
     settings = model_class.settings(model_cfg)
     run_on_devices(args.devices or all_devices(), settings, left, cfg.run_value("num_workers"))
     seconds = time.perf_counter() - started
 
-    finished = {shard.file: shard.record() or {} for shard in shards}
-    finish(manifest, head, list(finished.values()))
-    made = sum(finished[shard.file]["samples"] for shard in left)
+    records = {shard.file: shard.record() for shard in shards}
+    made = sum(record["samples"] for shard in left if (record := records[shard.file]))
     log.info("%d pictures in %.1f s: %.1f per second", made, seconds, made / seconds)
+    finish(manifest, head, records, required=share.merge_only)
 
 
 def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
@@ -199,20 +203,38 @@ def run_on_device(
         write_shards(vision, shards[number :: len(devices)], workers, bar)
 
 
-def finish(path: Path, head: Mapping[str, Any], records: list[dict[str, Any]]) -> None:
-    """Write the whole manifest, with what each shard holds.
+def finish(
+    path: Path, head: Mapping[str, Any], by_file: Mapping[str, dict[str, Any] | None], *, required: bool
+) -> None:
+    """Write the whole manifest, with what each shard holds, once all of them are there.
+
+    Args:
+        path: of the manifest.
+        head: how it begins.
+        by_file: what was written down of each shard; None of those that are missing.
+        required: that one is missing is an error; else other processes make them.
 
     Raises:
         DataError: if there is not one good sample.
+        ConfigError: for a gap.
     """
-    from minigpt4.common.errors import DataError
+    from minigpt4.common.errors import ConfigError, DataError
     from minigpt4.common.logger import write_json
 
+    records = [record for record in by_file.values() if record is not None]
+    gaps = [file for file, record in by_file.items() if record is None]
+    if gaps:
+        named = ", ".join(gaps[: parts.NAMED]) + (", ..." if len(gaps) > parts.NAMED else "")
+        message = f"{path.parent}: {len(gaps)} of {len(by_file)} shards are missing: {named}"
+        if required:
+            raise ConfigError(f"--out: {message}")
+        log.info("%s; the last process to end completes the cache", message)
+        return
     bad = sum((Counter(record["bad"]) for record in records), Counter())
     samples = sum(record["samples"] for record in records)
     if not samples:
         raise DataError(f"not one of the pictures is good: {dict(bad)}")
-    parts = []
+    described = []
     for part in head["parts"]:
         folder = f"{part['dataset']}/{part['split']}/"
         shards = [
@@ -220,9 +242,9 @@ def finish(path: Path, head: Mapping[str, Any], records: list[dict[str, Any]]) -
             for record in records
             if record["file"].startswith(folder)
         ]
-        parts.append({**part, "shards": shards})
+        described.append({**part, "shards": shards})
     totals = {"samples": samples, "bad": dict(bad), "dtype": "bfloat16", "shape": records[0]["shape"]}
-    write_json(path, {**head, **totals, "parts": parts, "complete": True})
+    write_json(path, {**head, **totals, "parts": described, "complete": True})
     log.info("%s: %d pictures%s", path, samples, f", bad: {dict(bad)}" if bad else "")
 
 

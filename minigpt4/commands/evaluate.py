@@ -16,11 +16,19 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt4.common import parts
 from minigpt4.common.cli import config_parser, run
+from minigpt4.common.files import expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from minigpt4.commands.evaluated_parts import Records
     from minigpt4.common.config import Config
+    from minigpt4.common.parts import Share
     from minigpt4.datasets.builders.base_dataset_builder import Datasets
+    from minigpt4.tasks.base_task import BaseTask
+    from minigpt4.tasks.records import Record
 
 log = logging.getLogger("evaluate")
 
@@ -51,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best one by default"
     )
+    parts.add_arguments(parser)
     run(evaluate, parser.parse_args())
 
 
@@ -58,18 +67,20 @@ def evaluate(args: argparse.Namespace) -> None:
     """Arguments, data, model, evaluation, report: one paragraph per step."""
     from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config
+    from minigpt4.common.parts import Share
 
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     if args.batch_size is None:
         args.batch_size = cfg.run_value("batch_size_eval")
-    check_arguments(args)
-    check_model(cfg, args.device)
+    share = Share.of(args)
+    check_arguments(args, share)
+    if not share.merge_only:
+        check_model(cfg, args.device)
 
-    from minigpt4.common.errors import ConfigError, DataError
-    from minigpt4.common.logger import write_json
+    from minigpt4.commands.evaluated_parts import in_order, records_by_batch
     from minigpt4.tasks.base_task import setup_task
-    from minigpt4.tasks.records import Limits, format_metric
+    from minigpt4.tasks.records import Limits
 
     if args.shards:
         use_shards(cfg, args.shards)
@@ -78,36 +89,98 @@ def evaluate(args: argparse.Namespace) -> None:
     log.info("finding the data")
     datasets = task.build_datasets(cfg)
     splits = [SHARDS] if args.shards else splits_to_evaluate(datasets, cfg, args.split)
+    asked = {"shards": args.shards} if args.shards else {"splits": splits}
+    head = {"config": str(args.cfg_path), **asked, "shuffled": args.shuffled}
 
-    log.info("building the model")
-    model = task.build_model(cfg, device=args.device, datasets=datasets)
+    def records() -> "Records":
+        log.info("building the model")
+        model = task.build_model(cfg, device=args.device, datasets=datasets)
+        made = []
+        for name, (_, by_split) in datasets.items():
+            for split in filter(by_split.__contains__, splits):
+                log.info("evaluating %s.%s", name, split)
+                limits = Limits(shuffled=args.shuffled, total=args.limit if share.count == 1 else None)
+                with load(by_split[split], args, cfg, model.prompts) as batches:
+                    made.append(records_by_batch(task, model, share.take(batches), limits))
+        return made
 
-    records = []
-    for name, (_, by_split) in datasets.items():
-        for split in filter(by_split.__contains__, splits):
-            log.info("evaluating %s.%s", name, split)
-            limits = Limits(shuffled=args.shuffled, total=args.limit)
-            with load(by_split[split], args, cfg, model.prompts) as batches:
-                records += task.evaluate(model, batches, limits)
+    if share.count == 1:
+        report(task, in_order([records()]), head, args.out)
+    else:
+        made = {**head, "settings": cfg.to_dict(), "limit": args.limit, "batch_size": args.batch_size}
+        made["ckpt"] = identity_of(cfg.model_cfg.get("ckpt"))
+        evaluate_in_parts(task, records, share, made, head, args)
+
+
+def evaluate_in_parts(
+    task: "BaseTask",
+    records: "Callable[[], Records]",
+    share: "Share",
+    made: dict[str, Any],
+    head: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Make this share's part of the report, unless it is there, and the report once all parts are.
+
+    Args:
+        task: sums up.
+        records: makes the records, by split and batch.
+        share: this process's.
+        made: what a part depends on: others are not mixed with it.
+        head: how the report begins.
+        args: the command line.
+    """
+    from minigpt4.commands.evaluated_parts import in_order, read_part, write_part
+    from minigpt4.common.parts import Parts
+
+    parts = Parts(args.out, share, "--out")
+    if not share.merge_only:
+        with parts.claimed() as path:
+            if path.exists():
+                read_part(path, made)
+                log.info("%s is there", path)
+            else:
+                write_part(path, made, records())
+    parts.merge(
+        lambda paths: report(task, in_order([read_part(path, made) for path in paths]), head, args.out)
+    )
+
+
+def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out: Path | None) -> None:
+    """Print the metrics, and write them to `out` with the records.
+
+    Raises:
+        DataError: without records.
+    """
+    from minigpt4.common.errors import ConfigError, DataError
+    from minigpt4.common.logger import write_json
+    from minigpt4.tasks.records import format_metric
+
     if not records:
-        unmixed = ": no batch has two different answers to exchange the pictures of" if args.shuffled else ""
+        unmixed = (
+            ": no batch has two different answers to exchange the pictures of" if head["shuffled"] else ""
+        )
         raise DataError(f"there is no sample to evaluate{unmixed}")
     metrics = task.summarize(records)
-
     for name, value in {"samples": len(records), **metrics.values}.items():
         print(f"{name.replace('_', ' '):32} {format_metric(value, name in metrics.percentages):>10}")
-    if args.out:
-        asked = {"shards": args.shards} if args.shards else {"splits": splits}
-        report = {"config": str(args.cfg_path), **asked, "shuffled": args.shuffled, "samples": len(records)}
-        report |= metrics.to_json() | {"percentages": sorted(metrics.percentages)}
+    if out:
+        content = {**head, "samples": len(records), **metrics.to_json()}
+        content |= {"percentages": sorted(metrics.percentages)}
         try:
-            write_json(args.out, report | {"records": [record.to_json() for record in records]})
+            write_json(out, content | {"records": [record.to_json() for record in records]})
         except OSError as error:
-            raise ConfigError(f"--out: {args.out} could not be written: {error}") from error
-        log.info("wrote %s", args.out)
+            raise ConfigError(f"--out: {out} could not be written: {error}") from error
+        log.info("wrote %s", out)
 
 
-def check_arguments(args: argparse.Namespace) -> None:
+def identity_of(ckpt: str | None) -> list[int] | None:
+    """Size and time of a local checkpoint: under the same name there may be another later."""
+    path = Path(expanded(ckpt or ""))
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+
+
+def check_arguments(args: argparse.Namespace, share: "Share") -> None:
     """Raise ConfigError for what would only fail after the work, or come to nothing."""
     from minigpt4.common.errors import ConfigError
     from minigpt4.common.files import require_writable
@@ -120,6 +193,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"--shuffled exchanges the pictures of a batch: {name} must be at least 2")
     if args.out:
         require_writable(args.out, "--out")
+    elif share.count > 1:
+        raise ConfigError(f"--out is missing: the {share.count} shares are put together there")
 
 
 def use_shards(cfg: "Config", pattern: str) -> None:

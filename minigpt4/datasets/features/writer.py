@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import tarfile
 from collections import Counter
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.lock import Held, Lock
 from minigpt4.common.logger import write_json
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 from minigpt4.datasets.features.reader import pack_dialogue, pack_features
@@ -23,6 +25,8 @@ from minigpt4.datasets.workers import read_by_workers
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.vision_tower import VisionTower
 from minigpt4.prompts.sample import Batch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,18 @@ class ShardBatches(IterableDataset):
 
 
 class ShardWriter:
-    """Writes a shard of features, under a temporary name until it is complete."""
+    """Writes a shard of features, under a temporary name until it is complete.
+
+    Raises:
+        Held: if another process writes it.
+    """
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self.samples = 0
         shard.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(shard.path.with_name(f".{shard.path.name}.lock"))
+        self._lock.acquire()
         self._part = shard.path.with_name(f".{shard.path.name}.part")
         self._file = self._part.open("wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w")  # noqa: SIM115  (open while batches come in)
@@ -138,6 +148,25 @@ class ShardWriter:
         self._file.close()
         self._part.replace(self.shard.path)
         self.shard.finish(self.samples, bad, shape)
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """Leave the shard to whoever comes next."""
+        self._file.close()
+        self._lock.release()
+
+
+def _writer(shard: Shard) -> ShardWriter | None:
+    """Who writes a shard; None if another process does, or has done it."""
+    try:
+        writer = ShardWriter(shard)
+    except Held as holder:
+        log.info("%s is being made by %s", shard.path, holder)
+        return None
+    if shard.record() is not None:
+        writer.abandon()
+        return None
+    return writer
 
 
 @torch.inference_mode()
@@ -150,17 +179,24 @@ def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tq
         workers: processes that read images meanwhile.
         bar: counts images.
     """
-    writers: dict[int, ShardWriter] = {}
+    writers: dict[int, ShardWriter | None] = {}
     finished = 0
     loader = DataLoader(ShardBatches(shards), batch_size=None, num_workers=min(workers, len(shards)))
-    with read_by_workers(loader, "cache-features") as items:
-        for number, batch, bad in items:
-            if number not in writers:
-                writers[number] = ShardWriter(shards[number])
-            if batch is not None:
-                writers[number].add(batch, vision(batch.images).cpu())
-                bar.update(len(batch))
-            if bad is not None:
-                writers.pop(number).finish(bad, vision.token_shape)
-                finished += 1
-                bar.set_postfix_str(f"{finished} of {len(shards)} shards")
+    try:
+        with read_by_workers(loader, "cache-features") as items:
+            for number, batch, bad in items:
+                if number not in writers:
+                    writers[number] = _writer(shards[number])
+                writer = writers[number]
+                if batch is not None and writer is not None:
+                    writer.add(batch, vision(batch.images).cpu())
+                    bar.update(len(batch))
+                if bad is not None:
+                    del writers[number]
+                    finished += 1
+                    if writer is not None:
+                        writer.finish(bad, vision.token_shape)
+                    bar.set_postfix_str(f"{finished} of {len(shards)} shards")
+    finally:
+        for writer in filter(None, writers.values()):
+            writer.abandon()
