@@ -192,10 +192,10 @@ def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tq
                     writer.add(batch, vision(batch.images).cpu())
                     bar.update(len(batch))
                 if bad is not None:
-                    del writers[number]
-                    finished += 1
                     if writer is not None:
                         writer.finish(bad, vision.token_shape)
+                    del writers[number]
+                    finished += 1
                     bar.set_postfix_str(f"{finished} of {len(shards)} shards")
     finally:
         for writer in filter(None, writers.values()):
