@@ -14,13 +14,18 @@ import argparse
 import logging
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from minigpt4.common import parts
 from minigpt4.common.cli import config_parser, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from minigpt4.common.config import Config
     from minigpt4.models.generation import GenerationSettings
+    from minigpt4.serving.answers import AnswerFile
+    from minigpt4.serving.inputs import Input
 
 log = logging.getLogger("infer")
 
@@ -60,6 +65,7 @@ def main() -> None:
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
     )
+    parts.add_arguments(parser)
     run(infer, parser.parse_args())
 
 
@@ -95,6 +101,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise ConfigError for what would only fail after the model is loaded."""
     from minigpt4.common.errors import ConfigError
     from minigpt4.common.files import expanded, require_writable
+    from minigpt4.common.launch import is_launched
 
     if bool(args.input) != bool(args.output):
         raise ConfigError("--input and --output belong together: questions, and the file of their answers")
@@ -107,6 +114,12 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"--image: there is no file {Path(expanded(path)).absolute()}")
     if args.output:
         require_writable(args.output, "--output")
+        if args.output.exists():
+            raise ConfigError(
+                f"--output: {args.output} is there already: please remove it or name another file"
+            )
+    elif is_launched() or args.num_shards:
+        raise ConfigError("several processes share the questions of --input; there is none")
 
 
 def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
@@ -123,17 +136,39 @@ def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
 
 
 def answer_many(cfg: "Config", args: argparse.Namespace, settings: "GenerationSettings") -> None:
-    """Answer all questions of `--input` into `--output`; both are looked at before the model is built."""
-    from tqdm import tqdm
+    """Answer this process's share of the questions, and put all shares together once they are there."""
+    from functools import partial
 
     from minigpt4.common.config import plain
-    from minigpt4.serving import from_config
-    from minigpt4.serving.answers import AnswerFile, answer
+    from minigpt4.common.parts import Parts, Share
+    from minigpt4.serving.answers import AnswerFile
     from minigpt4.serving.inputs import read_inputs
 
-    inputs = enumerate(read_inputs(args.input, args.ask, args.images))
+    share = Share.of(args)
+    of_shares = Parts(args.output, share, "--output")
     made = {"model": plain(cfg.model_cfg), "input": args.input, "ask": args.ask, "settings": vars(settings)}
-    file = AnswerFile(args.output, made)
+    if not share.merge_only:
+        inputs = share.take(enumerate(read_inputs(args.input, args.ask, args.images)))
+        with of_shares.claimed() as path:
+            file = AnswerFile(path, made)
+            if not file.complete:
+                answer_share(file, inputs, cfg, args, settings)
+    of_shares.merge(partial(put_together, out=args.output, made=made))
+
+
+def answer_share(
+    file: "AnswerFile",
+    inputs: "Iterator[tuple[int, Input]]",
+    cfg: "Config",
+    args: argparse.Namespace,
+    settings: "GenerationSettings",
+) -> None:
+    """Answer the questions that have no answer in the file yet."""
+    from tqdm import tqdm
+
+    from minigpt4.serving import from_config
+    from minigpt4.serving.answers import answer
+
     if file.done:
         log.info("%s has %d answers already", file.part, file.done)
     log.info("building the model")
@@ -142,8 +177,15 @@ def answer_many(cfg: "Config", args: argparse.Namespace, settings: "GenerationSe
         for records in answer(model, islice(inputs, file.done, None), args.batch_size, settings):
             file.write(records)
             bar.update(len(records))
-    counts = file.finish()
-    log.info("%d answers, %d of them errors, in %s", counts["records"], counts["errors"], args.output)
+    file.finish()
+
+
+def put_together(paths: "list[Path]", out: Path, made: "dict[str, Any]") -> None:
+    """Write `--output` from the files of all shares."""
+    from minigpt4.serving.answers import merge
+
+    counts = merge(paths, out, made)
+    log.info("%d answers, %d of them errors, in %s", counts["records"], counts["errors"], out)
 
 
 if __name__ == "__main__":

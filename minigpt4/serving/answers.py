@@ -2,8 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,54 +70,84 @@ def _answer_batch(
 class AnswerFile:
     """A JSONL file that grows as `PATH.part`, and is renamed to PATH once it is complete.
 
-    The first line of the part says how its records were made; a part that was made otherwise is not resumed.
+    Its first line says how its records were made; what was made otherwise is not continued.
 
     Args:
         path: of the complete file.
         made: how, in JSON's types.
 
     Attributes:
-        done: records that an earlier run left.
+        done: records that are there already.
+        complete: whether they are all.
 
     Raises:
-        DataError: if PATH is there already, or a part that was made otherwise.
+        DataError: if what is there was made otherwise.
     """
 
     def __init__(self, path: Path, made: dict[str, Any]) -> None:
         self.path, self.part = path, path.with_name(f"{path.name}.part")
-        if path.exists():
-            raise DataError(f"--output: {path} is complete; name another file, or remove it to begin anew")
-        head = _line({"made": made})
-        if self.part.exists():
-            lines = self.part.read_bytes().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith(b"\n")]
-            if not whole or whole[0] != head:
-                raise DataError(
-                    f"--output: {self.part} was begun with another config, input or settings; remove it "
-                    "to begin anew, or repeat that command to finish it"
-                )
-            self.done = len(whole) - 1
-            with self.part.open("rb+") as file:  # a kill may have cut the last line
-                file.truncate(sum(map(len, whole)))
-        else:
-            self.done = 0
-            self.part.write_bytes(head)
+        self.complete = path.exists()
+        self.done = 0
+        there = path if self.complete else self.part
+        if not there.exists():
+            self.part.write_bytes(_line(made))
+            return
+        with there.open("rb") as file:
+            _check_made(file.readline(), made, there)
+            size = file.tell()
+            for line in file:
+                if line.endswith(b"\n"):  # a kill may have cut the last one
+                    size, self.done = size + len(line), self.done + 1
+        if not self.complete:
+            os.truncate(self.part, size)
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records."""
         with self.part.open("ab") as file:
             file.write(b"".join(map(_line, records)))
 
-    def finish(self) -> dict[str, int]:
-        """Put the complete file in place; how many records it has, and how many of them are errors."""
-        counts = {"records": 0, "errors": 0}
-        with self.part.open("rb") as part, replacing(self.path) as temporary, temporary.open("wb") as file:
-            for line in islice(part, 1, None):
-                counts["records"] += 1
-                counts["errors"] += "error" in json.loads(line)
-                file.write(line)
-        self.part.unlink()
-        return counts
+    def finish(self) -> None:
+        """Give the complete file its name."""
+        with self.part.open("rb+") as file:
+            os.fsync(file.fileno())
+        self.part.replace(self.path)
+        self.complete = True
+
+
+def merge(paths: Sequence[Path], out: Path, made: dict[str, Any]) -> dict[str, int]:
+    """Make one file of the answer files of all shares, in the order of the questions.
+
+    Returns:
+        How many `records` it has, and how many of them are `errors`.
+
+    Raises:
+        DataError: if one was made otherwise, or records are missing.
+    """
+    counts = {"records": 0, "errors": 0}
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in paths]
+        for file, path in zip(files, paths, strict=True):
+            _check_made(file.readline(), made, path)
+        merged = stack.enter_context(replacing(out)).open("wb")
+        stack.enter_context(merged)
+        while line := files[counts["records"] % len(files)].readline():
+            record = json.loads(line)
+            if record["index"] != counts["records"]:
+                raise DataError(f"{out}: the answer to question {counts['records']} is missing")
+            counts["records"] += 1
+            counts["errors"] += "error" in record
+            merged.write(line)
+        if any(file.readline() for file in files):
+            raise DataError(f"{out}: the answer to question {counts['records']} is missing")
+    return counts
+
+
+def _check_made(line: bytes, made: dict[str, Any], path: Path) -> None:
+    if line != _line(made):
+        raise DataError(
+            f"--output: {path} was made with another config, input or settings; remove it to begin anew, or "
+            "repeat that command to finish it"
+        )
 
 
 def _line(record: dict[str, Any]) -> bytes:

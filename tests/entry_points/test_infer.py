@@ -92,6 +92,25 @@ def test_many_are_resumed_after_an_interruption(command, monkeypatch, tmp_path) 
     assert [record["id"] for record in records] == [f"{number}.png" for number in range(5)]
 
 
+def test_shares_are_put_together_by_the_last(command, tmp_path) -> None:
+    for number in range(5):
+        picture(number, size=20).save(tmp_path / f"{number}.png")
+    words = ("--input", tmp_path, "--batch-size", 2, "--max-new-tokens", 4, "--output")
+    command(*words, tmp_path / "whole.jsonl")
+    out = tmp_path / "shared.jsonl"
+    for share in (2, 0):
+        command(*words, out, "--num-shards", 3, "--shard-index", share)
+    assert not out.exists()
+    with pytest.raises(SystemExit) as caught:
+        command(*words, out, "--num-shards", 3, "--merge")
+    assert "1 of 3" in str(caught.value)
+    command(*words, out, "--num-shards", 3, "--shard-index", 1)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        command(*words, out)
+    assert "shared.jsonl" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -102,6 +121,7 @@ def test_many_are_resumed_after_an_interruption(command, monkeypatch, tmp_path) 
         (["--ask", "?", "--temperature", "-1"], "temperature"),
         (["--ask", "?", "--max-new-tokens", "0"], "max_new_tokens"),
         (["--input", ".", "--output", ".", "--batch-size", "2"], "--output"),
+        (["--ask", "?", "--num-shards", "2"], "--input"),
         (["--input", ".", "--output", "x.jsonl", "--batch-size", "0"], "--batch-size"),
     ],
 )

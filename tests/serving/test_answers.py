@@ -9,7 +9,7 @@ from PIL import Image
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel, GenerationSettings
-from minigpt4.serving.answers import AnswerFile, answer
+from minigpt4.serving.answers import AnswerFile, answer, merge
 from minigpt4.serving.inputs import read_inputs
 from tests.support.golden import build_golden_model
 from tests.support.shards import encoded, picture, sample, write_shard
@@ -115,18 +115,40 @@ def test_answer_file_resumes_after_a_cut_line(tmp_path) -> None:
     first.write([{"index": 0, "answer": "é"}, {"index": 1, "error": "\udc80"}])
     with first.part.open("ab") as file:
         file.write(b'{"index": 2, "ans')
-    assert not path.exists()
     with pytest.raises(DataError, match=r"a\.jsonl\.part"):
         AnswerFile(path, {**made, "ask": "who?"})
     second = AnswerFile(path, made)
-    assert second.done == 2
+    assert (second.done, second.complete) == (2, False)
     second.write([{"index": 2, "answer": "ok"}])
-    assert second.finish() == {"records": 3, "errors": 1}
-    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    second.finish()
+    third = AnswerFile(path, made)
+    assert (third.done, third.complete) == (3, True)
+    assert merge([path], tmp_path / "out.jsonl", made) == {"records": 3, "errors": 1}
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert [one.get("answer", one.get("error")) for one in records] == ["é", "\udc80", "ok"]
-    assert [one.name for one in tmp_path.iterdir()] == ["a.jsonl"]
-    with pytest.raises(DataError, match="complete"):
-        AnswerFile(path, made)
+
+
+@pytest.mark.parametrize("missing", [0, 3, 5])
+def test_merge_keeps_the_order_and_refuses_gaps(tmp_path, missing) -> None:
+    paths = [tmp_path / f"{share}.jsonl" for share in range(3)]
+
+    def write(left_out: int | None) -> None:
+        for share, path in enumerate(paths):
+            path.unlink(missing_ok=True)
+            file = AnswerFile(path, {})
+            file.write({"index": index} for index in range(share, 7, 3) if index != left_out)
+            file.finish()
+
+    write(missing)
+    with pytest.raises(DataError, match=rf"out\.jsonl.* {missing} "):
+        merge(paths, tmp_path / "out.jsonl", {})
+    assert not (tmp_path / "out.jsonl").exists()
+    write(None)
+    assert merge(paths, tmp_path / "out.jsonl", {}) == {"records": 7, "errors": 0}
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(7))
+    with pytest.raises(DataError, match="another config"):
+        merge(paths, tmp_path / "other.jsonl", {"ask": "?"})
 
 
 def test_encoded_pictures_of_shards_are_those_of_files(model, tmp_path) -> None:
