@@ -218,9 +218,9 @@ def _shade(rgb: Rgb, rng: random.Random) -> Rgb:
     return red, green, blue
 
 
-def draw(scene: Scene, layout: Layout) -> Image.Image:
-    """Draws a scene as laid out: an RGB picture of `SIDE` x `SIDE` pixels."""
-    scale = _OVERSAMPLING
+def draw(scene: Scene, layout: Layout, times: int = 1) -> Image.Image:
+    """Draws a scene as laid out: an RGB picture, each side `times` `SIDE` pixels."""
+    scale = _OVERSAMPLING * times
     image = Image.new("RGB", (SIDE * scale, SIDE * scale), layout.background)
     pen = ImageDraw.Draw(image)
     for thing, spot in zip(scene.things, layout.placements, strict=True):
@@ -235,7 +235,7 @@ def draw(scene: Scene, layout: Layout) -> Image.Image:
             for u, v in _outline(thing.shape)
         ]
         pen.polygon(corners, fill=spot.rgb)
-    return image.reduce(scale)
+    return image.reduce(_OVERSAMPLING)
 
 
 @lru_cache(maxsize=len(SHAPES))

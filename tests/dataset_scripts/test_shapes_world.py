@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.shapes import make_shards, world
+from dataset.shapes import make_examples, make_shards, world
+from tests.support import ROOT
 from tools.tiny_backbones import language
 
 
@@ -145,7 +146,8 @@ def test_the_language_models_are_never_told_a_held_out_pair() -> None:
     for _ in range(3000):
         scene = language.random_scene(rng)
         turn = language.ask(scene, rng)
-        text = f"{world.caption(scene)} {turn.question} {turn.answer}".lower()
+        two = language.ask_among([scene, language.random_scene(rng)], rng.randrange(3), rng)
+        text = f"{world.caption(scene)} {turn.question} {turn.answer} {two.question} {two.answer}".lower()
         assert not any(pair in text for pair in held_out)
 
 
@@ -166,3 +168,37 @@ def test_answers_literally() -> None:
     assert seen["is there a square"] == "yes"
     assert seen["is there a circle"] == "no"
     assert seen["describe this image"] == "a small blue star above a big green square"
+
+
+def test_answers_about_two_pictures_literally() -> None:
+    rng = random.Random(0)
+    captions = ("a big red circle", "a small blue star above a big green square")
+    scenes = [world.parse_caption(caption) for caption in captions]
+    together, apart = {}, {}
+    for _ in range(5000):
+        for seen, fresh in ((together, 2), (apart, 1)):
+            turn = language.ask_among(scenes, fresh, rng)
+            seen[turn.question.lower().rstrip("?.")] = turn.answer
+    for seen in (together, apart):
+        assert seen["what is in the first picture"] == captions[0]
+        assert seen["describe the last image"] == seen["describe the second image"] == captions[1]
+        assert seen["what is in the third picture"] == "there is no third picture"
+        assert seen["how many pictures do you see"] == "two"
+        assert seen["what colour is the circle in the first picture"] == "red"
+        assert seen["how many shapes are there in the second image"] == "two"
+        assert any(question.startswith("in the first picture, ") for question in seen)
+    assert together["describe this image"] == f"{captions[0]} and {captions[1]}"
+    assert apart["describe this image"] == captions[1]
+
+
+def test_example_pictures_are_as_they_were_drawn(tmp_path: Path, monkeypatch) -> None:
+    """Those that come with the project, pixel for pixel, and their list."""
+    monkeypatch.setattr("sys.argv", ["make_examples", "--out", str(tmp_path)])
+    make_examples.main()
+    shipped = ROOT / "minigpt4" / "assets" / "tiny" / "examples"
+    assert (tmp_path / "examples.json").read_text() == (shipped / "examples.json").read_text()
+    for drawn in tmp_path.glob("*.png"):
+        with Image.open(drawn) as here, Image.open(shipped / drawn.name) as there:
+            assert here.size == (224, 224)
+            difference = np.asarray(here, int) - np.asarray(there, int)
+        assert np.abs(difference).mean() < 0.5  # another Pillow may draw an edge otherwise

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+import minigpt4
 from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import load_yaml, plain
 from minigpt4.common.registry import registry
@@ -94,6 +95,22 @@ def test_text_as_ids_and_as_embeddings_gives_the_same_logits(family: str) -> Non
         as_ids = model.llama_model(input_ids=ids).logits
         as_embeddings = model.llama_model(inputs_embeds=model.embed_tokens(ids)).logits
     assert torch.equal(as_ids, as_embeddings)
+
+
+@pytest.mark.parametrize(("family", "wrong"), [("llama", 0), ("gemma", 2)])
+def test_what_ships_answers_the_example_questions(family: str, wrong: int) -> None:
+    """About one picture and about the right one of two, with the projection that ships."""
+    model = minigpt4.load(ROOT / f"eval_configs/minigpt4_tiny_{family}_eval.yaml", device="cpu")
+    examples = json.loads((TINY / "examples" / "examples.json").read_text())
+    assert sorted(len(example["images"]) for example in examples) == [1, 1, 1, 2, 2]
+    mistakes = []
+    for example in examples:
+        chat, images = model.start_chat(), [TINY / "examples" / name for name in example["images"]]
+        for question, answer in zip(example["questions"], example["answers"], strict=True):
+            said = chat.ask(question, images=images, temperature=0)
+            mistakes += [] if said == answer else [(question, said)]
+            images = []
+    assert len(mistakes) <= wrong, mistakes
 
 
 @pytest.fixture(scope="module")

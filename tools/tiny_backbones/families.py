@@ -49,16 +49,12 @@ class Family:
     """How one family writes a conversation, and how its parts are made.
 
     Attributes:
-        opening: before the image tokens.
-        question: after them, up to the answer; `{}` is the question.
-        plain: a first turn without an image.
+        first: the first turn, up to the answer; `{}` is what is asked.
         later: any further turn, after the end symbol of the answer before it.
         end: the end symbol.
     """
 
-    opening: str
-    question: str
-    plain: str
+    first: str
     later: str
     end: str
     make_tokenizer: Callable[[Path], PreTrainedTokenizerBase]
@@ -187,9 +183,7 @@ def _gemma(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 LLAMA = Family(
-    opening="[INST] <Img>",
-    question="</Img> {} [/INST] ",
-    plain="[INST] {} [/INST] ",
+    first="[INST] {} [/INST] ",
     later="<s> [INST] {} [/INST] ",
     end="</s>",
     make_tokenizer=_llama_tokenizer,
@@ -203,9 +197,7 @@ LLAMA = Family(
     ),
 )
 GEMMA = Family(
-    opening="<start_of_turn>user\n<Img>",
-    question="</Img> {}<end_of_turn>\n<start_of_turn>model\n",
-    plain="<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n",
+    first="<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n",
     later="\n<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n",
     end="<end_of_turn>",
     make_tokenizer=_gemma_tokenizer,

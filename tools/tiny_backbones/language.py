@@ -9,7 +9,7 @@ pair in `world.HELD_OUT`, nor any scene of val or test, is ever said.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dataset.shapes import world
@@ -55,6 +55,20 @@ COUNT = (
 GREETINGS = ("hello", "hi", "hey", "hello there", "good morning")
 GREETING = "hello! show me a picture and ask me about it."
 NO_PICTURE = "please show me a picture first."
+
+ORDINALS = ("first", "second", "third")
+DESCRIBE_ONE = (  # of several
+    "describe {}",
+    "what is in {}",
+    "what do you see in {}",
+    "what does {} show",
+)
+COUNT_PICTURES = (
+    "how many pictures do you see",
+    "how many pictures are there",
+    "how many images do you see",
+    "how many images did i show you",
+)
 
 QA = tuple[str, str]
 
@@ -190,22 +204,69 @@ def _ask_presence(scene: Scene, rng: random.Random) -> QA | None:
     return f"{opening} {article} {name}", "yes" if any(map(matches, scene.things)) else "no"
 
 
-_ASK: dict[Callable[[Scene, random.Random], QA | None], float] = {
-    _ask_description: 3.0,
+Ask = Callable[[Scene, random.Random], QA | None]
+_ASK_DETAIL: dict[Ask, float] = {
     _ask_count: 1.0,
     _ask_attribute: 4.0,
     _ask_missing: 0.5,
     _ask_relation: 2.0,
     _ask_presence: 2.5,
 }
+_ASK: dict[Ask, float] = {_ask_description: 3.0, **_ASK_DETAIL}
+
+
+def _draw(scene: Scene, kinds: dict[Ask, float], rng: random.Random) -> QA:
+    while True:
+        found = rng.choices(tuple(kinds), tuple(kinds.values()))[0](scene, rng)
+        if found is not None:
+            return found
 
 
 def ask(scene: Scene, rng: random.Random) -> Turn:
     """A question about a scene, and the answer."""
-    while True:
-        found = rng.choices(tuple(_ASK), tuple(_ASK.values()))[0](scene, rng)
-        if found is not None:
-            return Turn(dress(found[0], rng), found[1])
+    question, answer = _draw(scene, _ASK, rng)
+    return Turn(dress(question, rng), answer)
+
+
+def ask_about(shown: Sequence[Scene], fresh: int, rng: random.Random) -> Turn:
+    """A question in a dialogue about one or more pictures; see `ask_among`."""
+    if len(shown) == 1 and rng.random() < 0.8:
+        return ask(shown[0], rng)
+    return ask_among(shown, fresh, rng)
+
+
+def ask_among(shown: Sequence[Scene], fresh: int, rng: random.Random) -> Turn:
+    """A question about one of several pictures, and the answer.
+
+    Without "in the first picture" or the like, it is about the picture that was shown last, or describes
+    those that came together.
+
+    Args:
+        shown: the scenes of all pictures so far, in order.
+        fresh: how many of them come with this question.
+    """
+    kind = rng.random()
+    if kind < 0.05:
+        return Turn(dress(rng.choice(COUNT_PICTURES), rng), ("one", "two", "three")[len(shown) - 1])
+    noun = rng.choice(("picture", "image"))
+    if kind < 0.1 and len(shown) < len(ORDINALS):
+        missing = rng.choice(ORDINALS[len(shown) :])
+        question = rng.choice(DESCRIBE_ONE).format(f"the {missing} {noun}")
+        return Turn(dress(question, rng), f"there is no {missing} picture")
+    if fresh > 1 and kind < 0.3:
+        captions = " and ".join(map(caption, shown[-fresh:]))
+        return Turn(dress(rng.choice((*DESCRIBE, "describe both", "describe them")), rng), captions)
+    if fresh <= 1 and kind < 0.4:
+        return ask(shown[-1], rng)
+    index = rng.randrange(len(shown))
+    last = index == len(shown) - 1 and rng.random() < 0.3
+    name = f"the {'last' if last else ORDINALS[index]} {noun}"
+    if rng.random() < 0.35:
+        return Turn(dress(rng.choice(DESCRIBE_ONE).format(name), rng), caption(shown[index]))
+    question, answer = _draw(shown[index], _ASK_DETAIL, rng)
+    question = question.removesuffix(" in this image").removesuffix(" in the picture")
+    question = f"in {name}, {question}" if rng.random() < 0.2 else f"{question} in {name}"
+    return Turn(dress(question, rng), answer)
 
 
 def dress(question: str, rng: random.Random) -> str:

@@ -8,7 +8,7 @@ caption with its end symbol; or a conversation in the family's template around s
 loss covers what the model says. Where MiniGPT-4 puts image tokens, the word embeddings of the
 context are disturbed (`disturb`), so that what a linear layer gives for them is still understood.
 
-Letters: B samples, T tokens, S slots, D width, V words.
+Letters: B samples, T tokens, C contexts of all samples, S slots, D width, V words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dataset.shapes import world
 from tools.tiny_backbones import language
@@ -33,17 +39,27 @@ from tools.tiny_backbones.optimizer import MuonWithAdamW
 
 _UNLABELLED = -100
 _BARE, _WITHOUT_IMAGE = 0.3, 0.03  # shares of all samples; the rest are conversations of
-_TURNS = (1, 1, 2, 3)  # so many turns
+_TURNS = (1, 1, 2, 3)  # so many turns about
+_PICTURES = (0.5, 0.4, 0.1)  # one, two or three pictures
+_PICTURE = "<ImageHere>"
 _CALM = 0.5  # of all steps: until then the disturbance of the context grows
+
+
+def _with_pictures(count: int, question: str) -> str:
+    """A question as it is asked when pictures come with it."""
+    return " ".join([f"<Img>{_PICTURE}</Img>"] * count + [question])
+
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass
 class Sample:
-    """Token ids, their labels, and where the context stands (its first place, or None)."""
+    """Token ids, their labels, and the first place of each context."""
 
     ids: list[int]
     labels: list[int] = field(default_factory=list)
-    context: int | None = None
+    contexts: list[int] = field(default_factory=list)
 
     def add(self, ids: list[int], said: bool = False) -> None:
         """Appends tokens; `said` ones are learned."""
@@ -73,7 +89,7 @@ class Writer:
 
     def add_context(self, sample: Sample, scene: world.Scene) -> None:
         """Appends one token for each slot."""
-        sample.context = len(sample.ids)
+        sample.contexts.append(len(sample.ids))
         sample.add([self.word_ids[word] for word in world.attributes(scene)])
 
     def bare(self, scene: world.Scene) -> Sample:
@@ -83,41 +99,52 @@ class Writer:
         sample.add(self.encode(world.caption(scene) + self.family.end), said=True)
         return sample
 
-    def prompt(self, scene: world.Scene, question: str) -> Sample:
-        """A first question about a picture, up to where the answer begins."""
+    def add_prompt(self, sample: Sample, text: str, scenes: Iterable[world.Scene] = ()) -> None:
+        """Appends what is read, with a context for each picture in it."""
+        pieces = text.split(_PICTURE)
+        sample.add(self.encode(pieces[0]))
+        for piece, scene in zip(pieces[1:], scenes, strict=True):
+            self.add_context(sample, scene)
+            sample.add(self.encode(piece))
+
+    def prompt(self, scenes: Sequence[world.Scene], question: str) -> Sample:
+        """A first question that comes with pictures, up to where the answer begins."""
         sample = self.start()
-        sample.add(self.encode(self.family.opening))
-        self.add_context(sample, scene)
-        sample.add(self.encode(self.family.question.format(question)))
+        self.add_prompt(sample, self.family.first.format(_with_pictures(len(scenes), question)), scenes)
         return sample
 
-    def conversation(self, scene: world.Scene, rng: random.Random) -> Sample:
-        """One to three questions about a picture.
+    def conversation(self, rng: random.Random) -> Sample:
+        """One to three questions about one to three pictures, each of which comes with a question.
 
         A program that tokenizes an answer together with what stands around it gets other tokens
         than one that tokenizes it by itself (LLaMA's dummy prefix): both are learned.
         """
-        turns = [language.ask(scene, rng) for _ in range(rng.choice(_TURNS))]
-        joined = rng.random() < 0.3
-        sample = self.start()
-        sample.add(self.encode(self.family.opening))
-        self.add_context(sample, scene)
-        before = ""
-        for number, turn in enumerate(turns):
-            ask = self.family.later if number else self.family.question
-            text, answer = before + ask.format(turn.question), turn.answer + self.family.end
-            if joined and number + 1 < len(turns):
-                before = text + answer  # goes into the next piece, not learned here
+        turns, joined = rng.choice(_TURNS), rng.random() < 0.3
+        pictures = rng.choices((1, 2, 3), _PICTURES)[0]
+        arrivals = sorted([0, *(rng.randrange(turns) for _ in range(pictures - 1))])
+        sample, shown = self.start(), []
+        text, unread = "", 0
+        for number in range(turns):
+            fresh = arrivals.count(number)
+            shown += [language.random_scene(rng) for _ in range(fresh)]
+            turn = language.ask_about(shown, fresh, rng)
+            ask = self.family.later if number else self.family.first
+            text += ask.format(_with_pictures(fresh, turn.question))
+            unread += fresh
+            answer = turn.answer + self.family.end
+            if joined and number + 1 < turns:
+                text += answer  # goes into the next piece, not learned here
                 continue
-            sample.add(self.encode(text))
+            self.add_prompt(sample, text, shown[len(shown) - unread :])
             sample.add(self.encode(answer), said=True)
+            text, unread = "", 0
         return sample
 
     def without_image(self, rng: random.Random) -> Sample:
         """A first turn without a picture."""
         turn = language.greet(rng)
         sample = self.start()
-        sample.add(self.encode(self.family.plain.format(turn.question)))
+        sample.add(self.encode(self.family.first.format(turn.question)))
         sample.add(self.encode(turn.answer + self.family.end), said=True)
         return sample
 
@@ -126,18 +153,17 @@ class Writer:
         kind = rng.random()
         if kind < _WITHOUT_IMAGE:
             return self.without_image(rng)
-        scene = language.random_scene(rng)
         if kind < _WITHOUT_IMAGE + _BARE:
-            return self.bare(scene)
-        return self.conversation(scene, rng)
+            return self.bare(language.random_scene(rng))
+        return self.conversation(rng)
 
 
-def batches(writer: Writer, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(writer: Writer, size: int, seed: int) -> Iterator[Batch]:
     """Endless batches of samples of like length.
 
     Yields:
-        ids [B, T] and labels [B, T], padded on the right, and the places of contexts [B, S]
-        (0, which is BOS, where there is none).
+        ids [B, T] and labels [B, T], padded on the right, and where the contexts of all samples are:
+        their samples [C, 1] and places [C, S].
     """
     rng = random.Random(seed)
     while True:
@@ -148,14 +174,15 @@ def batches(writer: Writer, size: int, seed: int) -> Iterator[tuple[Tensor, Tens
             pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
             ids = pad([torch.tensor(s.ids) for s in chunk])
             labels = pad([torch.tensor(s.labels) for s in chunk], padding_value=_UNLABELLED)
-            starts = torch.tensor([[s.context or 0] for s in chunk])  # [B, 1]
-            yield ids, labels, torch.where(starts > 0, starts + torch.arange(len(world.SLOTS)), 0)
+            starts = [(row, start) for row, s in enumerate(chunk) for start in s.contexts]
+            rows, first = torch.tensor(starts, dtype=torch.long).view(-1, 2, 1).unbind(1)  # [C, 1]
+            yield ids, labels, rows, first + torch.arange(len(world.SLOTS))
 
 
 def disturb(words: Tensor, vocabulary: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """What a linear layer might give instead of these word embeddings [B, S, D].
+    """What a linear layer might give instead of these word embeddings [C, S, D].
 
-    A quarter of the samples stays clean. The others get, each at its own strength: a share of
+    A quarter of the contexts stays clean. The others get, each at its own strength: a share of
     another word, a common gain, a common offset, noise; and sometimes the count tells nothing.
     All but the last grow with `strength` (0 to 1).
     """
@@ -179,24 +206,19 @@ def disturb(words: Tensor, vocabulary: Tensor, strength: float, generator: torch
 
 def loss_of(
     model: PreTrainedModel,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     vocabulary_ids: Tensor,
     strength: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Cross entropy of what is said."""
-    ids, labels, places = batch
+    ids, labels, rows, places = batch
     embed = model.get_input_embeddings()
     embeds = embed(ids)  # [B, T, D]
     # The disturbance knows the size of the embeddings, but must not be fought by shrinking it.
     vocabulary = embed(vocabulary_ids).detach()
-    rows = torch.arange(len(ids))[:, None]
     context = disturb(embeds[rows, places], vocabulary, strength, generator)
-    has_context = places[:, :1, None] > 0  # [B, 1, 1]
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    mask[rows, places] = True
-    mask = mask[..., None] & has_context  # [B, T, 1]
-    embeds = torch.where(mask, torch.zeros_like(embeds).index_put((rows, places), context), embeds)
+    embeds = embeds.index_put((rows, places), context)
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         targets = labels[:, 1:]
@@ -219,7 +241,7 @@ def answer(model: PreTrainedModel, writer: Writer, samples: list[Sample], batch_
             ids,
             attention_mask=mask,
             generation_config=GenerationConfig(
-                max_new_tokens=24, do_sample=False, eos_token_id=end, pad_token_id=end
+                max_new_tokens=32, do_sample=False, eos_token_id=end, pad_token_id=end
             ),
         )[:, longest:]
         texts += writer.tokenizer.batch_decode(found, skip_special_tokens=True)
@@ -238,11 +260,18 @@ def measure(model: PreTrainedModel, writer: Writer, count: int, seed: int) -> di
         writer.add_context(sample, scene)
         bare.append(sample)
     turns = [language.ask(scene, rng) for scene in scenes]
-    asked = [writer.prompt(s, t.question) for s, t in zip(scenes, turns, strict=True)]
+    asked = [writer.prompt([s], t.question) for s, t in zip(scenes, turns, strict=True)]
+    pairs = [(scene, world.sample_scene("test", 0.3, rng)) for scene in scenes]
+    two = [language.ask_among(pair, 2, rng) for pair in pairs]
     found = {}
     for name, prompts, right in (
         ("captions", bare, captions),
         ("answers", asked, [turn.answer for turn in turns]),
+        (
+            "answers about two",
+            [writer.prompt(pair, turn.question) for pair, turn in zip(pairs, two, strict=True)],
+            [turn.answer for turn in two],
+        ),
     ):
         said = answer(model, writer, prompts)
         found[name] = sum(a == b for a, b in zip(said, right, strict=True)) / count
@@ -261,7 +290,7 @@ def train(model: PreTrainedModel, writer: Writer, args: argparse.Namespace) -> N
     start, mean_loss = time.time(), 0.0
     stream = batches(writer, args.batch_size, args.seed)
     for step, batch in zip(range(1, args.steps + 1), stream, strict=False):
-        strength = min(1.0, step / (_CALM * args.steps))
+        strength = 1.0 if args.resume else min(1.0, step / (_CALM * args.steps))
         loss = loss_of(model, batch, vocabulary_ids, strength, generator)
         optimizer.step(loss)
         mean_loss += (loss.item() - mean_loss) * 0.05
@@ -275,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=sorted(FAMILIES), required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="train what is in --out further")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -283,8 +313,12 @@ def main() -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[args.family]
-    tokenizer = family.make_tokenizer(args.out)
-    model = family.make_model(tokenizer)
+    if args.resume:
+        tokenizer = AutoTokenizer.from_pretrained(args.out)
+        model = AutoModelForCausalLM.from_pretrained(args.out, dtype=torch.float32)
+    else:
+        tokenizer = family.make_tokenizer(args.out)
+        model = family.make_model(tokenizer)
     model.set_attn_implementation("eager")  # at this size, on a CPU, faster than the fused one
     writer = Writer(family, tokenizer)
     train(model, writer, args)

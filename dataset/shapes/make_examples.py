@@ -1,0 +1,81 @@
+"""Draws the example pictures that a chat offers with the tiny models, and writes the questions that fit.
+
+    python -m dataset.shapes.make_examples --out minigpt4/assets/tiny/examples
+
+makes PNG files, four times as large as the data sets' so that people see them well, and `examples.json`: a
+list of `{"images": [...], "questions": [...], "answers": [...]}`, to be asked one after the other. The scenes
+are of the split test, so no model was trained on them. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from dataset.shapes import world
+
+TIMES = 4
+SCENES = {
+    "cross": "a big yellow cross",
+    "star-circle": "a big orange star left of a small blue circle",
+    "square-star": "a big blue square above a small yellow star",
+    "cross-circle": "a big green cross left of a small purple circle",
+}
+# Pictures that are shown together, and question -> answer.
+EXAMPLES: list[tuple[tuple[str, ...], dict[str, str]]] = [
+    (("cross",), {"Describe this image.": SCENES["cross"], "How many shapes are there?": "one"}),
+    (
+        ("star-circle",),
+        {"What do you see?": SCENES["star-circle"], "What colour is the circle?": "blue"},
+    ),
+    (
+        ("square-star",),
+        {"What is below the square?": "a small yellow star", "Is there a circle?": "no"},
+    ),
+    (
+        ("cross", "star-circle"),
+        {
+            "What is in the first picture?": SCENES["cross"],
+            "What is in the second picture?": SCENES["star-circle"],
+            "What colour is the star in the second picture?": "orange",
+        },
+    ),
+    (
+        ("square-star", "cross-circle"),
+        {
+            "What colour is the cross in the second picture?": "green",
+            "How many pictures do you see?": "two",
+            "What is in the first picture?": SCENES["square-star"],
+        },
+    ),
+]
+
+
+def main() -> None:
+    """Writes the pictures, and then the list."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(args.seed)
+    for name, caption in SCENES.items():
+        scene = world.parse_caption(caption)
+        if world.split_of(scene) != "test":
+            raise ValueError(f"{caption!r} is not of the split test")
+        world.draw(scene, world.lay_out(scene, rng), TIMES).save(args.out / f"{name}.png", optimize=True)
+    listed = [
+        {
+            "images": [f"{name}.png" for name in names],
+            "questions": list(asked),
+            "answers": list(asked.values()),
+        }
+        for names, asked in EXAMPLES
+    ]
+    (args.out / "examples.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
