@@ -1,4 +1,4 @@
-"""Does a language model read embeddings as it reads ids? It is compared with the library, once, when loaded.
+"""Checks, once, when a language model is loaded, that it gives the same logits for embeddings as for ids.
 
 Shapes: T tokens, D width, V vocabulary.
 """
@@ -17,31 +17,31 @@ from minigpt4.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
-# Any model that knows English finds this easy. One that knows nothing loses ln(vocabulary) per token.
+# Any model that knows English finds this easy. Random weights lose ln(vocabulary) per token.
 SENTENCE = "The dog is running in the park, and the children are playing in the snow."
-# A loss above this fraction of ln(vocabulary) is no knowledge of English.
+# A model with a loss above this fraction of ln(vocabulary) does not know English.
 DEAD_FRACTION = 0.75
-# How far logits may be from the library's, relative to their spread. In half precision and 8 bits, a batch
-# and a single row differ by a percent or two; a forgotten scale, mask or input makes tens of percent.
+# Allowed distance from the library's logits, relative to their spread. In half precision and 8 bits, a batch
+# and a single row differ by 1 to 2 %; a missing scale, mask or input by tens of percent.
 EXACT, ROUNDED = 0.01, 0.1
 
 
 def check_language_model(language: LanguageModel, source: str, *, english: bool = True) -> None:
-    """Try a language model on one short sentence: four forward passes of at most two dozen tokens.
+    """Check a language model with one short sentence: four forward passes of at most two dozen tokens.
 
-    Three things have to agree with the logits that the library computes from the sentence's ids: the logits
-    that losses are computed from, for texts of two lengths in one batch; those of the first token of a reply
-    to each, generated from embeddings; and those of the second, generated with a cache.
+    Three things must agree with the library's logits for the sentence's ids: the logits used for the loss, of
+    texts of two lengths in one batch; those of the first token generated from embeddings; and those of the
+    second, generated with a cache.
 
     Args:
         language: just loaded.
         source: its name in messages.
-        english: whether to warn where it does not know more English than random weights do. Weights that
-            were never loaded, a damaged file, or a precision that the model does not survive all look like
-            this, and hours of training on top of it end at a loss of ln(vocabulary).
+        english: whether to warn if it does not know English better than random weights. Weights that were not
+            loaded, a damaged file or an unsuitable precision look like this, and training on top of it stays
+            at a loss of ln(vocabulary).
 
     Raises:
-        ConfigError: for a model that cannot read embeddings, or reads them otherwise than ids.
+        ConfigError: if it cannot take embeddings, or gives different logits for them than for ids.
     """
     ids = sentence_ids(language)
     training = language.training
@@ -56,7 +56,7 @@ def check_language_model(language: LanguageModel, source: str, *, english: bool 
 
 
 def check_gradient(language: LanguageModel) -> None:
-    """Raise ConfigError if no gradient comes back through a language model to its embeddings."""
+    """Raise ConfigError if no gradient reaches a language model's input embeddings."""
     ids = sentence_ids(language)[None]
     with _one_line(language, language.name, "cannot be trained through"):
         embeds = language.embed(ids).detach().requires_grad_()
@@ -82,7 +82,7 @@ def sanity_loss(logits: torch.Tensor, ids: torch.Tensor) -> float:
 
 @contextmanager
 def _one_line(language: LanguageModel, source: str, fault: str) -> Iterator[None]:
-    """Whatever the library raises inside becomes one line, that names the model."""
+    """Turn any exception into a one-line error that names the model."""
     try:
         yield
     except Exception as error:
@@ -103,9 +103,9 @@ def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor,
         language.logits(embeds, mask, index),
         torch.cat([expected, expected[:half]]),
         allowed,
-        f"model.llama_model: {source} makes other logits of embeddings than of ids",
+        f"model.llama_model: {source} gives different logits for embeddings than for ids",
     )
-    # Both rows go on with the sentence, whatever the model would say.
+    # Both rows are continued with the sentence, not with what the model would generate.
     lengths = (whole - 1, half)
     rows = [F.pad(embeds[0, :n], (0, 0, whole - 1 - n, 0)) for n in lengths]
     ends = torch.tensor([[0] * (whole - 1 - n) + [1] * n for n in lengths], device=ids.device)
@@ -124,8 +124,8 @@ def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor,
         torch.cat([logits.float() for logits in replies.logits]),
         torch.cat([expected[[n - 1 for n in lengths]], expected[list(lengths)]]),
         allowed,
-        f"model.llama_model: {source} replies otherwise to embeddings than to ids, or to several prompts "
-        "than to one",
+        f"model.llama_model: {source} generates different replies from embeddings than from ids, or in a "
+        "batch than alone",
     )
 
 

@@ -68,8 +68,14 @@ REFUSED = {
         ),
         r"model\.llama_model: .* a gemma4_text, cannot be used here",
     ),
-    "positions of a reply": (RobertaConfig(**SIZES, **IDS, is_decoder=True), "replies otherwise .* by \\d+%"),
-    "sees what follows": (BertConfig(**SIZES, **IDS), "other logits of embeddings than of ids.* by \\d+%"),
+    "positions of a reply": (
+        RobertaConfig(**SIZES, **IDS, is_decoder=True),
+        "generates different replies .* by \\d+%",
+    ),
+    "sees what follows": (
+        BertConfig(**SIZES, **IDS),
+        "different logits for embeddings than for ids.* by \\d+%",
+    ),
 }
 
 
@@ -85,7 +91,7 @@ def test_a_scale_that_is_forgotten_is_found(tmp_path, monkeypatch) -> None:
     check_language_model(language, "a model", english=False)
     logits = language.logits
     monkeypatch.setattr(language, "logits", lambda *given: 1.25 * logits(*given))
-    with pytest.raises(ConfigError, match=r"^model\.llama_model: a model makes other logits .* by 25%"):
+    with pytest.raises(ConfigError, match=r"^model\.llama_model: a model gives different logits .* by 25%"):
         check_language_model(language, "a model", english=False)
 
 

@@ -184,7 +184,7 @@ def document(verdicts: dict[str, Verdict]) -> str:
         total=len(verdicts),
         works=textwrap.fill(", ".join(works), 110, break_on_hyphens=False),
         count=len(works),
-        text=table("its text model", {k: f"`{v.text}`" for k, v in verdicts.items() if v.text}),
+        text=table("text model", {k: f"`{v.text}`" for k, v in verdicts.items() if v.text}),
         refused=table("why", {k: v.refused for k, v in verdicts.items() if v.refused}),
         untried=table("why", {k: v.untried for k, v in verdicts.items() if v.untried}),
     )
@@ -193,45 +193,45 @@ def document(verdicts: dict[str, Verdict]) -> str:
 PAGE = """\
 # Language models
 
-`model.llama_model` takes a causal language model of any family that transformers knows and that reads
-embeddings as it reads ids. Whether it does is checked once, when it is loaded. The library's logits for the
-ids of one short sentence are compared with
+`model.llama_model` takes a causal language model of any transformers family that gives the same logits for
+embeddings as for ids. This is checked once, when it is loaded. The library's logits for the ids of one short
+sentence are compared with
 
-- the logits that losses are computed from, for the sentence and its first half in one padded batch;
-- those of the first and of the second token of a reply to each, generated from embeddings.
+- the logits used for the loss, for the sentence and its first half in one padded batch;
+- the logits of the first and second generated token after each of them, from embeddings.
 
-What differs, or cannot be computed at all, is refused in one line. Before a training run, one backward pass
-shows that a gradient reaches the embeddings. The check takes four forward passes of at most two dozen
-tokens, in the model's own precision: as long as generating four tokens.
+A model that differs, or fails, is refused with a one-line error. Before training, one backward pass checks
+that a gradient reaches the embeddings. The check takes four forward passes of at most two dozen tokens, in
+the model's own precision.
 
-Logits are computed by the library's own code behind the decoder, so what a family does there (scale, cap,
-transform) is in the loss, which is computed for labelled tokens alone. A mixture of experts' auxiliary loss
-is not part of it.
+Logits are computed by the library's own code after the decoder, so whatever a family does there (scaling,
+soft-capping, transforms) is part of the loss. Only labelled tokens go through it. The auxiliary loss of a
+mixture of experts is not included.
 
-Of a folder's `generation_config.json` only the ids of the begin, end and padding tokens are used. Prompts
-and replies together are no longer than the config's `max_position_embeddings`.
+Only the BOS, EOS and padding ids of `generation_config.json` are used. Prompt and reply together are limited
+to the config's `max_position_embeddings`.
 
-The lists below are of transformers {version}, whose mapping for causal language models has {total} names
-(`model_type` in a folder's `config.json`). Each family was built small, with random weights and in float32.
-They are written by
+The lists below are for transformers {version}, which maps {total} names (`model_type` in `config.json`) to causal
+language models. Each family was built with a small config and random weights, in float32. They are generated
+by
 
 ```bash
 python -m tests.support.causal_families
 ```
 
-## Can be used: {count}
+## Supported: {count}
 
 Loss, gradient and greedy replies are the library's (`tests/models/test_all_families.py`).
 
 {works}
 
-`gemma4_text` can be used where its config sets `hidden_size_per_layer_input` to 0. With per-layer inputs
-(E2B, E4B), which come from ids, it is refused, as Gemma 3n is.
+`gemma4_text` is supported if its config sets `hidden_size_per_layer_input` to 0. With per-layer inputs (E2B,
+E4B), which are computed from ids, it is refused, like Gemma 3n.
 
-## Of which the text model is used
+## Multimodal models
 
-The parts for pictures and sound are dropped when such a folder is loaded. Whether the text model can be
-used is said in the other lists.
+Only the text model is loaded; the vision and audio parts are dropped. Whether the text model is supported is
+in the other lists.
 
 {text}
 
@@ -239,10 +239,10 @@ used is said in the other lists.
 
 {refused}
 
-## Not tried
+## Not tested
 
-These could not be built small, or did not run by themselves when they were. They are checked like any other
-when they are loaded.
+These could not be built with a small config, or did not run with it. They are checked like any other when
+they are loaded.
 
 {untried}
 """
