@@ -211,7 +211,7 @@ mixture of experts is not included.
 Only the BOS, EOS and padding ids of `generation_config.json` are used. Prompt and reply together are limited
 to the config's `max_position_embeddings`.
 
-The lists below are for transformers {version}, which maps {total} names (`model_type` in `config.json`) to causal
+The lists below are for transformers {version}, which has {total} names (`model_type` in `config.json`) of causal
 language models. Each family was built with a small config and random weights, in float32. They are generated
 by
 
