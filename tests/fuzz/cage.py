@@ -21,7 +21,8 @@ from minigpt4.common.errors import UserError
 MEMORY = 2 * 2**30  # bytes, beyond what the process has at its start
 SECONDS, PATIENCE = 20, 90  # of computing, and of waiting on a busy machine
 LINES, LETTERS = 12, 10_000  # of an error; lists of bad lines have several
-CANARY = "CANARY"
+CANARY = "CANARY"  # a file that whatever is run makes
+OUTSIDE = "outside"  # a file beside the folder, which holds its own name
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -90,6 +91,8 @@ def _child(read: Callable[[Path], Any], folder: Path, answer: int) -> NoReturn:
         kind, said = _outcome(read, folder)
         if crimes:
             kind, said = "escapes", "\n".join(crimes)
+        elif folder.with_name(OUTSIDE).read_text() != OUTSIDE:
+            kind, said = "escapes", f"{OUTSIDE} has changed"
         elif list(folder.parent.rglob(CANARY)):
             kind, said = "runs code", CANARY
     finally:
@@ -124,10 +127,12 @@ def _watch(folder: Path) -> list[str]:
         crimes.append(f"{event} {arguments!r:.300}\n{''.join(traceback.format_stack(limit=12))}")
         raise PermissionError(f"the cage forbids {event}")
 
-    def leaves(place: Any) -> bool:
+    def leaves(place: Any, follow: bool) -> bool:
         if isinstance(place, int):
             return False  # of an open file
-        path = Path(os.path.realpath(os.fsdecode(place)))
+        folder_of, name = os.path.split(os.path.abspath(os.fsdecode(place)))
+        # To open follows a link; to rename or to remove is done to the link itself.
+        path = Path(os.path.realpath(os.path.join(folder_of, name) if follow else folder_of))
         allowed = (folder, Path(os.devnull), Path(f"/proc/{os.getpid()}"))
         return not any(path.is_relative_to(one) for one in allowed)
 
@@ -135,10 +140,14 @@ def _watch(folder: Path) -> list[str]:
         if event == "open":
             path, mode, flags = arguments
             writes = flags & WRITING if mode is None else set("wax+") & set(str(mode))
-            if writes and path is not None and leaves(path):
+            if writes and path is not None and leaves(path, True):
                 refuse(event, arguments)
         elif event in CHANGES:
-            if any(leaves(place) for place in arguments if isinstance(place, str | bytes | Path)):
+            if any(
+                leaves(place, event == "os.truncate")
+                for place in arguments
+                if isinstance(place, str | bytes | Path)
+            ):
                 refuse(event, arguments)
         elif event in STARTS:
             if arguments[0] != sys.executable:  # a reader of ours that can be ended

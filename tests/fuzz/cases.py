@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.cage import Outcome, attempt
+from tests.fuzz.cage import OUTSIDE, Outcome, attempt
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import TARGETS
 
@@ -49,7 +49,9 @@ def run_cases(name: str, seed: int, numbers: range, folder: Path) -> Iterator[Ca
     for number in numbers:
         place = folder / name / str(number) / "in"
         shutil.copytree(template, place)
+        outside = place.with_name(OUTSIDE)
+        outside.write_text(OUTSIDE)
         rng = random.Random(f"{seed}/{name}/{number}")
-        how = "nothing" if number == UNCHANGED else mutate(place, rng, target.replaced)
+        how = "nothing" if number == UNCHANGED else mutate(place, rng, outside if target.replaced else None)
         yield Case(name, seed, number, how, attempt(target.read, place))
         shutil.rmtree(place.parent, ignore_errors=True)

@@ -92,29 +92,30 @@ YAML_TEXTS = (
 )
 
 
-def mutate(folder: Path, rng: Rng, replaced: bool = True) -> str:
+def mutate(folder: Path, rng: Rng, outside: Path | None = None) -> str:
     """Change one to three files below a folder; in words, which and how.
 
     Args:
         folder: of the files.
         rng: what decides.
-        replaced: whether something that is no file may be in the place of one.
+        outside: a file that a link may lead to; None where a file never becomes something else.
     """
     said = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        # Never what a link leads to: that is not ours.
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         if not files:
             break
         path = rng.choice(files)
-        how = _mutate_file(path, rng, replaced)
+        how = _mutate_file(path, rng, outside)
         said.append(f"{path.relative_to(folder)}: {how}")
     return "; ".join(said)
 
 
-def _mutate_file(path: Path, rng: Rng, replaced: bool) -> str:
+def _mutate_file(path: Path, rng: Rng, outside: Path | None) -> str:
     chance = rng.random()
-    if chance < 0.04 and replaced:
-        return _replace(path, rng)
+    if chance < 0.04 and outside:
+        return _replace(path, rng, outside)
     structure = STRUCTURES.get(path.suffix.lower())
     if structure and chance < 0.7:
         try:
@@ -127,7 +128,7 @@ def _mutate_file(path: Path, rng: Rng, replaced: bool) -> str:
     return how
 
 
-def _replace(path: Path, rng: Rng) -> str:
+def _replace(path: Path, rng: Rng, outside: Path) -> str:
     """Something that is no file, or another one, in its place."""
     kind = rng.choice(("gone", "folder", "fifo", "endless", "loop", "outside", "unreadable"))
     path.unlink()
@@ -136,7 +137,7 @@ def _replace(path: Path, rng: Rng) -> str:
     elif kind == "fifo":
         os.mkfifo(path)
     elif kind in ("endless", "loop", "outside"):
-        path.symlink_to({"endless": "/dev/zero", "loop": path.name, "outside": "/etc/passwd"}[kind])
+        path.symlink_to({"endless": "/dev/zero", "loop": path.name, "outside": outside}[kind])
     elif kind == "unreadable":
         path.write_bytes(b"")
         path.chmod(0)

@@ -342,16 +342,17 @@ def _read_prompts(folder: Path) -> None:
 
 
 def _write_zip(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+    store = Store(folder / "data")
+    store.state.mkdir(parents=True)
+    with zipfile.ZipFile(store.state / "images.zip", "w") as archive:
         for n in range(3):
             archive.writestr(f"train2014/{n}.jpg", JPEG)
 
 
 def _read_zip(folder: Path) -> None:
-    store = Store(folder / "data")
-    store.state.mkdir(parents=True)
-    (folder / "a.zip").rename(store.state / "images.zip")
-    store.fetch(Item("images", 0.1, "coco/images", ("http://127.0.0.1:9/a.zip",), strip="train2014/"))
+    Store(folder / "data").fetch(
+        Item("images", 0.1, "coco/images", ("http://127.0.0.1:9/a.zip",), strip="train2014/")
+    )
 
 
 def _write_list(folder: Path) -> None:
@@ -368,9 +369,11 @@ def _read_captions(folder: Path) -> None:
 def _read_pictures(folder: Path) -> None:
     (folder / "out").mkdir()
     path = folder / "pictures.json"
+    content = path.read_bytes() if path.is_file() else b""
     with sending(lambda _: [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"]) as url:
-        path.write_bytes(path.read_bytes().replace(b"http://127.0.0.1:9/", url.encode() + b"/"))
-        fetch_pictures("covers", path, folder / "out")
+        here = folder / "here.json"
+        here.write_bytes(content.replace(b"http://127.0.0.1:9/", url.encode() + b"/"))
+        fetch_pictures("covers", here, folder / "out")
 
 
 def _write_answer(folder: Path) -> None:
@@ -411,5 +414,5 @@ TARGETS: dict[str, Target] = {
     "zip": Target(_write_zip, _read_zip),
     "captions": Target(_write_list, _read_captions),
     "pictures": Target(_write_list, _read_pictures),
-    "answer": Target(_write_answer, _read_answer, 0.5),
+    "answer": Target(_write_answer, _read_answer, 0.5, replaced=False),
 }

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import ConfigError, DataError, in_short
 from minigpt4.common.files import inside
 from minigpt4.common.logger import write_json
 from minigpt4.common.web import open_url
@@ -58,7 +58,7 @@ class Store:
         try:
             note = self._fetch_any(item)
         except OSError as error:
-            raise ConfigError(f"{item.name}: could not write to {self.root} ({error})") from error
+            raise ConfigError(f"{item.name}: could not write to {self.root} ({in_short(error)})") from error
         write_json(self._note(item), note)
 
     def _fetch_any(self, item: Item) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
                     shutil.copyfileobj(source, target)  # compares the CRC at the end
                 part.replace(place)
     except ValueError as error:
-        raise ConfigError(f"{key}: nothing was unpacked from {archive}: {error}") from error
+        raise ConfigError(f"{key}: nothing was unpacked from {archive}: {in_short(error)}") from error
     # zipfile's words for an unknown compression and for a password.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         archive.unlink()
@@ -226,7 +226,7 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
             for name, entry in entries.items()
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{key}: {listed} is no list of pictures: {error}") from error
+        raise DataError(f"{key}: {listed} is no list of pictures: {in_short(error)}") from error
     missing = [(url, place) for url, place in pictures if not place.is_file()]
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(lambda picture: _fetch_picture(*picture), missing)
