@@ -1,8 +1,7 @@
 """Ask a model about pictures: one question, a dialogue in the terminal, or many questions into a file.
 
-With `--ask` the reply is printed; without it a dialogue begins. With `--input`, questions about many pictures
-are answered into a JSONL file, one record each, in their order; the same command resumes it after an
-interruption.
+With `--ask` the reply is printed; without it a dialogue starts. With `--input`, many questions are answered
+into a JSONL file, one record each, in order; the same command resumes it after an interruption.
 
 example:
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg --ask "What is this?"
@@ -46,7 +45,7 @@ def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
     parser = config_parser(__doc__)
     parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures to show with it")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures for the question")
     many = parser.add_argument_group("many questions")
     many.add_argument(
         "--input",
@@ -58,7 +57,7 @@ def main() -> None:
     many.add_argument(
         "--images", type=Path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
     )
-    many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions side by side (8)")
+    many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
     how = parser.add_argument_group("how replies are generated (docs/inference.md)")
     for name, kind in SETTINGS.items():
         how.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X")
@@ -98,15 +97,15 @@ def infer(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ConfigError for what would only fail after the model is loaded."""
+    """Raise ConfigError for mistakes that would otherwise show after the model is loaded."""
     from minigpt4.common.errors import ConfigError
     from minigpt4.common.files import expanded, require_writable
     from minigpt4.common.launch import is_launched
 
     if bool(args.input) != bool(args.output):
-        raise ConfigError("--input and --output belong together: questions, and the file of their answers")
+        raise ConfigError("--input (questions) and --output (the file of answers) go together")
     if args.input and args.image:
-        raise ConfigError("--image shows a picture with one question; with --input please leave it out")
+        raise ConfigError("--image is for one question; please leave it out with --input")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
     for path in args.image:

@@ -1,4 +1,4 @@
-"""Serve a model to programs, in OpenAI's protocol: /v1/chat/completions, /v1/models, /health.
+"""Serve a model with an OpenAI-compatible API: /v1/chat/completions, /v1/models, /health.
 
 example:
   python serve.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --port 8000
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("serve")
 
 API_KEY = "MINIGPT4_API_KEY"
-# Seconds for replies that are on their way when the server is asked to stop.
+# Seconds to finish running replies when the server is stopped.
 GRACE = 5
 
 
@@ -31,23 +31,21 @@ def main() -> None:
         "--api-key",
         default=os.environ.get(API_KEY),
         metavar="KEY",
-        help=f"what requests must carry; by default ${API_KEY}, which other users of this machine do not see",
+        help=f"key that requests must send; by default ${API_KEY}, invisible to other users",
     )
     parser.add_argument(
-        "--model-name", metavar="NAME", help="what the model is called; by default model.arch"
+        "--model-name", metavar="NAME", help="the model's name in the API; by default model.arch"
     )
     limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--max-concurrency", type=int, default=16, metavar="N", help="replies side by side (16)"
-    )
-    limits.add_argument("--max-queue", type=int, default=128, metavar="N", help="requests that wait (128)")
+    limits.add_argument("--max-concurrency", type=int, default=16, metavar="N", help="replies per batch (16)")
+    limits.add_argument("--max-queue", type=int, default=128, metavar="N", help="queued requests (128)")
     limits.add_argument("--max-images", type=int, default=16, metavar="N", help="images per request (16)")
     limits.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="longest reply (2048)")
     limits.add_argument("--max-body-mb", type=int, default=32, metavar="MB", help="size of a request (32)")
     parser.add_argument(
         "--allow-image-urls",
         action="store_true",
-        help="fetch images from http(s) addresses; never from this machine or a private network",
+        help="fetch images from http(s) URLs, but never from this machine or a private network",
     )
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"

@@ -1,4 +1,4 @@
-"""Models that answer: what the page, the command line, the server and Python ask (docs/inference.md)."""
+"""Inference, for the page, the command line, the server and Python (docs/inference.md)."""
 
 from minigpt4.common.registry import lazily
 

@@ -1,4 +1,4 @@
-"""Many questions answered side by side, and a file of answers that is resumed where it stopped."""
+"""Batch inference, and a resumable file of answers."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The key-value caches of the dialogues that went on last."""
+"""The key-value caches of the most recent dialogues."""
 
 import threading
 from collections.abc import Hashable, Iterator, Sequence
@@ -13,24 +13,23 @@ Tokens = Sequence[Hashable]
 
 @dataclass
 class Cache:
-    """What was read, and its keys and values."""
+    """Tokens, and their keys and values."""
 
     tokens: list[Hashable]
     keys: KeyValues
 
 
 class PromptCaches:
-    """Finds what of a prompt was read before.
+    """Finds the cached prefix of a prompt.
 
-    A cache belongs to one reply at a time. Where something fails, it is thrown away.
+    A cache belongs to one reply at a time. If generation fails, it is discarded.
 
     Args:
-        language: whose keys and values they are.
-        count: how many are kept at most; those not used for longest go first.
-        tokens: how many tokens they may hold together.
-        fixed: where the decode step is compiled, the only one that is kept: another dialogue writes over it.
-            A
-            reply beside the one that has it is generated uncompiled.
+        language: the language model.
+        count: the maximum number of caches; the least recently used are dropped first.
+        tokens: the maximum number of tokens in all of them.
+        fixed: the only cache if the decode step is compiled: another dialogue overwrites it, and a concurrent
+            reply runs uncompiled.
     """
 
     def __init__(
@@ -38,17 +37,17 @@ class PromptCaches:
     ) -> None:
         self.language, self.count, self.tokens = language, count, tokens
         self._fixed = fixed
-        self._kept = [] if fixed is None else [Cache([], fixed)]  # the one used last is the last
+        self._kept = [] if fixed is None else [Cache([], fixed)]  # most recently used last
         self._lock = threading.Lock()
 
     @contextmanager
     def borrow(self, tokens: Tokens) -> Iterator[Cache]:
-        """The cache with the longest beginning in common with a prompt, cropped to that; else an empty one.
+        """The cache with the longest common prefix with a prompt, cropped to it; otherwise an empty one.
 
-        At least the prompt's last token is left to read, because its logits are wanted. What has less than
-        half in common, of the cache and of the prompt, is another dialogue, which merely begins alike.
+        The prompt's last token is always left to compute, because its logits are needed. A cache that shares
+        less than half of the shorter of both is another dialogue with the same beginning.
 
-        Whoever borrows it adds to `tokens` what is read, and may be a generator that is closed in between.
+        The caller appends the tokens it computes to `tokens`. It may be a generator that is closed early.
         """
         cache = self._take(tokens)
         try:
@@ -94,6 +93,6 @@ class PromptCaches:
 
 
 def common_length(first: Tokens, second: Tokens) -> int:
-    """How many tokens two texts have in common at their beginning."""
+    """The length of the common prefix."""
     pairs = zip(first, second, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

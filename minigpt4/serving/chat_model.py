@@ -1,4 +1,4 @@
-"""A model that answers: what the page, the command line and the server ask."""
+"""A model with its image processor, ready for inference."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -18,20 +18,20 @@ from minigpt4.serving.session import ChatSession
 
 # A question of `ChatModel.batch`.
 Question = Content | tuple[Content, Sequence[ImageLike]]
-# What is asked about images that come without a word.
+# The question for images without one.
 DESCRIBE = "Describe this image."
 
 
 class ChatModel:
-    """Answers questions about images. Any number of threads may ask; they take turns, token by token.
+    """Answers questions about images. Thread-safe: concurrent replies are interleaved token by token.
 
     Args:
         model: in evaluation mode.
-        processor: makes image tensors of pictures.
-        limits: `keep_caches`, `keep_images`: as of `Engine`.
+        processor: turns pictures into image tensors.
+        limits: `keep_caches`, `keep_images` of `Engine`.
 
     Attributes:
-        defaults: the settings that a question may change.
+        defaults: the settings of replies; each call may override some.
     """
 
     def __init__(self, model: MiniGPTBase, processor: ImageProcessor, **limits: int) -> None:
@@ -57,35 +57,35 @@ class ChatModel:
         """Answer one question.
 
         Args:
-            question: a text, which follows the images; or texts and images in their order (where a path is a
-                `Path`, and a str is a text). Images without a word are described.
+            question: a text, which follows the images; or a list of texts and images in order (where a `Path`
+                is an image, and a str is text). Images without a question are described.
             images: paths, files' bytes, PIL images, uint8 arrays [H, W, 3] or [H, W], or tensors [3, H, W].
-            stream: return the reply's pieces as they come, and not the whole text.
+            stream: return a `Reply`, which streams the text, instead of the whole text.
             settings: fields of GenerationSettings.
 
         Raises:
             ConfigError: naming a setting that is out of bounds.
             DataError: for an empty question, an image that cannot be read, or a question that is too long.
-            TypeError: for a setting that there is not.
+            TypeError: for an unknown setting.
         """
         reply = self.reply([self.message("user", question, images)], **settings)
         return reply if stream else reply.wait()
 
     def start_chat(self, system: str | None = None) -> ChatSession:
-        """A dialogue that remembers what was said.
+        """A dialogue, which keeps its history.
 
         Args:
-            system: what stands before the first turn; None: what the model's template has there.
+            system: the system text; None for the template's.
         """
         return ChatSession(self, system)
 
     def batch(self, questions: Sequence[Question], batch_size: int = 8, **settings: Any) -> list[str]:
-        """Answer many questions: what `chat` answers to each, faster.
+        """Answer many questions in batches; each as `chat` would.
 
         Args:
-            questions: each as `chat` takes it, a text; or a pair (text, images).
-            batch_size: how many are answered side by side.
-            settings: for all of them, as in `chat`.
+            questions: each a question as for `chat`, or a pair (question, images).
+            batch_size: questions per batch.
+            settings: for all of them, as for `chat`.
         """
         chosen = self.settings(**settings)
         answers: list[str] = []
@@ -99,18 +99,18 @@ class ChatModel:
         return self.message("user", content, images)
 
     def settings(self, **changes: Any) -> GenerationSettings:
-        """The default settings with some changed. Raises ConfigError and TypeError."""
+        """The defaults with changes. Raises ConfigError and TypeError."""
         return GenerationSettings(**{**vars(self.defaults), **changes})
 
     def message(
         self, role: Literal["system", "user", "assistant"], content: Content, images: Sequence[ImageLike] = ()
     ) -> Message:
-        """What one side says, its images made ready.
+        """A message, with its images preprocessed.
 
         Args:
-            role: whose it is.
-            content: a text, or texts and images in their order.
-            images: what stands before it.
+            role: of the sender.
+            content: a text, or texts and images in order.
+            images: come before it.
 
         Raises:
             DataError: for an image that cannot be read.
@@ -121,15 +121,15 @@ class ChatModel:
         return Message(role, (*shown, *ready))
 
     def reply(self, messages: Sequence[Message], **settings: Any) -> Reply:
-        """The reply to a dialogue, which is generated as it is read.
+        """The reply to a dialogue; it is generated while it is read.
 
         Args:
-            messages: perhaps a system text, then user and assistant in turn, the user last. Where there is no
-                system text, the template's stands before them.
-            settings: as in `chat`.
+            messages: an optional system text, then user and assistant alternating, the user last. Without a
+                system text, the template's is used.
+            settings: as for `chat`.
 
         Raises:
-            ConfigError, DataError, TypeError: as `chat`, before anything is generated.
+            ConfigError, DataError, TypeError: as for `chat`, before anything is generated.
         """
         chosen = self.settings(**settings)
         return self.engine.reply(self.prompt(messages, chosen), chosen)
@@ -137,22 +137,22 @@ class ChatModel:
     def replies(
         self, dialogues: Sequence[Sequence[Message]], settings: Sequence[GenerationSettings]
     ) -> list[Reply]:
-        """The finished replies to several dialogues, generated side by side; each has its own settings.
+        """The finished replies to several dialogues in one batch, each with its own settings.
 
         Raises:
-            DataError: as `reply`, for the first dialogue that cannot be used.
+            DataError: for the first invalid dialogue.
         """
         pairs = zip(dialogues, settings, strict=True)
         return self.engine.replies([self.prompt(*pair) for pair in pairs], settings)
 
     def warm_up(self) -> None:
-        """Generate a short reply, so that whatever is compiled or set up at first use is ready."""
+        """Generate a short reply, so that compilation and lazy initialisation are done."""
         size = self.processor.image_size
-        nothing = np.zeros((size, size, 3), np.uint8)
-        self.chat(DESCRIBE, images=[nothing], min_new_tokens=4, max_new_tokens=4)
+        blank = np.zeros((size, size, 3), np.uint8)
+        self.chat(DESCRIBE, images=[blank], min_new_tokens=4, max_new_tokens=4)
 
     def prompt(self, messages: Sequence[Message], settings: GenerationSettings | None = None) -> Prompt:
-        """What the model is given for its next reply. Raises DataError."""
+        """The model's input for its next reply. Raises DataError."""
         if not messages or messages[-1].role != "user":
             raise DataError("the last message must be the user's")
         system = self.model.template.system

@@ -1,4 +1,4 @@
-"""What many questions are asked about: folders, files, shards, and lists of questions."""
+"""Inputs of batch inference: images, folders, shards and lists of questions."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from minigpt4.datasets.stream import Skipped
 from minigpt4.processors.pictures import IMAGE_SUFFIXES
 from minigpt4.serving.pictures import ImageLike
 
-# The fields of a line, by the names that are read for them: ours, and LLaVA's.
+# The names of a line's fields: ours, and LLaVA's.
 ID_FIELDS, QUESTION_FIELDS, IMAGE_FIELDS = ("id", "question_id"), ("question", "text"), ("image", "images")
 
 
@@ -27,11 +27,11 @@ class Input:
     """One question.
 
     Attributes:
-        id: of a line, its own; of a picture, its path below the folder; of a sample, its key.
-        content: texts and images in their order, as `ChatModel.message` takes them.
-        names: what the images are called.
-        question: as it was asked; None where the image is merely to be described.
-        error: why it cannot be asked, or None.
+        id: of a line, its own; of an image, its path below the folder; of a sample, its key.
+        content: texts and images in order, as for `ChatModel.message`.
+        names: of the images.
+        question: None if the image is to be described.
+        error: why the input is invalid, or None.
     """
 
     id: str
@@ -44,22 +44,22 @@ class Input:
 def read_inputs(
     sources: Sequence[str], ask: str | None = None, images: Path | None = None
 ) -> Iterator[Input]:
-    """All questions that some sources hold, in order; what is wrong with one is its `error`.
+    """All questions of the sources, in order; an invalid one has an `error`.
 
     Args:
-        sources: pictures, folders of pictures or of shards, shards (as `expand_shards` takes them), .jsonl
-            files with an object per line: `image` (a path, or a list of them), `question`, `id`.
-        ask: the question about every picture; in .jsonl files, about those without one.
-        images: the folder of the pictures that .jsonl files name; by default the file's own.
+        sources: images, folders of images or shards, shards (as for `expand_shards`), .jsonl files with an
+            object per line: `image` (a path, or a list of paths), `question`, `id`.
+        ask: the question about every image; in .jsonl files, for lines without one.
+        images: the folder of the images of .jsonl files; by default the file's own.
 
     Raises:
-        ConfigError: for a source that is not there or of no kind that is known; at once.
+        ConfigError: for a source that does not exist or is of an unknown kind; before anything is read.
     """
     return chain.from_iterable([_read(source, ask, images) for source in sources])
 
 
 def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
-    """The questions of one source, which is looked for at once."""
+    """The questions of one source. Whether it exists is checked right away."""
     path = Path(expanded(source))
     suffix = path.suffix[1:].lower()
     if path.is_dir() and any(_pictures(path)):
@@ -67,7 +67,7 @@ def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
     if path.is_dir() and any(path.glob("*.tar")):
         return _samples(expand_shards(source, "--input"), ask)
     if path.is_dir():
-        raise ConfigError(f"--input: the folder {path.absolute()} holds neither pictures nor .tar shards")
+        raise ConfigError(f"--input: the folder {path.absolute()} contains neither pictures nor .tar shards")
     if suffix == "jsonl" or suffix in IMAGE_SUFFIXES:
         if not path.is_file():
             raise ConfigError(f"--input: there is no file {path.absolute()}")
@@ -88,7 +88,7 @@ def _shown(path: Path, ask: str | None) -> Iterator[Input]:
 
 
 def _pictures(path: Path) -> Iterator[Path]:
-    """A picture itself, or those of a folder and its folders, sorted by name."""
+    """An image itself, or all images below a folder, sorted by name."""
     if not path.is_dir():
         yield path
     for folder, folders, names in os.walk(path):
@@ -147,7 +147,7 @@ def _field(fields: dict[str, Any], names: Sequence[str], default: Any) -> Any:
 
 
 def _interleaved(question: str | None, images: Sequence[Path]) -> list[ImageLike]:
-    """Images where the question marks their places, else before it."""
+    """Images in the places that the question marks, otherwise before it."""
     texts = (question or "").split(MARK)
     if len(texts) == 1:
         return [*images, *([question] if question else [])]

@@ -1,4 +1,4 @@
-"""From a config to a model that answers."""
+"""From a config to a `ChatModel`."""
 
 import logging
 from argparse import Namespace
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 def load(
     source: str | Path, device: "str | torch.device | None" = None, options: Sequence[str] = ()
 ) -> "ChatModel":
-    """A model that answers questions about images.
+    """Load a model for inference.
 
     Args:
-        source: a YAML file, or a folder that holds one.
-        device: `cuda`, `cuda:1`, `mps`, `cpu`; None takes the best there is.
-        options: changes to the YAML, as `model.ckpt=output/run/checkpoint_best.pth`.
+        source: a YAML file, or a folder that contains one.
+        device: `cuda`, `cuda:1`, `mps`, `cpu`; None for the best available.
+        options: overrides of the YAML, e.g. `model.ckpt=output/run/checkpoint_best.pth`.
 
     Raises:
         ConfigError: naming the file or the key that cannot be used.
@@ -38,13 +38,13 @@ def load(
 
 
 def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "ChatModel":
-    """As `load`, of a config that was read."""
+    """As `load`, from a config."""
     from minigpt4.common.device import pick_device
     from minigpt4.common.registry import registry
     from minigpt4.processors.base_processor import processors_of
 
     if "arch" not in cfg.model_cfg:
-        raise ConfigError("the section `model` is missing: it describes what answers")
+        raise ConfigError("the section `model` is missing")
     processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
     model_class = registry.get_model_class(cfg.model_cfg.arch)
     model = model_class.from_config(cfg.model_cfg, device=pick_device(device)).eval()
@@ -63,5 +63,5 @@ def _yaml(source: Path) -> Path:
     found = sorted(source.glob("*.yaml"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ConfigError(f"the folder {source} must hold one .yaml file, found {names}")
+        raise ConfigError(f"the folder {source} must contain one .yaml file, found {names}")
     return found[0]

@@ -1,4 +1,4 @@
-"""What is said in a chat, and how it becomes the dialogue that a model is given."""
+"""Messages of a chat, and how they become a `Dialogue`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from minigpt4.prompts.dialogue import Dialogue, Role, Turn
 from minigpt4.prompts.templates import IMAGE_TURN, without_places
 from minigpt4.serving.pictures import ImageLike, Picture
 
-# What a user says: text, or texts and images in their order.
+# The content of a message: text, or texts and images in order.
 Content = str | list[ImageLike]
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says.
+    """A message.
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        parts: texts and pictures in their order.
+        parts: texts and pictures in order.
     """
 
     role: Role
@@ -26,7 +26,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """Its texts alone."""
+        """Its texts, without images."""
         return " ".join(part for part in self.parts if isinstance(part, str))
 
     @property
@@ -36,16 +36,14 @@ class Message:
 
 
 def to_dialogue(messages: Iterable[Message], request: str) -> Dialogue:
-    """Messages as the model is given them.
+    """Messages -> a dialogue.
 
     Args:
-        messages: perhaps a system text, then user and assistant in turn.
-        request: stands for the words where a user shows pictures alone.
+        messages: an optional system text, then user and assistant alternating.
+        request: the question for images without one.
 
     Raises:
-        DataError: for a message without a word and without a picture, a picture that is not the user's, and
-            roles
-            that do not alternate.
+        DataError: for an empty message, an image that is not the user's, or roles that do not alternate.
     """
     try:
         return Dialogue(tuple(_turn(message, request) for message in messages))
@@ -55,7 +53,7 @@ def to_dialogue(messages: Iterable[Message], request: str) -> Dialogue:
 
 def _turn(message: Message, request: str) -> Turn:
     if message.images and message.role != "user":
-        raise DataError(f"only the user shows images, not the {message.role}")
+        raise DataError(f"only user messages may have images, not {message.role} messages")
     words = message.text if message.text.strip() or not message.images else request
     if not words.strip() and message.role != "assistant":
         raise DataError(f"the {message.role}'s message is empty")
@@ -64,7 +62,7 @@ def _turn(message: Message, request: str) -> Turn:
 
 
 def _written(parts: Sequence[str | Picture]) -> str:
-    """As training writes it: a picture's mark, a space, the words."""
+    """As in training: the image placeholder, a space, the text."""
     text = ""
     for part in parts:
         text += " " if text and not text[-1].isspace() else ""

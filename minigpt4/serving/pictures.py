@@ -1,4 +1,4 @@
-"""Pictures as people bring them, made ready for a model, and what a model has seen of them.
+"""Images in all accepted forms, preprocessed for a model, and a cache of their embeddings.
 
 Shapes: P tokens per image, D the language model's width.
 """
@@ -18,17 +18,17 @@ from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.pictures import MAX_PIXELS, decode_picture, on_white, open_picture
 
-# What an image may be given as. `bytes` are a whole file's.
+# The accepted forms of an image. `bytes` are the content of a file.
 ImageLike = Union[str, Path, bytes, Image.Image, np.ndarray, torch.Tensor, "Picture"]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image as a model takes it.
+    """A preprocessed image.
 
     Attributes:
         pixels: [3, image_size, image_size]: uint8, or normalised floats.
-        key: the same for the same pixels.
+        key: a hash of the pixels.
     """
 
     pixels: torch.Tensor = field(repr=False)
@@ -36,15 +36,15 @@ class Picture:
 
     @classmethod
     def of(cls, image: ImageLike, processor: ImageProcessor) -> "Picture":
-        """Make an image ready.
+        """Preprocess an image.
 
         Args:
-            image: a path, a file's bytes, a PIL image, an array [H, W, 3] or [H, W] of uint8, a tensor
-                [3, H, W] as the processor makes it, or a picture that is ready.
+            image: a path, the bytes of a file, a PIL image, a uint8 array [H, W, 3] or [H, W], a tensor
+                [3, H, W] from the processor, or a Picture.
             processor: the model's.
 
         Raises:
-            DataError: for a file that is not there, cannot be read or is too large, and for anything else.
+            DataError: for a file that does not exist, cannot be read or is too large, and for other types.
         """
         if isinstance(image, Picture):
             return image
@@ -89,12 +89,12 @@ def _decoded(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Imag
 
 
 class SeenPictures:
-    """Embeddings of the pictures seen last, so that each is looked at once.
+    """A cache of the embeddings of the last images.
 
     Args:
         embed: pixels [N, 3, H, W] -> embeddings [N, P, D].
-        limit: how many are kept; those not asked for longest go first.
-        at_once: how many new ones are looked at together.
+        limit: the maximum number of images; the least recently used are dropped first.
+        at_once: images per batch of the encoder.
     """
 
     def __init__(self, embed: Callable[[torch.Tensor], torch.Tensor], limit: int, at_once: int) -> None:

@@ -17,15 +17,14 @@ from minigpt4.serving.pictures import Picture
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given for one reply.
+    """The model's input for one reply.
 
     Attributes:
-        dialogue: after turns were left out.
-        pictures: of its image places, in order.
-        tokens: a name for each token that is the same where the language model reads the same: the id of a
-            text
-            token, and (key, place) for one of an image.
-        left_out: turns that had no room.
+        dialogue: after dropping turns.
+        pictures: the images of the dialogue, in order.
+        tokens: a hashable name for each token, for prefix caching: the id of a text token, (key, place) of an
+            image token.
+        left_out: turns that did not fit.
     """
 
     dialogue: Dialogue
@@ -42,13 +41,13 @@ class Prompt:
         room: int,
         longest: int,
     ) -> "Prompt":
-        """A dialogue in at most `room` tokens: whole turns are left out of its middle, the oldest first.
+        """Fit a dialogue into `room` tokens by dropping whole turns, the oldest first.
 
-        What stays: the system text, the first turn with an image, and the last turn. They may take `longest`
-        tokens, at the cost of the reply.
+        The system text, the first turn with an image and the last turn are kept. They may take `longest`
+        tokens, which shortens the reply.
 
         Raises:
-            DataError: if that alone is too long.
+            DataError: if they are too long.
         """
         try:
             short = _fitted(model.prompts, dialogue, room, longest)

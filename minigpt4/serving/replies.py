@@ -1,4 +1,4 @@
-"""Replies as they come."""
+"""Replies, which are streamed."""
 
 import threading
 import time
@@ -8,20 +8,20 @@ from minigpt4.serving.prompt import Prompt
 
 
 class Reply(Iterator[str]):
-    """The pieces of a reply, each as soon as it is settled; generation goes on as they are taken.
+    """An iterator over the pieces of a reply; tokens are generated while it is read.
 
-    `text` and the numbers are those of what was generated so far.
+    A piece is text that later tokens cannot change. `text` and the statistics are updated as it is generated.
 
     Attributes:
-        prompt: what the model was given.
+        prompt: the model's input.
         text: without its end symbol and surrounding white space.
-        finish_reason: `stop` where the model ended it, `length` where `max_new_tokens` did, `cancelled` where
-            `stop` or `close` did, `error` where it failed; None while it is generated.
-        cached_tokens: tokens of the prompt that had been read for an earlier reply.
-        ids: the tokens generated so far, the end included.
-        first_token_seconds: from when the model began to work on it to its first token; None before.
-        seconds: likewise, to its last token.
-        cancelled: whether it is to end at the next token.
+        finish_reason: `stop` if the model ended it, `length` at `max_new_tokens`, `cancelled` after `stop` or
+            `close`, `error` if it failed; None while it is being generated.
+        cached_tokens: tokens of the prompt that were in the cache.
+        ids: the tokens generated so far, including the end token.
+        first_token_seconds: from the start of generation to the first token; None before.
+        seconds: from the start of generation to the last token.
+        cancelled: whether generation stops at the next token.
     """
 
     def __init__(self, prompt: Prompt, generate: "Callable[[Reply], Iterator[str]]") -> None:
@@ -40,22 +40,22 @@ class Reply(Iterator[str]):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt, images included."""
+        """Tokens of the prompt, including images."""
         return len(self.prompt.tokens)
 
     @property
     def reply_tokens(self) -> int:
-        """Tokens generated so far, the end included."""
+        """Tokens generated so far, including the end token."""
         return len(self.ids)
 
     @property
     def left_out(self) -> int:
-        """Turns of the dialogue for which the prompt had no room."""
+        """Turns of the dialogue that did not fit into the prompt."""
         return self.prompt.left_out
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed after the first token; None for fewer than two tokens."""
+        """Decoding speed after the first token; None for fewer than two tokens."""
         if self.first_token_seconds is None or self.reply_tokens < 2:
             return None
         return (self.reply_tokens - 1) / max(self.seconds - self.first_token_seconds, 1e-9)
@@ -63,7 +63,7 @@ class Reply(Iterator[str]):
     def __next__(self) -> str:
         with self._reading:
             if self._pieces is None:
-                # One that was generated beside others is there already.
+                # A reply from a batch is complete already.
                 done = iter([self.text] * bool(self.text))
                 self._pieces = done if self.finish_reason else self._generate(self)
             try:
@@ -75,17 +75,17 @@ class Reply(Iterator[str]):
                 raise
 
     def wait(self) -> str:
-        """Generate the rest; the whole text."""
+        """Generate the rest and return the whole text."""
         for _ in self:
             pass
         return self.text
 
     def stop(self) -> None:
-        """Have generation end at the next token; the pieces end then. Any thread may call it."""
+        """Stop generation at the next token. Any thread may call it."""
         self.cancelled = True
 
     def close(self) -> None:
-        """End generation now; whoever reads gets no more pieces. Any thread may call it."""
+        """Stop, and wait until generation has ended. Any thread may call it."""
         self.stop()
         with self._reading:
             if self._pieces is None and self.finish_reason is None:
@@ -93,16 +93,16 @@ class Reply(Iterator[str]):
             self.wait()
 
     def start(self) -> None:
-        """Note that the model begins to work on it."""
+        """Note the start of generation."""
         self._started = time.perf_counter()
 
     def count(self, ids: list[int]) -> None:
-        """Note that these are the tokens that are generated now."""
+        """Note all tokens generated so far."""
         self.seconds = time.perf_counter() - self._started
         if self.first_token_seconds is None:
             self.first_token_seconds = self.seconds
         self.ids = ids
 
     def finish(self, text: str, reason: str | None) -> None:
-        """Note the whole text and why it ended."""
+        """Note the whole text and the finish reason; None means cancelled."""
         self.text, self.finish_reason = text, reason or "cancelled"

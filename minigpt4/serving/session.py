@@ -1,4 +1,4 @@
-"""A dialogue with a model that remembers what was said."""
+"""A dialogue with its history."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 
 
 class ChatSession:
-    """One dialogue. It costs no more than its messages: sessions of one model may be many.
+    """One dialogue. It only stores messages, so one model may have many sessions.
 
-    After an error it is as if the question had not been asked. A reply that was stopped stays as far as it
-    came.
+    After an error the question is not part of the history. A stopped reply is, as far as it was generated.
 
     Args:
-        model: which answers.
-        system: what stands before the first turn; None: what the model's template has there.
+        model: answers the questions.
+        system: the system text; None for the template's.
 
     Attributes:
-        reply: the last one, with its numbers; None before the first.
+        reply: the last reply, with its statistics; None before the first.
     """
 
     def __init__(self, model: "ChatModel", system: str | None = None) -> None:
@@ -34,7 +33,7 @@ class ChatSession:
 
     @property
     def history(self) -> list[Message]:
-        """What was said so far, what has come of the last reply included."""
+        """All messages, including the last reply as far as it was generated."""
         if self.reply is None:
             return list(self._said)
         if self.reply.finish_reason == "error":
@@ -56,45 +55,45 @@ class ChatSession:
     def ask(
         self, question: Content, images: Sequence[ImageLike] = (), stream: bool = False, **settings: Any
     ) -> str | Reply:
-        """Ask a question after what was said; arguments, result and errors as of `ChatModel.chat`."""
+        """Ask the next question. Arguments, result and errors are those of `ChatModel.chat`."""
         message = self.model.message("user", question, images)
-        return self._answer([*self._taken_over(), message], stream, settings)
+        return self._answer([*self._stopped_history(), message], stream, settings)
 
     @overload
     def retry(self, stream: Literal[False] = False, **settings: Any) -> str: ...
     @overload
     def retry(self, *, stream: Literal[True], **settings: Any) -> Reply: ...
     def retry(self, stream: bool = False, **settings: Any) -> str | Reply:
-        """Another reply to the last question, in the place of the one it has.
+        """Generate the reply to the last question again, replacing it.
 
         Args:
-            stream: as in `ask`.
-            settings: changes to those of the question.
+            stream: as for `ask`.
+            settings: override those of the question.
 
         Raises:
             DataError: before the first question.
         """
-        said = self._taken_over()
+        said = self._stopped_history()
         return self._answer(said[: _last_question(said) + 1], stream, {**self._settings, **settings})
 
     def undo(self, turns: int = 1) -> Message:
-        """Take back the last question with its reply, or several.
+        """Remove the last questions and their replies.
 
         Returns:
-            The first of the questions that were taken back.
+            The first question that was removed.
 
         Raises:
             DataError: if there are fewer questions.
         """
-        said = self._taken_over()
+        said = self._stopped_history()
         for _ in range(turns):
             place = _last_question(said)
             question, said = said[place], said[:place]
         self._said, self.reply = said, None
         return question
 
-    def _taken_over(self) -> list[Message]:
-        """The history; a reply that is still generated ends."""
+    def _stopped_history(self) -> list[Message]:
+        """The history, after stopping a reply that is still being generated."""
         if self.reply is not None:
             self.reply.close()
         return self.history
@@ -108,5 +107,5 @@ class ChatSession:
 def _last_question(said: Sequence[Message]) -> int:
     places = [place for place, message in enumerate(said) if message.role == "user"]
     if not places:
-        raise DataError("nothing has been asked yet")
+        raise DataError("there is no question yet")
     return places[-1]

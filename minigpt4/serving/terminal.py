@@ -10,22 +10,22 @@ from minigpt4.common.errors import UserError
 from minigpt4.serving.chat_model import ChatModel
 from minigpt4.serving.replies import Reply
 
-HELP = """Ask something, or:
-  /image FILE ...   show pictures with the next question
-  /retry            another reply to the last question
-  /undo             take back the last question
-  /history          what was said
-  /reset            begin anew
-  /quit             leave; also Ctrl-D. Ctrl-C ends a reply"""
+HELP = """Ask a question, or:
+  /image FILE ...   add images to the next question
+  /retry            generate the last reply again
+  /undo             remove the last question
+  /history          show the dialogue
+  /reset            start a new dialogue
+  /quit             exit; also Ctrl-D. Ctrl-C interrupts a reply"""
 
 
 class TerminalChat:
     """Reads lines and prints replies.
 
     Args:
-        model: which answers.
+        model: answers the questions.
         settings: of each reply.
-        images: shown with the first question.
+        images: for the first question.
     """
 
     def __init__(self, model: ChatModel, settings: dict[str, Any], images: list[str]) -> None:
@@ -35,7 +35,7 @@ class TerminalChat:
         self.commands: dict[str, Callable[[list[str]], None]] = {
             "/image": self._image,
             "/retry": self._retry,
-            "/undo": lambda _: print(f"taken back: {self.chat.undo().text}"),
+            "/undo": lambda _: print(f"removed: {self.chat.undo().text}"),
             "/history": self._history,
             "/reset": self._reset,
             "/help": lambda _: print(HELP),
@@ -44,7 +44,7 @@ class TerminalChat:
     def run(self) -> None:
         """Until the input ends, or `/quit`."""
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  # lines can be edited, and the last ones are a key away
+            import readline  # noqa: F401  # line editing and history
         if sys.stdin.isatty():
             print(HELP)
         while (line := self._read()) is not None:
@@ -74,7 +74,7 @@ class TerminalChat:
         except ValueError as error:
             raise UserError(f"{line!r}: {error}") from error
         if name not in self.commands:
-            raise UserError(f"there is no {name} (known: {', '.join(self.commands)}, /quit)")
+            raise UserError(f"unknown command {name} (known: {', '.join(self.commands)}, /quit)")
         self.commands[name](words)
 
     def _show(self, reply: Reply) -> None:
@@ -85,12 +85,12 @@ class TerminalChat:
             reply.close()
         print()
         if reply.left_out:
-            print(f"({reply.left_out} earlier questions had no room)", file=sys.stderr)
+            print(f"({reply.left_out} earlier questions did not fit into the prompt)", file=sys.stderr)
 
     def _image(self, files: list[str]) -> None:
         if not files:
-            raise UserError("/image needs the name of a file")
-        self.model.message("user", "", files)  # what cannot be read is said now
+            raise UserError("/image needs a file name")
+        self.model.message("user", "", files)  # report unreadable files now
         self.images += files
 
     def _retry(self, _: list[str]) -> None:

@@ -63,7 +63,7 @@ def test_dialogue_in_the_terminal(command, model, image) -> None:
     first = chat.ask("what is this?", [image], temperature=0, max_new_tokens=5)
     second = chat.ask("and now?", temperature=0, max_new_tokens=5)
     assert printed.out.splitlines() == [
-        *(first, second, "taken back: and now?", "user: [picture] what is this?", f"assistant: {first}")
+        *(first, second, "removed: and now?", "user: [picture] what is this?", f"assistant: {first}")
     ]
     assert "/nothing" in printed.err
 

@@ -1,4 +1,4 @@
-"""The images of a request: data URLs, and addresses of the web where that is allowed."""
+"""The images of a request: data URLs, and http(s) URLs if allowed."""
 
 import base64
 import binascii
@@ -10,21 +10,21 @@ from minigpt4.common.web import open_url
 from minigpt4.serving.openai.protocol import ApiError
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
-# Seconds for the whole of an image from the web.
+# Seconds to fetch an image.
 PATIENCE = 20.0
 CHUNK = 1 << 16
 
 
 def image_bytes(url: str, *, from_web: bool, most: int) -> bytes:
-    """The file that a URL stands for.
+    """The content of an image URL.
 
     Args:
         url: of a request.
-        from_web: whether http(s) addresses are opened; only those that anyone reaches are.
-        most: bytes of an image from the web; a data URL is limited by its request.
+        from_web: whether http(s) URLs are fetched; only from public addresses.
+        most: the largest size of a fetched image; a data URL is limited by its request.
 
     Raises:
-        ApiError: naming what is wrong.
+        ApiError: if it is invalid, not allowed, too large or cannot be fetched.
     """
     if head := _DATA.match(url):
         try:
@@ -32,9 +32,9 @@ def image_bytes(url: str, *, from_web: bool, most: int) -> bytes:
         except binascii.Error as error:
             raise _wrong(f"the data URL of an image is not base64: {error}") from error
     if not url.lower().startswith(("http://", "https://")):
-        raise _wrong("an image is given as data:image/...;base64,... ")
+        raise _wrong("an image must be a URL data:image/...;base64,...")
     if not from_web:
-        raise _wrong("this server opens no addresses of images; please send data:image/...;base64,...")
+        raise _wrong("this server does not fetch image URLs; please send data:image/...;base64,...")
     return _from_web(url, most)
 
 
@@ -49,7 +49,7 @@ def _from_web(url: str, most: int) -> bytes:
                 if time.monotonic() > end:
                     raise _wrong(f"the image did not arrive within {PATIENCE:.0f} s")
     except OSError as error:
-        # Not what a server said: it would tell a stranger about machines that he does not reach.
+        # Without the reason: it would tell clients about machines that they cannot reach.
         raise _wrong("the image could not be fetched") from error
     return data.getvalue()
 

@@ -1,24 +1,24 @@
-"""What a server allows."""
+"""The server's limits."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the server allows.
+    """Name, key and limits of the server.
 
     Attributes:
         name: of the model.
-        api_key: which requests must carry, or None.
-        together: replies that are generated side by side at most.
-        waiting: requests that may wait for a place; more are told to come again.
-        body: bytes of a request.
-        bodies: of all requests that are being read.
-        body_seconds: for the whole of it to arrive.
-        images: per request.
-        new_tokens: the longest reply.
-        image_urls: whether images are fetched from the web.
-        connections: that are open at once.
+        api_key: required of requests, or None.
+        together: maximum number of replies in a batch.
+        waiting: maximum number of queued requests.
+        body: maximum size of a request in bytes.
+        bodies: maximum total size of the requests being received.
+        body_seconds: maximum time to receive a request.
+        images: maximum number per request.
+        new_tokens: maximum length of a reply.
+        image_urls: whether http(s) image URLs are fetched.
+        connections: maximum number of open connections.
     """
 
     name: str

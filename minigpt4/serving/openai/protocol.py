@@ -1,8 +1,8 @@
-"""OpenAI's chat completions: what a request may say, and what is answered.
+"""OpenAI's chat completions: requests and responses.
 
 Fields and errors are those of https://platform.openai.com/docs/api-reference/chat; `top_k`,
-`repetition_penalty` and `min_tokens` are vLLM's. What would change the reply and is not supported is
-refused, not passed over.
+`repetition_penalty` and `min_tokens` are vLLM's. Unsupported options that would change the reply are errors,
+not ignored.
 """
 
 import time
@@ -24,10 +24,10 @@ class ApiError(Exception):
     """An error in the protocol's form.
 
     Args:
-        status: of HTTP.
-        message: for people.
-        param: the field that is wrong.
-        code: for programs.
+        status: HTTP status.
+        message: human-readable.
+        param: the invalid field.
+        code: machine-readable.
     """
 
     def __init__(
@@ -42,26 +42,26 @@ class ApiError(Exception):
 
 
 class _Lenient(BaseModel):
-    """Fields that are not named are passed over: clients send what other servers know."""
+    """Unknown fields are ignored: clients send options of other servers."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class TextPart(_Lenient):
-    """Words of a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(_Lenient):
-    """Where an image is."""
+    """The URL of an image."""
 
     url: str
 
 
 class ImagePart(_Lenient):
-    """An image of a message."""
+    """An image part of a message."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -71,7 +71,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(_Lenient):
-    """What one side says."""
+    """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
@@ -83,19 +83,19 @@ class ChatMessage(_Lenient):
 
 
 class StreamOptions(_Lenient):
-    """Whether the last event says what the reply has cost."""
+    """Whether the last event has the token counts."""
 
     include_usage: bool = False
 
 
 class ResponseFormat(_Lenient):
-    """Text alone."""
+    """Only text."""
 
     type: Literal["text"]
 
 
 class ChatRequest(_Lenient):
-    """A chat completion that is asked for. `tools`, `user` and `store` are taken and change nothing."""
+    """A chat completion request. `tools`, `user` and `store` are accepted and ignored."""
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -130,10 +130,10 @@ class ChatRequest(_Lenient):
         return stops
 
     def settings(self, defaults: GenerationSettings, longest: int) -> GenerationSettings:
-        """How the reply is generated.
+        """The generation settings.
 
         Args:
-            defaults: for what the request does not say.
+            defaults: for fields that are not set.
             longest: the server's limit of new tokens.
 
         Raises:
@@ -143,7 +143,7 @@ class ChatRequest(_Lenient):
         given = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": None if self.top_k == -1 else self.top_k,  # vLLM's word for all
+            "top_k": None if self.top_k == -1 else self.top_k,  # vLLM: off
             "repetition_penalty": self.repetition_penalty,
             "min_new_tokens": self.min_tokens,
             "seed": None if self.seed is None else self.seed % 2**63,
@@ -157,14 +157,14 @@ class ChatRequest(_Lenient):
 
 
 class StopText:
-    """Ends a growing text before the first of some stop texts, and holds back what may become one."""
+    """Cuts a growing text at the first stop text, and holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = stops
         self.found = False
 
     def __call__(self, text: str, *, whole: bool) -> str:
-        """As much of `text` as may be shown; `whole`: nothing follows."""
+        """The part of `text` that can be shown. With `whole`, no more text follows."""
         places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         if places:
             self.found = True
@@ -176,7 +176,7 @@ class StopText:
 
 
 class Completion:
-    """The answers to one request, whose id and time they share."""
+    """The response objects of one request, with the same id and time."""
 
     def __init__(self, model: str) -> None:
         self.model, self.id, self.created = model, f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
@@ -199,7 +199,7 @@ class Completion:
 
 
 def usage(reply: Reply) -> dict[str, Any]:
-    """What a reply has cost."""
+    """The token counts of a reply."""
     return {
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.reply_tokens,
