@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
-from minigpt4.common.cli import config_parser, run
+from minigpt4.common.cli import config_parser, run, user_path
 
 if TYPE_CHECKING:
     from minigpt4.datasets.features.writer import Shard
@@ -32,7 +32,7 @@ log = logging.getLogger("cache_features")
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
     parser = config_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the cache goes")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the cache goes")
     parser.add_argument(
         "--devices",
         nargs="+",

@@ -18,7 +18,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt4.common import cli
@@ -74,8 +73,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shards", nargs="+", help="folders, patterns, URLs or a manifest")
-    parser.add_argument("--write-manifest", type=Path, metavar="FILE", help="list the good shards here")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the histograms here")
+    parser.add_argument(
+        "--write-manifest", type=cli.user_path, metavar="FILE", help="list the good shards here"
+    )
+    parser.add_argument("--png", type=cli.user_path, metavar="FILE", help="draw the histograms here")
     parser.add_argument("--caption-key", metavar="NAME", help="as build_info.caption_key")
     parser.add_argument(
         "--workers",

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from minigpt4.common import cli
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.files import replacing
 
 COLUMNS = ("url", "caption")
 PARQUET_ROWS = 10_000  # per row group, which is what is held in memory
@@ -69,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, metavar="IN.json", help="the published list")
-    parser.add_argument("target", type=Path, metavar="OUT", help="a .tsv or .parquet file")
+    parser.add_argument("source", type=cli.user_path, metavar="IN.json", help="the published list")
+    parser.add_argument("target", type=cli.user_path, metavar="OUT", help="a .tsv or .parquet file")
     cli.run(_command, parser.parse_args())
 
 
@@ -97,17 +98,13 @@ def convert(source: Path, target: Path) -> Counts:
     if not source.is_file():
         raise DataError(f"there is no file {source}")
     counts = Counts()
-    part = target.with_name(target.name + ".part")
     try:
-        with source.open("rb") as file, _progress(source) as bar:
+        with source.open("rb") as file, _progress(source) as bar, replacing(target) as part:
             write(_rows(_entries(file, source, bar), counts), part)
-        if not counts.rows:
-            raise DataError(f"{source} has no entry with a url and a caption ({counts})")
-        part.replace(target)
+            if not counts.rows:
+                raise DataError(f"{source} has no entry with a url and a caption ({counts})")
     except OSError as error:
         raise DataError(f"could not convert {source} to {target}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return counts
 
 

@@ -12,7 +12,6 @@ you already have may be put into OUT/.downloads/NAME.zip. Exits with 1 unless ev
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt4.common import cli
@@ -27,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of all items")
+    parser.add_argument(
+        "--out", type=cli.user_path, required=True, metavar="DIR", help="the folder of all items"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="fetch only these items")
     parser.add_argument("--list", action="store_true", help="show what there is, and fetch nothing")
     cli.run(download, parser.parse_args())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
-from minigpt4.common.cli import config_parser, run
+from minigpt4.common.cli import config_parser, run, user_path
 from minigpt4.common.files import expanded
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def main() -> None:
         "--shards", metavar="PATTERN", help="webdataset shards instead, e.g. DIR or 'DIR/{00000..00004}.tar'"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each split")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="the report, with a record of each sample")
+    parser.add_argument(
+        "--out", type=user_path, metavar="JSON", help="the report, with a record of each sample"
+    )
     parser.add_argument(
         "--shuffled", action="store_true", help="give answers the pictures of other samples of their batch"
     )

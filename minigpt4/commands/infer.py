@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
-from minigpt4.common.cli import config_parser, run
+from minigpt4.common.cli import config_parser, run, user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,9 @@ def main() -> None:
         metavar="SOURCE",
         help="pictures, folders of them, shards (.tar), or .jsonl files: `question` and `image` per line",
     )
-    many.add_argument("--output", type=Path, metavar="JSONL", help="the answers")
+    many.add_argument("--output", type=user_path, metavar="JSONL", help="the answers")
     many.add_argument(
-        "--images", type=Path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
+        "--images", type=user_path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
     )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
     how = parser.add_argument_group("how replies are generated (docs/inference.md)")

@@ -5,6 +5,14 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+from minigpt4.common.files import expanded
+
+
+def user_path(text: str) -> Path:
+    """An argument that is a path, with `~` and `$NAME` resolved: a shell leaves them alone in `--out=~/a`."""
+    return Path(expanded(text))
 
 
 def config_parser(description: str | None) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from minigpt4.common.cli import user_path
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.files import inside, replacing, require_writable
 from minigpt4.datasets.datasets.shard_list import is_remote
@@ -67,3 +68,15 @@ def test_require_writable_names_what_cannot_be_written(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "a.json", "--out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "file", "folder", "new"]
     assert (tmp_path / "file").read_text() == "kept" and list((tmp_path / "new").iterdir()) == []
+
+
+def test_arguments_that_are_paths_have_home_and_variables_resolved(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("RUNS", "/scratch")
+    for text, path in (
+        ("~/a", "/home/me/a"),
+        ("$RUNS/a", "/scratch/a"),
+        ("a/~", "a/~"),
+        ("$NOBODY/a", "$NOBODY/a"),
+    ):
+        assert user_path(text) == Path(path)
