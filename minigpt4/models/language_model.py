@@ -241,7 +241,14 @@ class LanguageModel(nn.Module):
 def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:
     """The ids that begin, end and pad a text, and the library's defaults."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: getattr(generation, name, None) for name in names})
+    return GenerationConfig(**{name: _ids(getattr(generation, name, None)) for name in names})
+
+
+def _ids(value: Any) -> int | list[int] | None:
+    """An id or a list of them, without what no table of embeddings has."""
+    given = value if isinstance(value, list) else [value]
+    ids = [one for one in given if type(one) is int and 0 <= one < 2**31]
+    return (ids if isinstance(value, list) else ids[0]) if ids else None
 
 
 def _room(prompt: int, positions: int) -> int:

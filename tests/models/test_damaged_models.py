@@ -246,3 +246,9 @@ def test_bytes_changed_anywhere(folder, seed) -> None:
 def test_an_adapter_names_no_other_model(folder) -> None:
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "/other"}')
     assert "holds an adapter (adapter_config.json)" in refused(folder)
+
+
+@pytest.mark.parametrize(("given", "kept"), [([10**30, -1, 2], [2]), (10**30, None), ("2", None), (2, 2)])
+def test_ids_that_no_table_has_end_no_reply(folder, given, kept) -> None:
+    edit(folder / "generation_config.json", eos_token_id=given)
+    assert load(folder).model.generation_config.eos_token_id == kept
