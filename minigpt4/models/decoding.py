@@ -1,8 +1,8 @@
-"""Replies, token by token, of one prompt or of several side by side.
+"""The decoding loop, for one prompt or a batch.
 
-transformers' `generate` does the same for whole batches with one setting for all. Here every row has
-settings, a random generator and an end of its own, a reader gets each token when it is drawn and may stop at
-any time, and the keys and values stay behind for the next turn.
+Unlike transformers' `generate`, each row has its own settings, random generator and end, each token is
+available as soon as it is chosen, generation can stop at any time, and the keys and values remain for the
+next turn.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -28,12 +28,12 @@ from minigpt4.prompts.reply_end import ReplyReader
 
 @dataclass
 class Row:
-    """A reply in the making.
+    """A reply being generated.
 
     Attributes:
-        settings: how its tokens are chosen.
-        reader: what was chosen so far.
-        finish_reason: `stop` where the model ended it, `length` where it reached its longest; None before.
+        settings: of the sampling.
+        reader: decodes the tokens chosen so far.
+        finish_reason: `stop` if the model ended it, `length` at `max_new_tokens`; None before.
     """
 
     settings: GenerationSettings
@@ -41,7 +41,7 @@ class Row:
     finish_reason: str | None = None
 
     def add(self, token: int) -> None:
-        """Go on with a token, unless the reply has ended."""
+        """Add a token, unless the reply has ended."""
         if self.finish_reason is None:
             self.reader.add(token)
             if self.reader.ended:
@@ -54,12 +54,12 @@ class Row:
 def decode(
     keys: KeyValues, embeds: torch.Tensor, rows: Sequence[Row], mask: torch.Tensor | None = None
 ) -> Iterator[None]:
-    """Read prompts and write replies, one token a row and step, until all have ended.
+    """Process prompts and generate replies, one token per row and step, until all have ended.
 
     Args:
-        keys: holds what was read before `embeds`; afterwards, all but the last token of the replies.
+        keys: of the tokens before `embeds`; afterwards, of all but the last token of the replies.
         embeds: [B, T, D].
-        rows: B replies; that they may want beams is not looked at.
+        rows: B replies; `num_beams` is ignored.
         mask: [B, T], 0 for padding on the left; None without padding.
     """
     samplers = [Sampler(row, keys.language.device) for row in rows]
@@ -84,8 +84,8 @@ def choose(samplers: Sequence["Sampler"], logits: torch.Tensor) -> torch.Tensor:
 class Sampler:
     """Chooses the tokens of one row.
 
-    It draws from a generator of its own: torch's stays as it is, and a seed gives the same reply whatever is
-    generated beside it.
+    It has its own random generator: torch's global one is not touched, and a seed gives the same reply
+    independently of the rest of the batch.
     """
 
     def __init__(self, row: Row, device: torch.device) -> None:
@@ -107,7 +107,7 @@ class Sampler:
 
     @property
     def plain(self) -> bool:
-        """Whether the likeliest token is what is wanted now."""
+        """Whether the next token is simply the most probable one."""
         return not self.adjust and not self._too_short
 
     @property

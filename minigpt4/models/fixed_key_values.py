@@ -1,7 +1,7 @@
-"""Keys and values of a fixed size, and a decode step that is compiled for them once.
+"""A static key-value cache, and a decode step compiled for it once.
 
-A reply of a small language model waits for the host, which starts some hundred kernels per token. Compiled
-they are fewer, and on a CUDA card they are recorded once and started together.
+Decoding with a small language model is limited by the host, which launches hundreds of kernels per token.
+Compilation fuses some of them, and a CUDA graph launches all of them at once.
 
 Shapes: B rows, T tokens, D width, V vocabulary, C capacity in tokens.
 """
@@ -23,12 +23,12 @@ GROUPED = "grouped_decode"
 
 
 class FixedKeyValues(KeyValues):
-    """Keys and values in tensors that stay where they are.
+    """Keys and values in static tensors.
 
     Args:
-        language: whose they are.
+        language: the language model.
         rows: B.
-        capacity: C, the longest prompt and reply together; nobody checks that they fit.
+        capacity: C, the maximum length of prompt and reply together; the caller ensures that they fit.
     """
 
     def __init__(self, language: LanguageModel, rows: int, capacity: int) -> None:
@@ -39,7 +39,7 @@ class FixedKeyValues(KeyValues):
         ]
         self._cache = Cache(layers=layers)
         self._length = 0
-        # What the step is given, always in the same places.
+        # Static inputs of the step.
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=language.device)
         self._positions = torch.zeros_like(self._ids)
         self._step_mask: torch.Tensor | None = None
@@ -54,7 +54,7 @@ class FixedKeyValues(KeyValues):
         return self._length
 
     def crop(self, length: int) -> None:
-        """What is behind stays where it is: the mask hides it, until it is written over."""
+        """The rest is masked until it is overwritten."""
         self._length = length
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(length)
@@ -101,7 +101,7 @@ class FixedKeyValues(KeyValues):
         return out.logits[:, -1].float()
 
     def _record(self) -> torch.cuda.CUDAGraph:
-        """Compile the step, and record the kernels that it starts; what is held stays as it is."""
+        """Compile the step and capture its CUDA graph; the cache is not changed."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -110,7 +110,7 @@ class FixedKeyValues(KeyValues):
                 self.crop(self._length)
         torch.cuda.current_stream().wait_stream(beside)
         recorded = torch.cuda.CUDAGraph()
-        # Other threads may use the card for something else meanwhile.
+        # Other threads may use the GPU meanwhile.
         with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
             self._logits = self._run()
         return recorded
@@ -118,10 +118,10 @@ class FixedKeyValues(KeyValues):
 
 @contextmanager
 def grouped_attention(language: LanguageModel) -> Iterator[None]:
-    """Let a model that uses torch's SDPA read the keys and values of a group of heads once.
+    """Have a model that uses torch's SDPA read the keys and values of grouped-query attention once.
 
-    With a mask, as a cache of fixed size has one, SDPA wants a copy of them for every head, and reads all of
-    a head's in one thread block.
+    With a mask, which a static cache needs, SDPA copies them for every head, and reads those of a head in one
+    thread block.
     """
     config = language.config
     usual = config._attn_implementation

@@ -1,4 +1,4 @@
-"""What a language model has read, as keys and values, so that it need not be read again.
+"""The keys and values of processed tokens, so that they are not computed again.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -18,31 +18,30 @@ from minigpt4.models.language_model import LanguageModel
 
 
 def keeps_tokens(language: LanguageModel) -> bool:
-    """Whether all layers keep keys and values by token, so that a reply can go on from any of them.
+    """Whether all layers cache keys and values per token, so that the cache can be cropped.
 
-    Layers with a recurrent state (Mamba's) cannot forget their last tokens.
+    Layers with a recurrent state (Mamba) cannot drop their last tokens.
     """
     layers = DynamicCache(config=language.config).layers
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 class KeyValues:
-    """Keys and values that grow token by token."""
+    """A growing key-value cache."""
 
     def __init__(self, language: LanguageModel) -> None:
         self.language = language
-        # Without the model's config, so that every layer keeps all tokens. With it, layers with a sliding
-        # window keep the window alone, and cannot be cropped. The model masks what is outside the window
-        # itself.
+        # Without the model's config, so that every layer keeps all tokens. With it, sliding-window layers
+        # only keep their window and cannot be cropped. The model masks tokens outside the window itself.
         self._cache: Any = DynamicCache()
         self._mask: torch.Tensor | None = None
-        # Not every model can leave out the logits of all tokens but the last.
+        # Not every model can compute the logits of the last token only.
         parameters = inspect.signature(language.model.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     @property
     def length(self) -> int:
-        """Tokens that are held, padding included."""
+        """Number of cached tokens, including padding."""
         return self._cache.get_seq_length()
 
     def crop(self, length: int) -> None:
@@ -51,7 +50,7 @@ class KeyValues:
             self._cache.crop(length - self.length)
 
     def selected(self, rows: Sequence[int]) -> "KeyValues":
-        """A copy of some rows, without the padding that they all have."""
+        """A copy of some rows, without their common padding."""
         index = torch.tensor(list(rows), device=self.language.device)
         mask = None if self._mask is None else self._mask[index]
         start = 0 if mask is None else int(mask.argmax(dim=1).min())
@@ -93,11 +92,11 @@ class KeyValues:
 
     @torch.no_grad()
     def read(self, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Read further tokens.
+        """Process further tokens.
 
         Args:
             embeds: [B, T, D], of text and images; on any device.
-            mask: [B, T], 0 for padding on the left; only for what is read first.
+            mask: [B, T], 0 for padding on the left; only for the first tokens.
 
         Returns:
             Logits of the next token, [B, V] in float32.
@@ -108,7 +107,7 @@ class KeyValues:
 
     @torch.no_grad()
     def step(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read one more token of text a row, [B, 1] -> logits of the next, [B, V] in float32."""
+        """Process one more text token per row, [B, 1] -> logits of the next, [B, V] in float32."""
         if self._mask is None:
             return self._forward(input_ids=ids)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
@@ -116,7 +115,7 @@ class KeyValues:
 
     def _forward(self, **given: torch.Tensor) -> torch.Tensor:
         language = self.language
-        # What is compiled for training has one code for all lengths, but not for a cache that grows.
+        # The layers compiled for training do not fit a growing cache.
         eager = torch.compiler.set_stance("force_eager") if language.compiled else nullcontext()
         with eager, own_precision(language.frozen, language.device), without_cudnn_attention():
             out = language.model(

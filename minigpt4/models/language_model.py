@@ -1,4 +1,4 @@
-"""The language model with its tokenizer and family, and all that depends on whether it is trained.
+"""The language model with its tokenizer and family, frozen or trained.
 
 Shapes: B batch, T text and image tokens, D width, V vocabulary.
 """
@@ -74,8 +74,8 @@ class LanguageModel(nn.Module):
         self.trainable, self.name, self.sharded = trainable, name, sharded
         self.recomputed = self.compiled = False
         self.fingerprint = self._take_fingerprint()
-        # Whatever else a folder sets there (sampling, forced tokens, another kind of output) would change
-        # captions unseen: only what a caller passes to `generate` counts.
+        # Other settings of the folder (sampling, forced tokens, output types) would silently change captions:
+        # only the arguments of `generate` count.
         model.generation_config = _ids_alone(model.generation_config)
         model.requires_grad_(not self.frozen)
         self.train(self.training)
@@ -90,19 +90,19 @@ class LanguageModel(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the embeddings that it reads; some models are wider or narrower inside (OPT-350m)."""
+        """Of its input embeddings; some models have another width inside (OPT-350m)."""
         table: Any = self.model.get_input_embeddings()
         return table.weight.shape[-1]
 
     @property
     def positions(self) -> int | None:
-        """The longest text that it was made for, in tokens; None where its config names no limit."""
+        """Its maximum context in tokens; None if the config has no limit."""
         most = getattr(self.config, "max_position_embeddings", None)
         return most if isinstance(most, int) and most > 0 else None
 
     @property
     def device(self) -> torch.device:
-        """Where it reads embeddings: the device of its embedding table."""
+        """The device of its embedding table."""
         table: Any = self.model.get_input_embeddings()
         # A table that accelerate keeps on the CPU or on disk is brought to this device when it is needed.
         brought_to = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
@@ -114,9 +114,9 @@ class LanguageModel(nn.Module):
 
     @property
     def embedding_factor(self) -> float:
-        """What `embed` multiplies the rows of the embedding table by (Gemma: the square root of D).
+        """The factor between `embed` and the embedding table (Gemma: the square root of D).
 
-        It is measured: a family that was chosen for its turns need not know it.
+        It is measured, because a family chosen for its template need not match.
         """
         table: Any = self.model.get_input_embeddings()
         if table.weight.is_meta:  # accelerate keeps it on the CPU or on disk
@@ -127,7 +127,7 @@ class LanguageModel(nn.Module):
             return self.embed(ids).double().norm().item() / rows.double().norm().item()
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Frozen, it stays in evaluation mode: nothing is dropped out."""
+        """If frozen, it stays in evaluation mode, without dropout."""
         super().train(mode and not self.frozen)
         return self
 
@@ -178,7 +178,7 @@ class LanguageModel(nn.Module):
     def _decode(
         self, embeds: torch.Tensor, mask: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, Head]:
-        """Hidden states [places, D], and what makes logits of them."""
+        """Hidden states [places, D], and the function that computes their logits."""
         device = self.device
         with unmasked(self.model, embeds.shape[1]):
             outputs = decoder_of(self.model)(
@@ -193,10 +193,9 @@ class LanguageModel(nn.Module):
         return places, partial(logits_of, self.model, output_type=type(outputs))
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """What transformers' `generate` returns for these arguments.
+        """transformers' `generate`, within the model's context.
 
-        A reply ends at the last position that the model was made for. A model without an end token, whose
-        `eos_token_id` is None or empty, goes on to the limit of a reply's length.
+        With an `eos_token_id` of None or empty, a reply ends at `max_new_tokens`.
 
         Raises:
             DataError: for a prompt that leaves no room for a reply.
@@ -211,7 +210,7 @@ class LanguageModel(nn.Module):
             kwargs["max_new_tokens"] = min(most, _room(prompt.shape[1], self.positions))
         if "eos_token_id" in kwargs:
             ends = kwargs["eos_token_id"] = kwargs["eos_token_id"] or None
-            # What pads the shorter replies of a batch is cut off with their end.
+            # Padding of shorter replies is cut off with their end.
             kwargs["pad_token_id"] = ends[0] if isinstance(ends, list) else ends or 0
         with without_cudnn_attention():
             return self.model.generate(*map(moved, args), **kwargs)
@@ -231,15 +230,15 @@ class LanguageModel(nn.Module):
         self.recomputed = True
 
     def compile_layers(self) -> None:
-        """Compile the layers for training, whose captions have many lengths; `generate` goes on without."""
+        """Compile the layers for training, with dynamic lengths; `generate` stays eager."""
         compile_blocks(self.layers, self.device, dynamic=True)
         self.compiled = True
-        # A reply grows token by token and layer by layer: none of it would fit what was compiled.
+        # Decoding steps do not fit the compiled layers.
         self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)
 
 
 def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:
-    """The ids that begin, end and pad a text, and the library's defaults."""
+    """The BOS, EOS and padding ids, and the library's defaults."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return GenerationConfig(**{name: _ids(getattr(generation, name, None)) for name in names})
 
@@ -254,7 +253,7 @@ def _ids(value: Any) -> int | list[int] | None:
 def _room(prompt: int, positions: int) -> int:
     if prompt >= positions:
         raise DataError(
-            f"a prompt of {prompt} tokens leaves no room for a reply: the language model was made for "
+            f"a prompt of {prompt} tokens leaves no room for a reply: the language model's limit is "
             f"{positions} (max_position_embeddings)"
         )
     return positions - prompt

@@ -1,7 +1,7 @@
-"""What a causal language model makes of its decoder's hidden states, computed by the library itself.
+"""Logits from a decoder's hidden states, computed by the library's own code.
 
-Families scale, cap or transform on the way to the logits, each in its own `forward`. Here that very `forward`
-runs, on the rows that have a label alone: something stands in for the decoder and hands over these rows.
+Families scale, cap or transform logits, each in its own `forward`. That `forward` is run here, only on rows
+that have a label: a stand-in for the decoder returns these rows.
 
 Shapes: D width of the hidden states, V vocabulary.
 """
@@ -15,7 +15,7 @@ from transformers.utils.generic import ModelOutput
 
 
 class _StandIn:
-    """Returns the same output whatever it is called with; its attributes are the decoder's."""
+    """Always returns the same output; its attributes are the decoder's."""
 
     def __init__(self, decoder: nn.Module, output: ModelOutput) -> None:
         self._decoder, self._output = decoder, output
@@ -28,9 +28,9 @@ class _StandIn:
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """What makes hidden states of embeddings: all of a causal language model but its head."""
+    """The part of a causal language model before its head."""
     decoder = model.get_decoder()
-    # The library finds nothing in Llama 4, and the head in ModernBERT.
+    # `get_decoder` returns the model itself for Llama 4, and the head for ModernBERT.
     if decoder is model or decoder is model.get_output_embeddings():
         inside = [child for child in model.children() if isinstance(child, PreTrainedModel)]
         decoder = inside[0] if len(inside) == 1 else decoder
@@ -38,19 +38,19 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
 
 
 def logits_of(model: PreTrainedModel, hidden: torch.Tensor, output_type: type[ModelOutput]) -> torch.Tensor:
-    """[rows, D] -> [rows, V] in float32: what `model` computes after its decoder.
+    """[rows, D] -> [rows, V] in float32: the part of `model` after its decoder.
 
     Args:
         model: a causal language model.
-        hidden: some of the decoder's hidden states, after its last norm.
-        output_type: of the decoder's output, which the model's `forward` reads.
+        hidden: hidden states of the decoder, after its last norm.
+        output_type: of the decoder's output.
     """
     parent, name = place_of(decoder_of(model), model)
     decoder = parent._modules[name]
     assert decoder is not None
     output = output_type(last_hidden_state=hidden[None])  # type: ignore[call-arg]
-    # Not by assignment, which would want a module, and not by replacing the decoder's own `forward`: its
-    # hooks, which gather and free sharded weights, have nothing to do here.
+    # Not setattr, which requires a module, and not by replacing the decoder's `forward`: its hooks, which
+    # gather and free sharded weights, must not run here.
     parent._modules[name] = _StandIn(decoder, output)  # type: ignore[assignment]
     try:
         logits = model(inputs_embeds=hidden[None], use_cache=False).logits
@@ -65,4 +65,4 @@ def place_of(module: nn.Module, model: nn.Module) -> tuple[nn.Module, str]:
         for name, child in parent._modules.items():
             if child is module:
                 return parent, name
-    raise ValueError(f"{type(model).__name__} has no decoder in front of its head")
+    raise ValueError(f"{type(model).__name__} has no decoder before its head")

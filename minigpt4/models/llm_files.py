@@ -1,4 +1,4 @@
-"""The files of a language model: looked over before anything is built from them, and read without a gap."""
+"""The files of a language model: checked before anything is built, and loaded completely."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from minigpt4.weights.gguf_file import GgufFile, read_gguf
 from minigpt4.weights.locations import MODEL_WEIGHTS, model_weights
 from minigpt4.weights.resolver import read_tensors
 
-# What transformers reads of a folder beside the weights; each is a mapping.
+# The files that transformers reads beside the weights; each is a mapping.
 JSON_FILES = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", *MODEL_WEIGHTS[1::2]),
@@ -27,25 +27,26 @@ JSON_FILES = (
 SMALL_FILES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 LARGEST_JSON = 1 << 28  # bytes; the largest tokenizers have a tenth of it
 POINTER = b"version https://git-lfs"
-# What a config counts, and transformers makes lists of; no model has so many.
+# Numbers in a config that transformers makes lists of; no model has so many.
 COUNTS = re.compile(r"layer|block|depth|head|expert|label|stage")
 HIGHEST_COUNT = 100_000
 
 
 def check_files(source: Path) -> None:
-    """Look over a language model's folder or `.gguf` file.
+    """Check a language model's folder or `.gguf` file.
 
     Raises:
-        ConfigError: naming the file that is damaged.
+        ConfigError: naming the damaged file.
     """
     if not source.is_dir():
         _refuse_stub(source)
         with loading(source):
             _check_gguf(read_gguf(str(source)), source)
         return
-    if (source / "adapter_config.json").is_file():  # transformers would load what it names, if peft is there
+    # With peft installed, transformers would load the model that an adapter names.
+    if (source / "adapter_config.json").is_file():
         raise ConfigError(f"{KEY}: {source} holds an adapter (adapter_config.json): merge it into its model")
-    # Weights in other formats, which are not read, may well have stayed pointers.
+    # Weights in other formats, which are not read, may be pointers.
     small = (path for path in source.iterdir() if path.suffix in SMALL_FILES and path.is_file())
     for path in (*sorted(small), *_weights(source)):
         _refuse_stub(path)
@@ -58,11 +59,11 @@ def check_files(source: Path) -> None:
 
 
 def load_whole(source: Path, arguments: Mapping[str, Any]) -> Any:
-    """The model with its weights, all of which are in the files.
+    """Load a model, all of whose weights must be in the files.
 
     Args:
         source: folder or `.gguf` file.
-        arguments: more than the place for transformers' `from_pretrained`.
+        arguments: further arguments of transformers' `from_pretrained`.
 
     Raises:
         ConfigError: naming what is missing from the files, or has another shape there.
@@ -88,11 +89,11 @@ def _weights(source: Path) -> list[Path]:
 
 
 def _refuse_stub(path: Path) -> None:
-    """Raise ConfigError for what a repository or a download left in the place of a file."""
+    """Raise ConfigError for a git-lfs pointer or an empty file."""
     with loading(path), path.open("rb") as file:
         start = file.read(len(POINTER))
     if start == POINTER:
-        raise ConfigError(f"{KEY}: {path} is a pointer of git-lfs, not the file itself: run `git lfs pull`")
+        raise ConfigError(f"{KEY}: {path} is a pointer of git-lfs, not the file: run `git lfs pull`")
     if not start and path.suffix not in (".txt", ".jinja"):
         raise ConfigError(f"{KEY}: {path} is empty")
 
@@ -100,9 +101,7 @@ def _refuse_stub(path: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     with loading(path):
         if path.stat().st_size > LARGEST_JSON:
-            raise ConfigError(
-                f"{KEY}: {path} has {path.stat().st_size:,} bytes, too many for what it should be"
-            )
+            raise ConfigError(f"{KEY}: {path} has {path.stat().st_size:,} bytes, too many for such a file")
         content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ConfigError(f"{KEY}: {path} holds a {type(content).__name__}, it must be a mapping")
@@ -112,7 +111,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def refuse_counts(config: Any, path: Path) -> None:
     """Raise ConfigError if a config has more layers, heads or labels than any model.
 
-    transformers makes a list of them before anything can be compared with the weights.
+    transformers makes lists of them before they can be compared with the weights.
     """
     entries = (
         config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
@@ -124,11 +123,11 @@ def refuse_counts(config: Any, path: Path) -> None:
 
 
 def _check_tensors(path: Path, packed: bool) -> None:
-    """Raise CheckpointError unless a file of weights can be read to its end and holds names and tensors.
+    """Raise CheckpointError unless a file of weights is complete and only contains tensors.
 
     Args:
         path: the file; it is only mapped.
-        packed: whether the config says that weights are quantised.
+        packed: whether the config has quantised weights.
     """
     for name, tensor in read_tensors(path, mapped=True).items():
         if not isinstance(name, str):
@@ -142,9 +141,9 @@ def _check_tensors(path: Path, packed: bool) -> None:
 
 
 def _check_gguf(file: GgufFile, source: Path) -> None:
-    """Raise ConfigError for one part of several, and where metadata and tensors are of two models.
+    """Raise ConfigError for a split file, and if metadata and tensors do not match.
 
-    transformers would pass over layers that the metadata do not count.
+    transformers would ignore layers beyond those of the metadata.
     """
     values = {key: field.value() for key, field in file.fields.items()}
     refuse_counts({key: value for key, value in values.items() if isinstance(value, int)}, source)
@@ -156,14 +155,14 @@ def _check_gguf(file: GgufFile, source: Path) -> None:
     layers = values.get(f"{values.get('general.architecture')}.block_count")
     last = max((int(n[1]) for one in file.tensors if (n := re.match(r"blk\.(\d+)\.", one.name))), default=-1)
     if isinstance(layers, int) and last >= layers:
-        raise ConfigError(f"{KEY}: {source} is damaged: it counts {layers} layers, and has a layer {last}")
+        raise ConfigError(f"{KEY}: {source} is damaged: it counts {layers} layers, but has a layer {last}")
 
 
 @contextmanager
 def _no_larger_than(size: int, source: Path) -> Iterator[None]:
-    """Refuse to build a model with far more values or modules than `size` bytes of files can hold.
+    """Refuse to build a model with far more values or modules than `size` bytes of files can contain.
 
-    It is built without memory, but what the files lack would then be made.
+    It is built on the meta device, but tensors missing from the files would be allocated then.
     """
     most = {"values": 8 * size + 50_000_000, "modules": min(2_000 + size // 256, 200_000)}
     built = dict.fromkeys(most, 0)
@@ -193,7 +192,7 @@ def _no_larger_than(size: int, source: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of what did not fit: it is said in one line."""
+    """Without transformers' table of mismatched tensors: our error is one line."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -203,7 +202,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_whole(found: Mapping[str, Any], model: nn.Module, source: Path) -> None:
-    """Raise ConfigError unless all parameters were in the files, and the files' layers are in the model."""
+    """Raise ConfigError unless all parameters were in the files, and all layers of the files in the model."""
     for name, there, here in sorted(found["mismatched_keys"]):
         raise ConfigError(
             f"{KEY}: {name} is {list(there)} in the weights of {source}, and {list(here)} by its config: "
@@ -212,7 +211,9 @@ def _require_whole(found: Mapping[str, Any], model: nn.Module, source: Path) -> 
     missing = sorted(found["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ConfigError(f"{KEY}: the weights of {source} lack what a {type(model).__name__} has: {names}")
+        raise ConfigError(
+            f"{KEY}: the weights of {source} lack parameters of {type(model).__name__}: {names}"
+        )
     lists = {name: len(part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)}
     for name in sorted(found["unexpected_keys"]):
         for number in re.finditer(r"\.(\d+)\.", name):

@@ -1,6 +1,6 @@
-"""Reading a language model's folder or file with transformers, and what goes wrong there as one line.
+"""Loading from a language model's folder or file with transformers, with one-line errors.
 
-Nothing of a folder is run: code that it brings (`auto_map`) is refused, whoever is at the terminal.
+Code in a folder (`auto_map`) is never run, and transformers is kept from asking at the terminal.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +14,12 @@ KEY = "model.llama_model"
 
 
 def location(source: Path) -> dict[str, Any]:
-    """Where a model lies, as the arguments of transformers' `from_pretrained`.
+    """A model's path as arguments of transformers' `from_pretrained`.
 
     Raises:
         ConfigError: if it is neither a folder nor a `.gguf` file.
     """
-    # Said outright: left to itself, transformers asks at the terminal.
+    # Explicit: otherwise transformers asks at the terminal.
     safe = {"trust_remote_code": False, "local_files_only": True}
     if source.is_dir():
         return {"pretrained_model_name_or_path": str(source), **safe}
@@ -29,17 +29,17 @@ def location(source: Path) -> dict[str, Any]:
 
 
 def from_pretrained(load: Callable, arguments: Mapping[str, Any], what: str = "{}") -> Any:
-    """What `load` makes of a model's files; see `loading`."""
+    """Call `load` on a model's files; see `loading`."""
     with loading(Path(arguments["pretrained_model_name_or_path"]) / arguments.get("gguf_file", ""), what):
         return load(**arguments)
 
 
 @contextmanager
 def loading(place: Path, what: str = "{}") -> Iterator[None]:
-    """Turn whatever a library raises over a model's files into one line.
+    """Turn any exception of a library into a one-line error.
 
     Args:
-        place: the file, or the folder where that is not known.
+        place: the file, or the folder if the file is not known.
         what: is loaded from it; `{}` stands for the place.
 
     Raises:
@@ -53,7 +53,7 @@ def loading(place: Path, what: str = "{}") -> Iterator[None]:
     except ConfigError as error:
         if "trust_remote_code" in str(error.__cause__):
             raise ConfigError(
-                f"{KEY}: {place} can only be read by code that it brings itself (`auto_map`), and that is "
-                "never run: please take a model of a family that transformers knows"
+                f"{KEY}: {place} needs its own code (`auto_map`), which is never run: please use a "
+                "model of a family that transformers supports"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""What transformers loads, as a causal language model that reads embeddings and returns what we ask for."""
+"""Turns what transformers loads into a text-only causal language model that takes embeddings."""
 
 import inspect
 from typing import Any
@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from minigpt4.models.library_head import decoder_of, place_of
 
-# What a folder's config may ask a forward pass for besides its logits.
+# Extra outputs that a folder's config may switch on.
 OUTPUTS = {
     "return_dict": True,
     "output_hidden_states": False,
@@ -19,7 +19,7 @@ OUTPUTS = {
 
 
 def text_model(model: PreTrainedModel) -> Any:
-    """The language model in `model`, which may read pictures too (Gemma-3 from 4b on): the same weights."""
+    """The language model of `model`, which may be multimodal (Gemma-3 from 4b on), with the same weights."""
     if model.config.get_text_config() is not model.config:
         model = _without_other_inputs(model)
     for name, value in OUTPUTS.items():
@@ -27,8 +27,8 @@ def text_model(model: PreTrainedModel) -> Any:
             setattr(model.config, name, value)
     prepare: Any = model.prepare_inputs_for_generation
     if "inputs_embeds" not in inspect.signature(prepare).parameters:
-        # Some families (Bamba, Falcon-H1) hand embeddings on, but `generate` looks whether they are named.
-        # (It looks for the name `kwargs`, too.)
+        # Some families (Bamba, Falcon-H1) accept embeddings only through **kwargs, but `generate` looks for a
+        # parameter of that name (and for one named `kwargs`).
         def naming_embeddings(input_ids: torch.Tensor, inputs_embeds: Any = None, **kwargs: Any) -> Any:
             return prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Loading a language model's tokenizer: what its files hold, whatever they are called or call themselves."""
+"""Loading a language model's tokenizer, also from incomplete or misnamed files."""
 
 import json
 import logging
@@ -15,18 +15,18 @@ from minigpt4.models.pretrained import from_pretrained, location
 
 log = logging.getLogger(__name__)
 
-# Without any of these, transformers makes an empty tokenizer and says nothing.
+# Without any of these, transformers silently makes an empty tokenizer.
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
     *("sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
 )
 SPECIAL = ("bos_token", "eos_token", "unk_token")
-# What transformers makes a tokenizer of.
+# The loaders of transformers, in the order they are tried.
 KINDS = tuple(kind.from_pretrained for kind in (AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast))
-# What a tokenizer of a language model that knows English can write and read again.
+# Any tokenizer of a language model that knows English can encode and decode this.
 PLAIN_SENTENCE = "the dog is running in the park"
-# Where tokenizers made of one sentencepiece file differ: spaces before words and in a row, marks beside
-# words, characters that are spelled in bytes.
+# Where tokenizers made from one sentencepiece file differ: spaces before words, repeated spaces, punctuation
+# next to words, byte-encoded characters.
 PROBES = (
     PLAIN_SENTENCE,
     "a red  circle",
@@ -43,8 +43,7 @@ def load_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:
         rows: of the model's embedding table.
 
     Raises:
-        ConfigError: if there is none, if it does not bring a plain sentence back, or if it writes ids that
-            have no row.
+        ConfigError: if there is none, if it does not decode what it encodes, or if it has ids without a row.
     """
     where = location(source)
     files = [name for name in TOKENIZER_FILES if (source / name).is_file()]
@@ -69,10 +68,10 @@ def load_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:
 
 
 def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Of the tokenizers that transformers makes of `tokenizer.model`, the one with sentencepiece's own ids.
+    """The tokenizer of transformers that gives sentencepiece's own ids for `tokenizer.model`.
 
-    The class that the folder names is often none that transformers knows (`LLaMATokenizer`), or missing. What
-    transformers takes then reads words without the space before them.
+    The folder often names a class that transformers does not know (`LLaMATokenizer`), or none. The default
+    of transformers then drops the space before words.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -90,13 +89,13 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
     numbers = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id(), "unk_token": pieces.unk_id()}
     names = {key: pieces.id_to_piece(number) for key, number in numbers.items() if number >= 0}
     arguments = where | _instead_of_empty(dict.fromkeys(SPECIAL, "") | said, names)
-    if "bos_token" in names:  # so it was before transformers 5, where a folder does not say
+    if "bos_token" in names:  # the default before transformers 5
         arguments["add_bos_token"] = said.get("add_bos_token") is not False
     best, most, errors = None, 0, []
     for read in (*KINDS, _with_normalizer):
         try:
             tokenizer = from_pretrained(read, arguments)
-        except ConfigError as error:  # another kind may read it
+        except ConfigError as error:  # another loader may work
             errors.append(error)
             continue
         same = [tokenizer(text, add_special_tokens=False).input_ids == pieces.encode(text) for text in PROBES]
@@ -109,16 +108,14 @@ def _of_sentencepiece(source: Path, where: dict[str, Any]) -> PreTrainedTokenize
     if best is None:
         raise ConfigError(
             f"model.llama_model: transformers reads other ids from {path} than sentencepiece itself: please "
-            "put the model's tokenizer.json beside it"
+            "add the model's tokenizer.json"
         )
-    log.warning(
-        "model.llama_model: transformers reads spaces or rare characters in another way than %s says", path
-    )
+    log.warning("model.llama_model: transformers handles spaces or rare characters differently than %s", path)
     return best
 
 
 def _with_normalizer(**arguments: Any) -> PreTrainedTokenizerBase:
-    """LLaMA's tokenizer, which leaves texts as they are, with what the file does to them (case, spaces)."""
+    """LLaMA's tokenizer with the normalizer of the file (case, spaces)."""
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, normalizers
 
@@ -135,7 +132,7 @@ def _with_normalizer(**arguments: Any) -> PreTrainedTokenizerBase:
 
 
 def _said(source: Path) -> dict[str, Any]:
-    """What a folder says of its tokenizer. Of a file that cannot be read, transformers says so."""
+    """The tokenizer settings of a folder. An unreadable file is reported by transformers later."""
     said = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         with suppress(OSError, ValueError, TypeError, RecursionError):
@@ -144,13 +141,13 @@ def _said(source: Path) -> dict[str, Any]:
 
 
 def _instead_of_empty(said: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str | None]:
-    """Special tokens that are called "" -> their names, or None. Some conversions of LLaMA-1 have such."""
+    """Special tokens named "" -> their real names, or None. Some conversions of LLaMA-1 have them."""
     texts = {key: one.get("content") if isinstance(one, dict) else one for key, one in said.items()}
     return {key: names.get(key) for key, text in texts.items() if key.endswith("_token") and text == ""}
 
 
 def _name_bos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Without tokenizer_config.json, a tokenizer writes BOS and does not know it."""
+    """Without tokenizer_config.json, a tokenizer adds BOS but has no bos_token."""
     if tokenizer.bos_token_id is None:
         bare = tokenizer("a", add_special_tokens=False).input_ids
         with_special = tokenizer("a").input_ids
@@ -163,13 +160,13 @@ def _check_plain_sentence(tokenizer: PreTrainedTokenizerBase, source: Path) -> N
     back = str(tokenizer.decode(ids))
     if "".join(back.split()).casefold() != "".join(PLAIN_SENTENCE.split()):
         raise ConfigError(
-            f"model.llama_model: the tokenizer of {source} does not bring a plain sentence back: "
-            f"{PLAIN_SENTENCE!r} becomes {back[:60]!r}. Are its files whole, and of this model?"
+            f"model.llama_model: the tokenizer of {source} does not reproduce a plain sentence: "
+            f"{PLAIN_SENTENCE!r} becomes {back[:60]!r}. Are its files complete, and of this model?"
         )
 
 
 def _check_ids(tokenizer: PreTrainedTokenizerBase, rows: int, source: Path) -> None:
-    """Other added tokens beyond the table are no harm: `PromptEncoder` never writes them."""
+    """Other added tokens beyond the table do not matter: `PromptEncoder` never uses them."""
     needed = (tokenizer.bos_token, tokenizer.eos_token)
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}.difference(map(str, needed))
     for word, place in tokenizer.get_vocab().items():

@@ -1,4 +1,4 @@
-"""How a model folder's chat template writes turns."""
+"""Reads a `PromptTemplate` from the chat template of a model folder."""
 
 import json
 import subprocess
@@ -11,17 +11,17 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.prompts import template_process
 from minigpt4.prompts.templates import PromptTemplate
 
-# Words that no template holds itself.
+# Words that do not occur in any template.
 ASKED, REPLIED, ASKED_AGAIN = "Xaskedx", "Xrepliedx", "Xagainx"
 LONGEST_TEMPLATE = 500_000
-# Where the process's own limit of time is not there (Windows), or it waits.
+# In case the process has no CPU limit (Windows), or sleeps.
 SECONDS = 10
 
 
 def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
-    """How a chat template marks turns, found by letting it write two short dialogues.
+    """How a chat template marks turns, found by rendering two short dialogues.
 
-    A system text that it adds by itself is left out: what an image is trained in must be what it is asked in.
+    A system text that the template adds is left out: training and inference must use the same prompt.
 
     Raises:
         ConfigError: if there is none, or it does not write turns one after the other.
@@ -40,7 +40,7 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
 
 
 def _read(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
-    """Raises ValueError with what is odd about the template."""
+    """Raises ValueError with the reason if the template is not supported."""
     bos = str(tokenizer.bos_token or "")
     tokens = tuple(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items()))
     once, twice = render(str(tokenizer.get_chat_template()), tokens)
@@ -60,10 +60,10 @@ def _read(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
 
 
 def _user_mark(before: str, later: str) -> str:
-    """What stands before a request, of what stands before the first and before a later one.
+    """The mark before a request, from the texts before the first and before a later request.
 
-    Before the first may stand a system text as well, in front of the mark or behind it; before a later one,
-    something between turns.
+    Before the first there may also be a system text, before or after the mark; before a later one, a
+    separator of turns.
     """
     same = 0
     while same < min(len(before), len(later)) and before[-same - 1] == later[-same - 1]:
@@ -71,7 +71,7 @@ def _user_mark(before: str, later: str) -> str:
     mark, rest = before[len(before) - same :].lstrip(), later[: len(later) - same].strip()
     if not rest:
         return mark
-    if later.strip() in before:  # a system text stands behind the mark
+    if later.strip() in before:  # a system text after the mark
         return later.lstrip()
     if rest in before or not mark.strip():
         raise ValueError(
@@ -81,11 +81,11 @@ def _user_mark(before: str, later: str) -> str:
 
 
 def _around(text: str, *words: str) -> list[str]:
-    """What stands before, between and behind words that must all be there once, in order."""
+    """The texts before, between and after words that must each occur once, in order."""
     parts = []
     for word in words:
         if text.count(word) != 1:
-            raise ValueError(f"what is said is written {text.count(word)} times")
+            raise ValueError(f"a message is written {text.count(word)} times")
         before, text = text.split(word)
         parts.append(before)
     return [*parts, text]
@@ -103,10 +103,10 @@ def _end_symbol(tokenizer: PreTrainedTokenizerBase, between: str) -> str:
 
 @lru_cache(maxsize=32)
 def render(template: str, tokens: tuple[tuple[str, str], ...]) -> tuple[str, str]:
-    """A request, and a dialogue with a second request, as a chat template writes them for a reply.
+    """Render one request, and a dialogue with a second request, with a generation prompt.
 
     Args:
-        template: jinja's, from anywhere: it is run in a process of its own that ends after a while.
+        template: jinja, untrusted: it is rendered in a separate process with limits.
         tokens: names and texts of the special tokens.
 
     Raises:
@@ -126,10 +126,10 @@ def render(template: str, tokens: tuple[tuple[str, str], ...]) -> tuple[str, str
             encoding="utf-8",
             timeout=SECONDS,
         )
-        reason = (done.stderr.splitlines() or ["it was ended: it takes too long"])[-1]
+        reason = (done.stderr.splitlines() or ["stopped: it takes too long"])[-1]
         answer = json.loads(done.stdout) if done.stdout else {"error": reason}
     except subprocess.TimeoutExpired:
-        answer = {"error": f"it was ended after {SECONDS} s"}
+        answer = {"error": f"stopped after {SECONDS} s"}
     if "error" in answer:
         raise ValueError(answer["error"])
     once, twice = answer["texts"]

@@ -1,4 +1,4 @@
-"""Dialogues that are longer than a prompt may be: whole turns are left out of their middle."""
+"""Shortens dialogues that do not fit into the context by dropping whole turns."""
 
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,12 @@ from minigpt4.prompts.sample import Sample
 
 @dataclass(frozen=True)
 class Shortened:
-    """What is left of a dialogue.
+    """A shortened dialogue.
 
     Attributes:
-        dialogue: which may be all of it.
-        images: numbers of the images whose places are left, in order.
-        left_out: turns, a question and its answer each.
+        dialogue: the turns that are kept, perhaps all.
+        images: indices of the images that are kept, in order.
+        left_out: dropped turns (a question and its answer each).
     """
 
     dialogue: Dialogue
@@ -26,18 +26,19 @@ class Shortened:
 def shortened(
     prompts: PromptEncoder, dialogue: Dialogue, room: int | None = None, *, learn_all: bool = False
 ) -> Shortened:
-    """A dialogue whose prompt, up to the last answer, has at most `room` tokens.
+    """Fit a dialogue's prompt, up to the last answer, into `room` tokens.
 
-    The oldest turns go first. What stays: BOS, the system text, the first turn with an image, the last turn.
+    The oldest turns are dropped first. BOS, the system text, the first turn with an image and the last turn
+    are kept.
 
     Args:
-        prompts: decides what a turn takes.
-        dialogue: a caption, whose request is the model's, is left as it is.
-        room: in tokens, images included; None is `model.max_context_len`.
+        prompts: tokenises the turns.
+        dialogue: a caption, whose request is the model's, is not changed.
+        room: in tokens, including images; None for `model.max_context_len`.
         learn_all: as for `PromptEncoder.ids`.
 
     Raises:
-        BadText: if what must stay is too long.
+        BadText: if what must be kept is too long.
     """
     room = prompts.max_context_len if room is None else min(room, prompts.max_context_len)
     images, left_out = tuple(range(dialogue.images)), 0
@@ -60,18 +61,18 @@ def shortened(
 
 
 def fitted(prompts: PromptEncoder, sample: Sample, *, learn_all: bool) -> Sample:
-    """A sample as the model can be given it: a dialogue that is too long loses whole turns.
+    """Fit a sample into the context: a dialogue that is too long loses whole turns.
 
     Args:
         prompts: the model's.
-        sample: with one picture or more for each turn that has places for them.
+        sample: with an image for each placeholder.
         learn_all: as for `PromptEncoder.ids`.
 
     Raises:
-        BadSample: if what must stay of a dialogue is too long, or there is no answer in it.
+        BadSample: if what must be kept is too long, or there is no answer.
         DataError: if the tokenizer fails.
     """
-    with reading("what is said", DataError, failed="{} cannot be tokenised"):
+    with reading("the dialogue", DataError, failed="{} cannot be tokenised"):
         short = shortened(prompts, sample.dialogue, learn_all=learn_all)
         _, targets = prompts.ids(short.dialogue.requested(prompts.requests[0]), learn_all=learn_all)
     if not targets:
@@ -84,9 +85,9 @@ def fitted(prompts: PromptEncoder, sample: Sample, *, learn_all: bool) -> Sample
 
 
 def _excess(prompts: PromptEncoder, dialogue: Dialogue, room: int, learn_all: bool) -> int:
-    """How many tokens too long a prompt is, or a number below that is not positive."""
+    """How many tokens a prompt is too long by; 0 or less if it fits."""
     text = "".join(text for _, text in prompts.texts(dialogue))
-    # A character of ASCII is at most one token, and a tokenizer may write a space before each piece of text.
+    # An ASCII character is at most one token, and a tokenizer may add a space before each piece of text.
     most = len(text) + (prompts.image_tokens + 1) * dialogue.images + len(dialogue.turns) + 1
     if text.isascii() and most <= room:
         return 0
@@ -95,7 +96,7 @@ def _excess(prompts: PromptEncoder, dialogue: Dialogue, room: int, learn_all: bo
 
 
 def _may_go(dialogue: Dialogue) -> list[int]:
-    """The places of the questions that may be left out with their answers, the oldest first."""
+    """Indices of the questions that may be dropped with their answers, the oldest first."""
     asked = [place for place, turn in enumerate(dialogue.turns) if turn.role == "user"]
     shown = [place for place in asked if dialogue.turns[place].images]
     return [place for place in asked[:-1] if place not in shown[:1]]

@@ -1,4 +1,4 @@
-"""What is said about images, by whom: the one form in which training, evaluation and chat hold a dialogue."""
+"""Dialogues about images: the one type that training, evaluation and chat use."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 
 Role = Literal["system", "user", "assistant"]
 
-# Far more than any model reads. A tokenizer takes a hundred times the memory of a text, and ends the process
-# where there is not enough.
+# Far more than any context. A tokenizer takes a hundred times the memory of a text, and aborts the process if
+# there is not enough.
 MAX_CHARACTERS = 100_000
 MAX_TURNS = 10_000
 
 
 def check_text(text: str) -> None:
-    """Raise BadText for what no tokenizer can be given."""
+    """Raise BadText for text that cannot be tokenised."""
     if len(text) > MAX_CHARACTERS:
         raise BadText(f"text of more than {MAX_CHARACTERS:,} characters")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
@@ -26,15 +26,15 @@ def check_text(text: str) -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says.
+    """One turn of a dialogue.
 
     Attributes:
-        role: who says it; a template knows how each role is marked.
-        text: of a user, with `<Img><ImageHere></Img>` where an image goes.
-        verbatim: of a user's turn: `text` is a whole prompt, and no marks are written around it.
+        role: the speaker; the template marks each role.
+        text: a user's has `<Img><ImageHere></Img>` where an image goes.
+        verbatim: for a user's turn: `text` is a whole prompt, and the template adds no marks.
 
     Raises:
-        BadText: if `text` is not text that a tokenizer can read (`check_text`).
+        BadText: if `text` is not valid text (`check_text`).
     """
 
     role: Role
@@ -43,21 +43,21 @@ class Turn:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise BadText(f"what the {self.role} says must be text, not {type(self.text).__name__}")
+            raise BadText(f"the {self.role}'s turn must be text, not {type(self.text).__name__}")
         check_text(self.text)
 
     @property
     def images(self) -> int:
-        """How many images belong to it; only a user shows any."""
+        """How many images it has; only a user's turn has any."""
         return self.text.count(IMAGE_PLACEHOLDER) if self.role == "user" else 0
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Turns of user and assistant in alternation, perhaps after a system text.
+    """Alternating turns of user and assistant, optionally after a system text.
 
-    One that begins with the assistant is a caption: the model puts the request in front of it that it was
-    configured with (`model.prompt_path`), or the bare image.
+    A dialogue that begins with the assistant is a caption: the model puts a request of `model.prompt_path`
+        before it, or the bare image.
 
     Raises:
         BadText: for too many turns.
@@ -74,11 +74,11 @@ class Dialogue:
         in_turn = "system" not in spoken and all(role != after for role, after in pairwise(spoken))
         known = {*roles} <= {"system", "user", "assistant"}
         if not spoken or not known or not in_turn or roles[:2] == ["system", "assistant"]:
-            raise ValueError(f"user and assistant must take turns, found {', '.join(roles) or 'no turn'}")
+            raise ValueError(f"user and assistant must alternate, found {', '.join(roles) or 'no turn'}")
 
     @classmethod
     def caption(cls, text: str) -> "Dialogue":
-        """An image's caption, which answers whatever request the model is configured with."""
+        """An image's caption, the answer to a request of the model's configuration."""
         return cls((Turn("assistant", text),))
 
     @classmethod
@@ -97,23 +97,23 @@ class Dialogue:
 
     @property
     def is_caption(self) -> bool:
-        """Whether the request is the model's to put."""
+        """Whether the model adds the request."""
         return self.turns[0].role == "assistant"
 
     @property
     def images(self) -> int:
-        """How many images belong to it; the request of a caption has one."""
+        """How many images it has; the request of a caption has one."""
         return sum(turn.images for turn in self.turns) + self.is_caption
 
     @property
     def answer(self) -> str | None:
-        """The last turn, if it is the assistant's."""
+        """The text of the last turn, if it is the assistant's."""
         return self.turns[-1].text if self.turns[-1].role == "assistant" else None
 
     def unanswered(self) -> "Dialogue":
-        """All before the last answer, for a model to reply to. Not for a caption without its request."""
+        """The dialogue without its last answer. Not for a caption without its request."""
         return Dialogue(self.turns[:-1]) if self.answer is not None else self
 
     def requested(self, request: Turn) -> "Dialogue":
-        """A caption with `request` in front of it; any other dialogue as it is."""
+        """A caption with `request` before it; any other dialogue unchanged."""
         return Dialogue((request, *self.turns)) if self.is_caption else self

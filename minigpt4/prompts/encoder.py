@@ -57,8 +57,8 @@ class PromptEncoder:
     """Turns dialogues into a TokenBatch: the only way from a dialogue to ids.
 
     Each prompt between two answers, each piece of it between images, and each answer with its end symbol is
-    tokenised by itself, in training (as in MiniGPT-4), evaluation and chat alike. What is said is text, also
-    where it spells a control token; only templates and verbatim prompts write those.
+    tokenised separately, in training (as in MiniGPT-4), evaluation and chat. Control tokens in user text are
+    plain text; only templates and verbatim prompts write control tokens.
 
     Args:
         tokenizer: the language model's.
@@ -67,11 +67,11 @@ class PromptEncoder:
         template: how turns are written.
         max_txt_len: longest answer that is learned, end symbol included, in tokens.
         max_context_len: longest prompt, images included, in tokens.
-        requests: what captions answer; training draws one per batch. Without any, it is the bare image.
-        rows: of the embedding table, where ids from there on are known not to have one.
+        requests: for captions; training draws one per batch. Without any, it is the bare image.
+        rows: of the embedding table, if some ids may have none.
 
     Raises:
-        ConfigError: if the template is written with a token that has no row.
+        ConfigError: if the template needs a token that has no row.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class PromptEncoder:
         return random.choice(self.requests)
 
     def texts(self, dialogue: Dialogue) -> Iterator[tuple[Turn, str]]:
-        """Each turn and how it is written, marks and end symbols included; joined, they are the prompt.
+        """Each turn and its text, including marks and end symbols; joined, they are the prompt.
 
-        A control token in what is said has a SEAM in it.
+        A control token in user text contains a SEAM.
         """
         turns, before = list(dialogue.turns), ""
         if turns[0].role == "system":
@@ -161,7 +161,7 @@ class PromptEncoder:
         return ids, targets
 
     def lengths(self, dialogue: Dialogue, *, learn_all: bool = True) -> list[int]:
-        """How many tokens each turn takes in `ids`; BOS and a system text are those of the first question."""
+        """The number of tokens of each turn in `ids`; BOS and a system text count for the first question."""
         lengths = [0] * (dialogue.turns[0].role == "system")
         for place, (turn, text) in enumerate(self.texts(dialogue)):
             if turn.role == "user":

@@ -1,4 +1,4 @@
-"""What people write is text, also where it spells a control token."""
+"""Tokenises user text so that spelled-out control tokens stay plain text."""
 
 import re
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from transformers import PreTrainedTokenizerBase
 
 from minigpt4.prompts.templates import PromptTemplate
 
-# Unicode keeps this character for a program's own use; no text says anything with it.
+# A Unicode noncharacter, reserved for internal use; it does not occur in text.
 SEAM = "\ufdd0"
-# Behind it, a piece is tokenised as in the middle of a text, and not as at its beginning, where some
-# tokenizers write a space.
+# After it, a piece is tokenised as in the middle of a text, not as at the beginning, where some tokenizers
+# add a space.
 ANCHOR = "\n"
 
 
 class LiteralText:
-    """Tokenises texts in which some passages are meant as text alone.
+    """Tokenises texts in which some passages must not become control tokens.
 
-    Data that holds `</s>` or `<end_of_turn>` would otherwise teach a model to stop there, and a visitor could
-    write turns of his own.
+    Data that contains `</s>` or `<end_of_turn>` would otherwise teach a model to stop there, and a user could
+    forge turns.
 
     Args:
         tokenizer: the language model's.
-        template: how turns are written. An added token in it is a control token too (in some files
-            `<start_of_turn>` is not declared special).
-        rows: of the embedding table; an added token without a row is text as well.
+        template: of turns. An added token in it is also a control token (in some files `<start_of_turn>` is
+            not declared special).
+        rows: of the embedding table; an added token without a row is plain text, too.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, rows: int) -> None:
@@ -35,24 +35,24 @@ class LiteralText:
         for place, token in tokenizer.added_tokens_decoder.items():
             if token.special or place >= rows or token.content in marks:
                 words.add(token.content)
-        # A token of a single character has no place for a seam.
+        # A one-character token cannot be split.
         long = sorted(word for word in words if len(word) > 1)
         self._words = re.compile(_any_of(long) if long else r"(?!)")
-        # Looked for first: a class of characters is found far faster than thousands of words.
+        # Searched first: a character class is much faster than thousands of words.
         self._beginnings = re.compile(
             f"[{re.escape(''.join({word[0] for word in long}))}]" if long else r"(?!)"
         )
         self._anchor = self._plain(ANCHOR)
 
     def mark(self, text: str) -> str:
-        """The text with a SEAM in each control token, behind its first character."""
+        """The text with a SEAM after the first character of each control token."""
         return self._beginnings.sub(self._seam, text)
 
     def _seam(self, found: re.Match) -> str:
         return found[0] + SEAM * bool(self._words.match(found.string, found.start()))
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text; what is spelled across a SEAM is no control token."""
+        """The ids of a text; nothing across a SEAM becomes a control token."""
         if SEAM not in text:
             return self._plain(text)
         first, *others = text.split(SEAM)
@@ -67,7 +67,7 @@ class LiteralText:
 
 
 def _any_of(words: Sequence[str]) -> str:
-    """A pattern for any of these sorted words, or the beginning of one that is another of them."""
+    """A regular expression for any of these sorted words, as a trie."""
     branches = []
     for _, same in groupby(words, key=lambda word: word[:1]):
         group = list(same)

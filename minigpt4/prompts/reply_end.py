@@ -1,4 +1,4 @@
-"""Where a reply ends, each row of a batch by itself, and what of it is shown.
+"""Where a reply ends, per row of a batch, and its text.
 
 Shapes: B rows, T tokens generated so far.
 """
@@ -24,7 +24,7 @@ class StoppingCriteriaSub(StoppingCriteria):
     def __init__(self, stops: Sequence[torch.Tensor | Sequence[int]] = ()) -> None:
         self.stops = [torch.as_tensor(stop).flatten().cpu() for stop in stops]
         if any(len(stop) == 0 for stop in self.stops):
-            raise ValueError("an empty stop sequence would end every reply before it begins")
+            raise ValueError("an empty stop sequence would end every reply immediately")
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
@@ -38,22 +38,22 @@ class StoppingCriteriaSub(StoppingCriteria):
 
 
 class StopAtText(StoppingCriteria):
-    """Ends a row that has spelled the end symbol.
+    """Ends a row whose text contains the end symbol.
 
-    Read as text, because a symbol like "###" is tokenised differently after different words. It is asked at
-    each token, so what an end symbol can still reach into is read, and no more.
+    It compares text, because a symbol like "###" is tokenised differently after different words. It is called
+    for each token, so it only decodes the last tokens, which can contain a new end symbol.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end: str) -> None:
         self.tokenizer = tokenizer
         self.end = end
-        # The rest is for tokens that stand for no text.
+        # Plus some tokens without text.
         self.reach = LONGEST_CHARACTER * len(end) + 8
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """[B, T] ids, the prompt not among them -> [B], True where a row has ended."""
+        """[B, T] ids without the prompt -> [B], True where a row has ended."""
         tails = input_ids[:, -self.reach :].tolist()
         done = [
             self.end in (self._read(tail) or self._read(row.tolist()))
@@ -66,7 +66,7 @@ class StopAtText(StoppingCriteria):
 
 
 class ReplyReader:
-    """Reads one reply while it grows, each token once or twice, however long the reply becomes.
+    """Decodes a growing reply incrementally: each token is decoded once or twice.
 
     Args:
         tokenizer: the language model's.
@@ -88,7 +88,7 @@ class ReplyReader:
         self._start = self._read = 0
 
     def add(self, token: int) -> None:
-        """Read one more token."""
+        """Add a token."""
         self.ids.append(token)
         if token in self.stop_ids:
             self.ended = True
@@ -104,10 +104,10 @@ class ReplyReader:
 
     @property
     def settled(self) -> str:
-        """As much of the text as later tokens cannot change any more.
+        """The part of the text that later tokens cannot change.
 
-        Held back are the beginning of what may become the end symbol, half a character, and white space,
-        which is dropped where it turns out to be the last.
+        A possible beginning of the end symbol, an incomplete character, and trailing white space are held
+        back.
         """
         text = self._text.split(self.end)[0] if self.end else self._text
         for length in range(min(len(self.end) - 1, len(text)), 0, -1):

@@ -1,8 +1,8 @@
-"""The program that runs a model folder's chat template, which may be anybody's.
+"""The program that renders a model folder's chat template, which is untrusted.
 
-It reads a request as JSON from its input and writes what `chat_template.render` makes something of. It is a
-process, because nothing else ends a template that loops, doubles a text or computes powers for ever; jinja's
-sandbox keeps it from reaching anything. It imports nothing of this project, so that it starts at once.
+It reads a request as JSON from stdin and writes the answer for `chat_template.render` to stdout. It is a
+process, because nothing else stops a template that loops or computes huge values; jinja's sandbox keeps it
+from accessing anything. It imports nothing of this project, so that it starts fast.
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _limit() -> None:
-    with suppress(ImportError, ValueError, OSError):  # Windows and macOS have not all of it
+    with suppress(ImportError, ValueError, OSError):  # not all available on Windows and macOS
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
@@ -50,13 +50,13 @@ def _render(template: str, tokens: dict[str, Any], dialogues: list[dict[str, Any
                 raise ValueError(
                     f"it writes more than {LONGEST_TEXT:,} characters for a dialogue of three words"
                 )
-        text.encode()  # half a character is an error here
+        text.encode()  # raises for lone surrogates
         texts.append(text)
     return texts
 
 
 def _environment() -> Any:
-    """What transformers offers to templates (`transformers.utils.chat_template_utils`)."""
+    """The environment of transformers (`transformers.utils.chat_template_utils`)."""
     from datetime import datetime
 
     from jinja2 import TemplateError, nodes
@@ -65,7 +65,7 @@ def _environment() -> Any:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}` marks what an assistant says; here it is written like all else."""
+        """`{% generation %}` marks the assistant's text; here it has no effect."""
 
         tags: ClassVar = {"generation"}
 
@@ -76,7 +76,7 @@ def _environment() -> Any:
             )
 
     class SafeNamespace(Namespace):
-        """Takes no name that would reach into Python."""
+        """Rejects names that would give access to Python internals."""
 
         def __init__(*args: Any, **names: Any) -> None:
             for name in names:

@@ -134,7 +134,7 @@ def test_missing_tensors_are_never_random(folder, lost, named, pickled) -> None:
         lambda tensors: {k: v for k, v in tensors.items() if not re.fullmatch(lost, k)},
         pickled=pickled,
     )
-    assert f" lack what a LlamaForCausalLM has: {named}" in refused(folder)
+    assert f" lack parameters of LlamaForCausalLM: {named}" in refused(folder)
 
 
 def test_tensors_of_another_wrapper(folder) -> None:
@@ -147,7 +147,7 @@ def test_an_index_that_lists_fewer(folder) -> None:
     content = json.loads(index.read_text())
     shards = {name: shard for name, shard in content["weight_map"].items() if shard.startswith("model-00001")}
     index.write_text(json.dumps(content | {"weight_map": shards}))
-    assert " lack what a LlamaForCausalLM has: " in refused(folder)
+    assert " lack parameters of LlamaForCausalLM: " in refused(folder)
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,7 @@ def test_no_folder_is_asked_about_or_run_at_a_terminal(tmp_path) -> None:
     assert "[y/N]" not in text and "trust_remote_code" not in text
     assert not list(tmp_path.glob("*.ran")) and not (tmp_path / "modules").exists()
     for name in ("config", "everything"):
-        assert (
-            f"{name} REFUSED model.llama_model: {made[name]} can only be read by code that it brings" in text
-        )
+        assert f"{name} REFUSED model.llama_model: {made[name]} needs its own code (`auto_map`)" in text
     for name in ("known_config", "tokenizer", "generate"):
         assert f"{name} LOADED" in text
     assert "kernel REFUSED model.llama_model: the config of" in text and "'somebody/kernel'" in text

@@ -135,7 +135,7 @@ def test_a_tokenizer_without_words_is_refused(tmp_path, left) -> None:
     content["model"] |= {"vocab": left, "merges": []}
     path.write_text(json.dumps(content))
     shutil.copy(TINY / "llama" / "config.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"not bring a plain sentence back: 'the dog is .*' becomes '"):
+    with pytest.raises(ConfigError, match=r"not reproduce a plain sentence: 'the dog is .*' becomes '"):
         load_tokenizer(tmp_path, ROWS)
 
 

@@ -222,7 +222,7 @@ def test_a_hostile_template_is_ended(name, monkeypatch) -> None:
 
 def test_a_process_that_waits_is_ended_as_well(monkeypatch) -> None:
     monkeypatch.setattr(reading, "SECONDS", 0.001)
-    with pytest.raises(ConfigError, match=r"it was ended after 0\.001 s"):
+    with pytest.raises(ConfigError, match=r"stopped after 0\.001 s"):
         read_chat_template(chatml_tokenizer(TURNS + "{# a template that was not read yet #}"))
 
 

@@ -131,5 +131,5 @@ def test_an_answer_that_is_only_read_is_whole_and_one_that_is_learned_is_cut() -
     "roles", [[], ["system"], ["user"] * 2, ["assistant"] * 2, ["user", "system"], ["system", "assistant"]]
 )
 def test_turns_alternate(roles: list) -> None:
-    with pytest.raises(ValueError, match="take turns"):
+    with pytest.raises(ValueError, match="must alternate"):
         Dialogue(tuple(Turn(role, "x") for role in roles))
