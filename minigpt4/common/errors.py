@@ -43,18 +43,18 @@ class Interrupted(UserError):
 
 
 class BadSample(Exception):
-    """One image or text is skipped; the message is the reason, by which data sets count them."""
+    """One sample is skipped; the message is the reason, by which skipped samples are counted."""
 
 
 class BadText(BadSample, ValueError):
-    """What someone says cannot be given to a tokenizer."""
+    """A text cannot be tokenised."""
 
 
 class CheckpointError(UserError):
     """A file of weights cannot be used, or does not fit the model."""
 
 
-# Of a library's message.
+# Characters of a library's message.
 LONGEST = 300
 
 
@@ -62,32 +62,32 @@ LONGEST = 300
 def reading(
     place: Any, kind: type[UserError] = CheckpointError, *, failed: str = "{} could not be read"
 ) -> Iterator[None]:
-    """Turn whatever a library raises while it reads a file from outside into one line that names the file.
+    """Turn any exception while reading an untrusted file into a one-line error that names the file.
 
-    Readers meet damaged files with every kind of exception there is, so all are taken for the file's fault.
-    The exception itself is kept as the cause.
+    Libraries raise all kinds of exceptions for damaged files, so every exception counts as the file's fault.
+    It is kept as the cause.
 
     Args:
         place: the file or folder.
-        kind: of the error that is raised.
-        failed: how its message begins; `{}` stands for the place.
+        kind: the type of the error that is raised.
+        failed: the beginning of its message; `{}` stands for the place.
 
     Raises:
-        UserError: of this kind; one that was raised inside is passed on as it is.
+        UserError: of this kind; a UserError or BadSample from the block is not changed.
     """
     try:
         yield
     except (UserError, BadSample):
         raise
     except BaseException as error:
-        # A panic of a library in Rust is no Exception.
+        # A panic of a Rust library is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{failed.format(place)} ({in_short(error)})") from error
 
 
 def in_short(error: BaseException) -> str:
-    """An exception in one line that is not too long."""
+    """An exception as one short line."""
     text = " ".join(str(error).split())
     shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return f"{type(error).__name__}: {shown}" if shown else type(error).__name__

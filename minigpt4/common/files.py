@@ -1,4 +1,4 @@
-"""Files that others may read, or that a kill may interrupt, while they are written."""
+"""Paths from users and files, atomic writes, and safe opening of files."""
 
 import errno
 import os
@@ -10,23 +10,23 @@ from typing import BinaryIO
 
 from minigpt4.common.errors import ConfigError
 
-# Files are read in such pieces: each costs a call of the system, and shards are read from slow disks.
+# Buffer for reading: each read is a system call, and shards are on slow disks.
 BUFFER = 2**18
 # What the system says where a disk, or a quota of it, is full.
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def expanded(path: str | Path) -> str:
-    """A path as a user writes it: `~` is the home folder, `$NAME` a variable of the environment."""
+    """Expand `~` and environment variables (`$NAME`) in a path."""
     return os.path.expanduser(os.path.expandvars(path))
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A file to write to, beside `path`, that becomes `path` when the block ends.
+    """Write a file atomically: a temporary file beside `path`, which replaces `path` when the block ends.
 
-    At every moment `path` is the old file or the complete new one, after a power cut too. Where the block
-    fails, nothing is left of the new one.
+    `path` is always the old file or the complete new one, even after a power failure. If the block fails, the
+    temporary file is removed.
     """
     path = Path(path)
     temporary = _beside(path)
@@ -37,19 +37,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno and str(error.filename or temporary) == str(temporary):
-            error.filename = str(path)  # writing to a full disk does not name it
+            error.filename = str(path)  # an error of a full disk has no file name
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading; a device or a pipe, which may never give a byte, is refused.
+    """Open a regular file for reading; a device or a pipe, which may block forever, is an error.
 
     Raises:
         OSError: naming the path.
     """
-    # Without waiting: who opens a pipe for reading waits for whoever writes to it.
+    # Non-blocking: opening a pipe for reading waits for a writer.
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -66,19 +66,19 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    # Not mkstemp's: only their owner can read those.
+    # Not mkstemp: only the owner can read its files.
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def require_writable(path: Path, key: str) -> None:
-    """Make the folder of a file that `replacing` will write later, and check that it can be.
+    """Create the folder of a file that `replacing` will write later, and check that it is writable.
 
     Args:
         path: of the file.
-        key: the argument that names it, for messages.
+        key: the argument, for messages.
 
     Raises:
-        ConfigError: if it is a folder or a device, or nothing can be written beside it.
+        ConfigError: if it is a folder or a device, or its folder is not writable.
     """
     path = path.absolute()
     if path.is_dir():
@@ -95,10 +95,10 @@ def require_writable(path: Path, key: str) -> None:
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The absolute path of what a file from outside names, below a folder.
+    """The absolute path of a name from an untrusted file, below a folder.
 
-    Absolute, because in the working folder a name such as `pipe:...` would be taken for a command. Links that
-    lie in the folder are followed: the names come from strangers, the links from whoever keeps this disk.
+    Absolute, because a relative `pipe:...` would be taken for a command. Symbolic links in the folder are
+    followed: the names are untrusted, the disk is not.
 
     Raises:
         ValueError: as `check_inside`.
@@ -108,7 +108,7 @@ def inside(folder: str | Path, name: str) -> Path:
 
 
 def check_inside(name: str) -> None:
-    """Raise ValueError if a name from a file of annotations is none, or leaves the folder it is joined to."""
+    """Raise ValueError if a name from an untrusted file is empty or leaves its folder."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is not the name of a file")
     # Windows' rules know both separators, and drives.

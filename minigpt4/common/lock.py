@@ -1,4 +1,4 @@
-"""Files that one process at a time holds, whatever happens to it."""
+"""Lock files, which are free again when their process dies."""
 
 import contextlib
 import errno
@@ -16,28 +16,28 @@ from minigpt4.common.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The holder touches its file so often, and for so long a stranger watches whether it does.
+# The holder touches its file at this interval, and others watch it for this long.
 BEAT = 5.0  # seconds
 WATCHED = 16.0
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class Held(UserError):
-    """Somebody else holds the lock; the message says who."""
+    """Another process holds the lock; the message says which."""
 
 
 class Lock:
-    """A file that one process holds. The system frees it when that process ends, however it ends.
+    """A file lock. The operating system releases it when the process ends, however it ends.
 
-    That holds for all processes of a machine, and between machines on file systems that pass locks on (NFS
-    does). For others, the holder's name stands in the file, and it touches the file every few seconds: who
-    finds the name of another machine watches for a while, and takes the file only if it is left alone.
+    This works between processes of a machine, and between machines on file systems with distributed locks
+    (such as NFS). For other file systems, the file contains the holder's host name and is touched every few
+    seconds: a process on another machine watches it for a while, and takes it only if it is not touched.
 
     Args:
-        path: the file; it is there only while it is held, or after a kill.
+        path: the file; it only exists while it is held, or after a kill.
     """
 
-    _own: ClassVar[set[Path]] = set()  # of this process, which the system would let in again
+    _own: ClassVar[set[Path]] = set()  # of this process, which the system would not exclude
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -58,10 +58,10 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock, without waiting for another holder to end.
+        """Take the lock, without waiting.
 
         Raises:
-            Held: if somebody else has it.
+            Held: if another process has it.
             OSError: if the file cannot be written.
         """
         key = Path(os.path.realpath(self.path))
@@ -82,13 +82,13 @@ class Lock:
         threading.Thread(target=self._beat, args=(self._released,), daemon=True).start()
 
     def _take(self, file: IO[bytes], owner: tuple[str, str] | None) -> None:
-        """Lock an open file and keep it, unless its holder has removed it since it was opened."""
+        """Lock an open file and keep it, unless it was removed since it was opened."""
         try:
             _lock(file)
         except OSError as error:
             if error.errno in _HELD:
                 raise Held(_described(_owner(self.path))) from error
-            if owner:  # this file system knows no locks
+            if owner:  # this file system has no locks
                 self._refuse_if_touched(owner)
         if _is_same(file, self.path):
             file.truncate(0)
@@ -97,12 +97,12 @@ class Lock:
             self._file = file
 
     def _refuse_if_touched(self, owner: tuple[str, str]) -> None:
-        log.info("%s names %s: looking for %.0f s whether it is alive", self.path, _described(owner), WATCHED)
+        log.info("%s: held by %s; checking for %.0f s if it is alive", self.path, _described(owner), WATCHED)
         if _is_touched(self.path):
             raise Held(_described(owner))
 
     def release(self) -> None:
-        """Free the lock and remove the file; nothing happens if it is not held."""
+        """Release the lock and remove the file; no effect if it is not held."""
         if self._file is None:
             return
         self._released.set()
@@ -115,10 +115,10 @@ class Lock:
         self._own.discard(self._key)
 
     def move_folder(self, target: Path) -> None:
-        """Rename the folder of the file to `target`; hold a new file in a new folder of the old name.
+        """Rename the file's folder to `target`, and hold a new file in a new folder of the old name.
 
         Raises:
-            Held: if somebody was faster at making that.
+            Held: if another process took the new one first.
         """
         moved = Lock(target / self.path.name)
         if sys.platform == "win32":  # a folder with an open file cannot be renamed there
@@ -144,12 +144,12 @@ def _lock(file: IO[bytes]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        file.seek(1 << 30)  # beyond what is read: Windows lets nobody read what is locked
+        file.seek(1 << 30)  # beyond the content: on Windows, locked bytes cannot be read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
-        # Not flock: the loader's workers would hold it too, and for some seconds longer than the process.
+        # Not flock: the data workers would inherit it, and hold it some seconds longer than the process.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -164,7 +164,7 @@ def _host() -> str:
 
 
 def _owner(path: Path) -> tuple[str, str] | None:
-    """Host and process that the file names."""
+    """Host and process id in the file."""
     with contextlib.suppress(OSError):
         host, _, process = path.read_bytes()[:300].decode("utf-8", "replace").strip().partition(" ")
         if process.isdigit():
@@ -177,7 +177,7 @@ def _described(owner: tuple[str, str] | None) -> str:
 
 
 def _is_touched(path: Path) -> bool:
-    """Whether somebody touches the file while it is watched."""
+    """Whether the file is touched while we watch it."""
     begun = _touched_at(path)
     end = time.monotonic() + WATCHED
     while begun is not None and time.monotonic() < end:
@@ -188,7 +188,7 @@ def _is_touched(path: Path) -> bool:
 
 
 def _touched_at(path: Path) -> int | None:
-    # Opened, not only looked at: NFS asks the server then.
+    # Opening it makes NFS ask the server.
     with contextlib.suppress(OSError), path.open("rb") as file:
         return os.fstat(file.fileno()).st_mtime_ns
     return None

@@ -1,4 +1,4 @@
-"""The address that a server listens on, taken before there is anything to serve."""
+"""Binds a server's address early, before the model is loaded."""
 
 import contextlib
 import socket
@@ -10,10 +10,10 @@ from minigpt4.common.errors import ConfigError
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that is bound to an address; port 0 takes one that is free.
+    """A socket that is bound to an address; port 0 picks a free port.
 
     Raises:
-        ConfigError: if the port is none, is taken or not allowed, or the host is not this machine's.
+        ConfigError: if the port is invalid, in use or not permitted, or the host is not this machine.
     """
     if not 0 <= port < 65536:
         raise ConfigError(f"--port is {port}, it must be from 0 to 65535")
@@ -26,7 +26,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         raise ConfigError(f"--host is {host!r}: {error}") from error
     with sock:
         try:
-            if sys.platform != "win32":  # there it would share the port
+            if sys.platform != "win32":  # there the port would be shared
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Opening addresses of the web, none of whose servers is waited for without end."""
+"""HTTP requests that never hang."""
 
 import io
 import ipaddress
@@ -10,27 +10,26 @@ from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import IO, Any
 
-# Seconds without a byte after which a server is given up.
+# Seconds without data after which a connection is aborted.
 TIMEOUT = 30.0
-# So many bytes must arrive in so many seconds of waiting, or it is given up too: 1 kB a second. What the
-# reader does between two reads is not waiting.
+# At least this many bytes must arrive in this many seconds of waiting (1 kB/s). Time between two reads does
+# not count.
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000
 
 
 def open_url(url: str, headers: Mapping[str, str] | None = None, *, public: bool = False) -> HTTPResponse:
-    """Open an http(s) address for reading, through redirects to other such addresses.
+    """Open an http(s) URL for reading, following redirects to other http(s) URLs.
 
     Args:
-        url: the address.
+        url: the URL.
         headers: of the request.
-        public: only of hosts that anyone reaches: a stranger named the address, and must not learn through us
-            what this machine and its network say. It holds for redirects, and for what the host's name means
-            when we connect. Proxies are not used.
+        public: only connect to public addresses, for URLs from untrusted clients (SSRF). It also holds for
+            redirects, and for what the name resolves to when we connect. Proxies are not used.
 
     Raises:
-        urllib.error.HTTPError: an OSError, with the status that the server answers.
-        OSError: for all else that comes of it: a malformed address or answer, a server that is not there. So
-            do reads of what is returned (or an HTTPException, where the connection is cut).
+        urllib.error.HTTPError: an OSError, with the status of the response.
+        OSError: for all other failures, such as a malformed URL or response. Reading the response raises it
+            too (or an HTTPException, if the connection is cut).
     """
     opener = urllib.request.OpenerDirector()
     kinds = (_PublicHttp, _PublicHttps) if public else (_Http, _Https, urllib.request.ProxyHandler)
@@ -44,7 +43,7 @@ def open_url(url: str, headers: Mapping[str, str] | None = None, *, public: bool
 
 
 class _Watched(io.RawIOBase):
-    """A socket's bytes; TimeoutError is raised where they come too slowly."""
+    """A socket's data; raises TimeoutError if it arrives too slowly."""
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
@@ -98,7 +97,7 @@ class _PublicSecureConnection(_SecureConnection):
 
 
 def _connect_in_public(address: tuple[str, int], *args: Any) -> socket.socket:
-    """As `socket.create_connection`, to the very address that was looked at. Raises OSError."""
+    """As `socket.create_connection`, to the address that was checked. Raises OSError."""
     host, port = address
     found = [one[4][0] for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not all(is_public(str(one)) for one in found):
@@ -107,7 +106,7 @@ def _connect_in_public(address: tuple[str, int], *args: Any) -> socket.socket:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet, and does not wrap another that is not."""
+    """Whether an IP address is public, and does not embed one that is not."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner = None
     if isinstance(ip, ipaddress.IPv6Address):
@@ -142,11 +141,11 @@ class _PublicHttps(urllib.request.HTTPSHandler):
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, *args: Any) -> urllib.request.Request | None:
-        fp.close()  # else its content, which may have no end, would be read first
+        fp.close()  # otherwise its content, which may be endless, would be read first
         return super().redirect_request(req, fp, *args)
 
 
-# Not those that open files and ftp.
+# Without the handlers of file: and ftp:.
 _PLAIN = (
     urllib.request.HTTPDefaultErrorHandler,
     urllib.request.HTTPErrorProcessor,

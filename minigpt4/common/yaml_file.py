@@ -1,4 +1,4 @@
-"""YAML from files and command lines: its values, and how they were written."""
+"""YAML from files and command lines: its values, and their original text."""
 
 import io
 from collections.abc import Hashable
@@ -14,7 +14,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from minigpt4.common.errors import ConfigError, nearest
 from minigpt4.common.files import expanded
 
-# A YAML's aliases (`*name`) can make billions of values out of a few lines.
+# Aliases (`*name`) can expand a few lines to billions of values.
 MAX_VALUES = 100_000
 MAX_BYTES = 10**7
 
@@ -27,10 +27,10 @@ def read_yaml(path: str | Path) -> tuple[DictConfig | ListConfig, Written]:
     """Read one YAML file.
 
     Returns:
-        Its content, and how values were written: YAML takes `on` for True, and `1e3` or `0x10` for numbers.
+        Its content, and the original text of values: YAML reads `on` as True, and `1e3` or `0x10` as numbers.
 
     Raises:
-        ConfigError: if it is absent, not YAML, or too large.
+        ConfigError: if it does not exist, is not YAML, or is too large.
     """
     path = Path(expanded(str(path))).absolute()
     if not path.is_file():
@@ -38,22 +38,22 @@ def read_yaml(path: str | Path) -> tuple[DictConfig | ListConfig, Written]:
         raise ConfigError(f"no config file {path}{nearest(path.name, siblings)}")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} has more than {MAX_BYTES // 10**6} MB, it is no config file")
+            raise ConfigError(f"{path} has more than {MAX_BYTES // 10**6} MB, too large for a config file")
         text = path.read_text(encoding="utf-8-sig")
         written = as_written(text)
         return OmegaConf.load(io.StringIO(text)), written
     except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        # ValueError: not UTF-8, or a date that is none. OSError: OmegaConf's word for a lone number.
+        # ValueError: not UTF-8, or an invalid date. OSError: raised by OmegaConf for a single number.
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply") from error
 
 
 def as_written(text: str) -> Written:
-    """How the values of a YAML were written, where they stand without quotes.
+    """The original text of the unquoted values of a YAML.
 
     Raises:
-        YAMLError: if it is not YAML, or its aliases make too much of it.
+        YAMLError: if it is not YAML, or its aliases expand to too many values.
     """
     root = yaml.compose(text, yaml.SafeLoader)
     written: Written = {}
@@ -64,12 +64,12 @@ def as_written(text: str) -> Written:
 
 
 def _count(node: Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, its aliases replaced."""
+    """The number of values of a node, with aliases expanded."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES  # of a node within itself
         known[id(node)] = 1 + sum(_count(inner, known) for _, inner in _items(node))
         if known[id(node)] > MAX_VALUES:
-            raise YAMLError(f"its aliases make more than {MAX_VALUES:,} values of it")
+            raise YAMLError(f"its aliases expand to more than {MAX_VALUES:,} values")
     return known[id(node)]
 
 

@@ -1,4 +1,4 @@
-"""The processes that read for a loader, and what becomes of them."""
+"""The worker processes of a data loader, and how they die."""
 
 import contextlib
 import signal
@@ -11,17 +11,17 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.errors import DataError
 
-# What a dead worker has left behind: an error of the loader's, or of a connection to it.
+# The errors that a dead worker causes in the main process.
 BROKEN = (RuntimeError, OSError, EOFError)
 
 
 def dead_workers(name: str, workers: Sequence[BaseProcess], last: Sequence[str]) -> list[str]:
-    """What has become of those that are no longer there, or will not be in a second.
+    """Describes the workers that are dead, or die within a second.
 
     Args:
-        name: of what they read.
+        name: of the data set.
         workers: the processes.
-        last: the last sample that came from each; empty where none came, or is known.
+        last: the last sample from each; empty if there is none, or it is not known.
     """
     deadline = time.monotonic() + 1
     for worker in workers:
@@ -38,11 +38,11 @@ def dead_workers(name: str, workers: Sequence[BaseProcess], last: Sequence[str])
 
 
 def death(dead: Sequence[str], instead: str) -> DataError:
-    """The error that a run ends with.
+    """The error for dead workers.
 
     Args:
-        dead: as `dead_workers` gives them, at least one.
-        instead: what to do without workers.
+        dead: from `dead_workers`, at least one.
+        instead: how to go without workers.
     """
     return DataError(
         f"{'. '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or a "
@@ -52,10 +52,10 @@ def death(dead: Sequence[str], instead: str) -> DataError:
 
 @contextlib.contextmanager
 def read_by_workers(loader: DataLoader, name: str) -> Iterator[Iterator[Any]]:
-    """The items of a loader, while they are used.
+    """The items of a loader.
 
     Raises:
-        DataError: if it was the death of a worker that ended the block.
+        DataError: if the block failed because a worker died.
     """
     items = iter(loader)
     workers = list(getattr(items, "_workers", ()))

@@ -1,4 +1,4 @@
-"""The folder that a run writes to: that it can be written, and that no other run does."""
+"""The output folder of a run: it must be writable, and no other run may use it."""
 
 import tempfile
 from pathlib import Path
@@ -10,10 +10,10 @@ from minigpt4.common.lock import Held, Lock
 
 
 def check_output(folder: Path) -> None:
-    """Make the run's folder, and write a file there, which is removed again.
+    """Create the run's folder, and check that it is writable.
 
     Raises:
-        ConfigError: if that cannot be done.
+        ConfigError: if it is not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,19 +24,19 @@ def check_output(folder: Path) -> None:
         file = next(path for path in (folder, *folder.parents) if path.exists())
         raise ConfigError(f"run.output_dir is {str(folder)!r}, but {file} is a file, not a folder") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        full = "; make room there, or name another place" if is_disk_full(error) else ""
+        full = "; free some space, or choose another folder" if is_disk_full(error) else ""
         raise ConfigError(
             f"run.output_dir: nothing can be written to {folder.absolute()}: {error}{full}"
         ) from error
 
 
 def run_lock(folder: Path) -> Lock:
-    """What a run holds while it writes to its output folder."""
+    """The lock of a run on its output folder."""
     return Lock(folder / ".lock")
 
 
 def check_unused(folder: Path) -> None:
-    """Raise ConfigError if another run writes to the folder now."""
+    """Raise ConfigError if another run is using the folder."""
     lock = run_lock(folder)
     if launch.rank() == 0 and lock.path.exists():  # the ranks of one run are no other run
         try:
@@ -47,8 +47,8 @@ def check_unused(folder: Path) -> None:
 
 
 def in_use(folder: Path, holder: object) -> ConfigError:
-    """What to raise where another run writes to the folder."""
+    """The error if another run is using the folder."""
     return ConfigError(
         f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait for its end, or "
-        "name another folder"
+        "choose another folder"
     )

@@ -1,4 +1,4 @@
-"""GGUF, llama.cpp's files of models, read once: all counts, lengths and places are compared with the file.
+"""Reads GGUF, llama.cpp's model files, and checks all counts, lengths and offsets against the file size.
 
 The layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -25,7 +25,7 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 # The largest vocabularies have a million words.
 MOST_ITEMS = 1 << 24
 MOST_DIMENSIONS = 4
-# What is not in this table is packed, and comes as bytes.
+# Other types are packed and are returned as bytes.
 PLAIN = {
     GGMLQuantizationType.F32: np.float32,
     GGMLQuantizationType.F16: np.float16,
@@ -38,7 +38,7 @@ PLAIN = {
 
 
 class Field(NamedTuple):
-    """A value of the metadata, as `gguf.ReaderField` has it: the parts that `data` counts make the value."""
+    """A metadata value, like `gguf.ReaderField`: `data` indexes the parts of the value."""
 
     parts: list[Any]
     data: range
@@ -51,7 +51,7 @@ class Field(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor that lies in the file, as `gguf.ReaderTensor` has it."""
+    """A memory-mapped tensor, like `gguf.ReaderTensor`."""
 
     name: str
     tensor_type: GGMLQuantizationType
@@ -59,17 +59,17 @@ class Tensor(NamedTuple):
 
 
 class GgufFile:
-    """Metadata and tensors of a file; it takes the place of `gguf.GGUFReader`, which is 40 times slower.
+    """Metadata and tensors; replaces `gguf.GGUFReader`, which is 40 times slower.
 
     Args:
-        path: the file; its tensors stay in it until they are used.
+        path: the file; its tensors are memory-mapped.
 
     Attributes:
         fields: metadata by its keys.
         tensors: in the file's order.
 
     Raises:
-        CheckpointError: if it is none of GGUF's, was cut, or says what cannot be.
+        CheckpointError: if it is not GGUF, is truncated, or is inconsistent.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -84,7 +84,7 @@ class GgufFile:
         (version,) = self._numbers("I", 1)
         if version not in VERSIONS:
             raise CheckpointError(
-                f"{path} has GGUF's version {version}, not {' or '.join(map(str, VERSIONS))}"
+                f"{path} has version {version} of GGUF, not {' or '.join(map(str, VERSIONS))}"
             )
         tensors, fields = self._count(), self._count()
         self.fields = {}
@@ -100,7 +100,7 @@ class GgufFile:
         """The next bytes."""
         start, self._place = self._place, self._place + length
         if self._place > self.size:
-            raise CheckpointError(f"{self.path} is damaged: it ends where it announces {length:,} more bytes")
+            raise CheckpointError(f"{self.path} is damaged: {length:,} more bytes are missing")
         return bytes(self._view[start : self._place])
 
     def _numbers(self, code: str, count: int) -> tuple:
@@ -113,7 +113,7 @@ class GgufFile:
     def _count(self) -> int:
         count = self._length()
         if count > MOST_ITEMS:
-            raise CheckpointError(f"{self.path} is damaged: it announces a list of {count:,}")
+            raise CheckpointError(f"{self.path} is damaged: it contains a list of {count:,}")
         return count
 
     def _field(self) -> Field:
@@ -127,7 +127,7 @@ class GgufFile:
         elif kind in SCALARS:
             parts = [(number,) for number in self._numbers(SCALARS[kind], count)]
         else:
-            raise CheckpointError(f"{self.path} is damaged: it has a value of the unknown kind {kind}")
+            raise CheckpointError(f"{self.path} is damaged: it has a value of the unknown type {kind}")
         return Field(parts, range(count), types)
 
     def _entry(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
@@ -167,16 +167,16 @@ class GgufFile:
 
 @lru_cache(maxsize=1)
 def read_gguf(path: str) -> GgufFile:
-    """A file as `reading_once` hands it to transformers, which may have been read for it already."""
+    """The file that `reading_once` gives to transformers, cached."""
     return GgufFile(path)
 
 
 @contextmanager
 def reading_once() -> Iterator[None]:
-    """Have transformers read a GGUF file through `GgufFile`, and only once.
+    """Make transformers use `GgufFile`, once per file.
 
-    It makes a new reader for the config, the tokenizer and the weights, and a table of all tensors' names for
-    each module of the model.
+    By itself it creates a new reader for the config, the tokenizer and the weights, and a table of all tensor
+    names for each module of the model.
     """
     usual = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     gguf.GGUFReader = read_gguf  # type: ignore[misc, assignment]

@@ -69,7 +69,7 @@ def test_braces_that_stand_for_much_are_not(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     for odd in (str(tmp_path / name), "/dev/zero"):
-        with pytest.raises(DataError, match=f"^k: {odd} is neither a file nor a folder"):
+        with pytest.raises(DataError, match=f"^k: {odd} is a pipe or a device"):
             expand_shards(odd, "k")
 
 

@@ -8,13 +8,13 @@ from minigpt4.common.web import open_url
 
 # Seconds before each further attempt, where the server may only be busy.
 WAITS = (1.0, 3.0)
-LARGEST_SHARD = 2**36  # bytes; a server that sends more sends without end
+LARGEST_SHARD = 2**36  # bytes; more counts as endless
 
 
 class RemoteShard:
-    """A shard at an http(s) URL. Nothing is requested again once content has arrived.
+    """A shard at an http(s) URL. There are no retries after data has arrived.
 
-    Reading raises an OSError where the server stops, is far too slow or does not come to an end.
+    Reading raises an OSError if the server stops, is far too slow or does not end.
 
     Raises:
         FileNotFoundError: if the server says that there is no such file.

@@ -1,4 +1,4 @@
-"""The bytes of a shard's tar, wherever the shard is and however it is compressed."""
+"""Opens a shard's tar: local or remote, compressed or not."""
 
 import bz2
 import gzip
@@ -12,9 +12,9 @@ from webdataset.gopen import gopen
 from minigpt4.common.files import open_regular
 from minigpt4.datasets.datasets.remote import RemoteShard
 
-# How many times as much may come out of a compressed shard as went in, beside what always may.
+# Maximum ratio of decompressed to compressed bytes, and decompressed bytes that are always allowed.
 MAX_RATIO, ALWAYS = 200, 256 * 2**20
-# How a compressed file begins -> what reads it. Unlike tarfile's own, these hold little of it in memory.
+# Magic bytes -> decompressor. Unlike tarfile's own, these need little memory.
 COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda source: gzip.GzipFile(fileobj=source),
     b"BZh": bz2.BZ2File,
@@ -24,18 +24,18 @@ COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
 
 
 class DecompressionBomb(OSError):
-    """Far more comes out of a compressed shard than can be in it."""
+    """A compressed shard decompresses to far too much."""
 
 
 @contextmanager
 def open_shard(shard: str) -> Iterator[Any]:
-    """The tar in a shard: what has `read(size)`.
+    """The tar of a shard, an object with `read(size)`.
 
     Args:
-        shard: a path, an http(s) URL, or a `pipe:` command, which is run. Others' files must not name it.
+        shard: a path, an http(s) URL, or a `pipe:` command, which is run, so it must be trusted.
 
     Raises:
-        OSError: if it cannot be opened, or is no regular file. DecompressionBomb from `read`.
+        OSError: if it cannot be opened, or is not a regular file. `read` raises DecompressionBomb.
     """
     with _open(shard) as stream:
         source = _Source(stream)
@@ -49,12 +49,12 @@ def open_shard(shard: str) -> Iterator[Any]:
 def _open(shard: str) -> IO[bytes]:
     if shard.startswith("pipe:"):
         return gopen(shard)  # type: ignore[return-value]
-    # For http, webdataset starts curl, which waits forever, and after a cut sends the file's head once more.
+    # For http, webdataset runs curl, which may wait forever, and after an interruption starts the file again.
     return RemoteShard(shard) if shard.startswith(("http://", "https://")) else open_regular(shard)  # type: ignore[return-value]
 
 
 class _Source:
-    """A stream whose first bytes are known; it counts what is read."""
+    """A stream with its first bytes, which counts the bytes read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -72,7 +72,7 @@ class _Source:
 
 
 class _Unpacked:
-    """What a compressed stream holds, for as long as it is not out of proportion."""
+    """A decompressed stream, up to the allowed ratio."""
 
     def __init__(self, source: _Source, unpacked: Any) -> None:
         self.source, self.unpacked, self.given = source, unpacked, 0

@@ -1,4 +1,4 @@
-"""Which shards a YAML key or an argument names: patterns, folders, URLs, commands, manifests."""
+"""From a YAML key or an argument to shards: patterns, folders, URLs, commands, manifests."""
 
 import glob
 import os
@@ -14,10 +14,10 @@ from minigpt4.common.files import expanded
 from minigpt4.datasets.datasets.manifest import read_manifest
 from minigpt4.weights.resolver import require_value
 
-# What is a shard in a folder.
+# Suffixes of shards in a folder.
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SCHEMES = ("http", "https")
-# No data set has more; a pattern that stands for more is a slip, and would fill the memory.
+# No data set has more; a pattern that expands to more is a mistake, and would exhaust memory.
 MAX_SHARDS, MAX_DEPTH = 1_000_000, 50
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):/")
@@ -38,9 +38,8 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
         key: the YAML key or the argument, for messages.
 
     Raises:
-        ConfigError: for a placeholder, nothing, braces that do not match or stand for too much, or a URL of
-            a kind that is not read.
-        DataError: if no local shard of them exists, one is no file, or a manifest is not one.
+        ConfigError: for a placeholder, nothing, unmatched braces, too many shards, or an unsupported URL.
+        DataError: if no local shard exists, one is not a file, or a manifest is invalid.
     """
     patterns = storage if isinstance(storage, list) else [storage]
     try:
@@ -51,14 +50,14 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
     if not any(is_remote(shard) or _is_file(shard) for shard in shards):
         odd = [shard for shard in shards if os.path.exists(shard)]
         if odd:
-            raise DataError(f"{key}: {odd[0]} is neither a file nor a folder, but a pipe or a device")
+            raise DataError(f"{key}: {odd[0]} is a pipe or a device, not a file or a folder")
         looked = f" (looked for {shards[0]} and {len(shards) - 1} more)" if shards else ""
         raise DataError(f"{key}: no shard matches {storage!r}{looked}")
     return shards
 
 
 def _expand(pattern: str, key: str) -> Iterable[str]:
-    """A pattern without its braces."""
+    """Expand the braces of a pattern, or the manifest."""
     if pattern.startswith("pipe:"):
         return _braces(pattern)
     scheme = _SCHEME.match(pattern)
@@ -78,14 +77,14 @@ def _expand(pattern: str, key: str) -> Iterable[str]:
 
 def _braces(pattern: str) -> Iterable[str]:
     if _count(pattern) > MAX_SHARDS:
-        raise ValueError(f"its braces stand for more than {MAX_SHARDS:,} shards")
+        raise ValueError(f"its braces expand to more than {MAX_SHARDS:,} shards")
     # No escapes: on Windows a backslash is part of the path.
     return braceexpand.braceexpand(pattern, escape=False)
 
 
 def _count(pattern: str) -> int:
-    """How many names a pattern stands for, without expanding it: groups multiply, and their parts add up."""
-    # Of each open group, the names in its parts before the last comma, and in the part after it.
+    """The number of names that a pattern expands to: groups multiply, their parts add up."""
+    # For each open group: the names in its parts before the last comma, and in the part after it.
     groups = [[0, 1]]
     for first, last, step, sign in _BRACES.findall(pattern):
         if first:
@@ -103,11 +102,11 @@ def _count(pattern: str) -> int:
 
 
 def _found(name: str, key: str) -> list[str]:
-    """The shards in a folder, or of a pattern with wildcards; else the one that is named, there or not."""
+    """The shards in a folder or of a wildcard; otherwise the name itself, whether it exists or not."""
     if is_remote(name):
         return [name]
     wild = glob.has_magic(name)
-    if name.lower().endswith(SUFFIXES) and not wild:  # nothing is asked of a disk that may be slow
+    if name.lower().endswith(SUFFIXES) and not wild:  # no access to a disk that may be slow
         return [name]
     if wild and not os.path.exists(name):
         files = [file for file in sorted(glob.glob(name, recursive=True)) if _is_file(file)]
