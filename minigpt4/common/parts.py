@@ -1,7 +1,7 @@
-"""A long piece of work divided over processes: cards, machines, jobs of a cluster's array.
+"""Divides long work over processes: GPUs, machines, job arrays.
 
-Every process does its share and writes a part of the result, whole or not at all. The one that finds all
-parts there merges them; a merge with a gap is refused.
+Each process computes its share and writes its part atomically. The one that finds all parts merges them;
+missing parts are an error.
 """
 
 import argparse
@@ -24,22 +24,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SLURM = "SLURM_ARRAY_TASK_{}"
-# Of missing parts, so many are named.
+# Missing parts named in a message.
 NAMED = 10
 _NAME = re.compile(r"\d{5}-of-(\d{5})\b.*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--shard-index`, `--num-shards` and `--merge`."""
-    group = parser.add_argument_group(
-        "a share of the work (by default that of SLURM's job array or torchrun)"
-    )
+    group = parser.add_argument_group("share of the work (by default from SLURM's job array or torchrun)")
     group.add_argument("--shard-index", type=int, metavar="I", help="which share: 0 to N-1")
-    group.add_argument("--num-shards", type=int, metavar="N", help="how many there are; 1: all in one")
+    group.add_argument(
+        "--num-shards", type=int, metavar="N", help="number of shares; 1: everything in this process"
+    )
     group.add_argument(
         "--merge",
         action="store_true",
-        help="do no work: put the parts of N shares together (the last one does)",
+        help="only merge the parts of N shares (the last one does this anyway)",
     )
 
 
@@ -48,7 +48,7 @@ class Share:
     """One process's share of the work: every `count`-th item, from `index` on.
 
     Attributes:
-        merge_only: it does nothing but to put the parts of all shares together.
+        merge_only: it only merges the parts of all shares.
     """
 
     index: int = 0
@@ -57,17 +57,17 @@ class Share:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Share":
-        """What the arguments say, else SLURM's job array; divided further among the ranks of torchrun.
+        """From the arguments, or SLURM's job array; divided further among the ranks of torchrun.
 
         Raises:
-            ConfigError: for an index without a number, one out of bounds, or a job array with holes.
+            ConfigError: for an index without a number, one out of bounds, or a job array with gaps.
         """
         given = vars(args)
         index, count, merge = (given.get(name) for name in ("shard_index", "num_shards", "merge"))
         if index is None and count is None:
             index, count = _of_slurm()
         if count is None:
-            raise ConfigError("--shard-index is one of how many? Please set --num-shards too")
+            raise ConfigError("--shard-index needs --num-shards")
         if count < 1:
             raise ConfigError(f"--num-shards is {count}, it must be at least 1")
         if index is None and (count == 1 or merge):
@@ -75,7 +75,7 @@ class Share:
         if index is None:
             index = _of_slurm()[0] if _of_slurm()[1] == count else None
         if index is None:
-            raise ConfigError(f"--num-shards is {count}: please name one of them with --shard-index")
+            raise ConfigError(f"--num-shards is {count}: please set --shard-index, too")
         if not 0 <= index < count:
             raise ConfigError(f"--shard-index is {index}, it must be from 0 to {count - 1}")
         if merge:
@@ -87,12 +87,12 @@ class Share:
         return share
 
     def take(self, items: Iterable[T]) -> Iterator[T]:
-        """The items that are this share's."""
+        """The items of this share."""
         return islice(items, self.index, None, self.count)
 
 
 def _of_slurm() -> tuple[int, int]:
-    """The place of this job in SLURM's array; the only one where there is none."""
+    """Index and size of SLURM's job array; (0, 1) without one."""
     names = ("ID", "MIN", "MAX", "COUNT", "STEP")
     texts = {name: os.environ.get(SLURM.format(name), "") for name in names}
     if not texts["ID"] or not texts["COUNT"]:
@@ -106,14 +106,14 @@ def _of_slurm() -> tuple[int, int]:
         raise ConfigError(f"SLURM's variables of a job array cannot be read: {texts}") from error
     if rest or not 0 <= index < count or last != first + step * (count - 1):
         raise ConfigError(
-            f"SLURM's job array ({', '.join(f'{name} {text}' for name, text in texts.items())}) has holes: "
-            "please name the share with --shard-index and --num-shards"
+            f"SLURM's job array ({', '.join(f'{name} {text}' for name, text in texts.items())}) has gaps: "
+            "please set --shard-index and --num-shards"
         )
     return index, count
 
 
 class Parts:
-    """The parts of a file that is made in shares: `OUT.parts/00003-of-00008.SUFFIX`.
+    """The parts of a file that is computed in shares: `OUT.parts/00003-of-00008.SUFFIX`.
 
     Args:
         out: the file.
@@ -126,13 +126,13 @@ class Parts:
         self.folder = out.with_name(f"{out.name}.parts")
 
     def path(self, index: int | None = None) -> Path:
-        """Where a part is; this share's, if none is named."""
+        """The path of a part; by default this share's."""
         index = self.share.index if index is None else index
         return self.folder / f"{index:05d}-of-{self.share.count:05d}{self.out.suffix}"
 
     @contextmanager
     def claimed(self) -> Iterator[Path]:
-        """Hold this share's part, so that no other process makes it too.
+        """Lock this share's part, so that no other process computes it too.
 
         Raises:
             ConfigError: if one does, or there are parts of another number of shares.
@@ -143,25 +143,25 @@ class Parts:
             if match and int(match[1]) != self.share.count:
                 raise ConfigError(
                     f"{self.key}: {self.folder} holds parts of {int(match[1])} shares, not of "
-                    f"{self.share.count}: please remove it, or take that number"
+                    f"{self.share.count}: please remove it, or use that number"
                 )
         try:
             with Lock(self.path().with_name(f".{self.path().name}.lock")):
                 yield self.path()
         except Held as holder:
-            raise ConfigError(f"{self.key}: {self.path()} is being made by {holder}") from holder
+            raise ConfigError(f"{self.key}: {self.path()} is being computed by {holder}") from holder
 
     def merge(self, write: Callable[[list[Path]], None]) -> bool:
-        """Once all parts are there, have `write` make the file of them, and remove them.
+        """If all parts exist, have `write` create the file from them, and remove them.
 
         Args:
-            write: is given the parts in order; what it raises leaves them where they are.
+            write: takes the parts in order; if it raises, they are kept.
 
         Returns:
-            Whether the file was made.
+            Whether the file was created.
 
         Raises:
-            ConfigError: for a gap, if nothing but this was asked for.
+            ConfigError: for missing parts, if `merge_only`.
         """
         paths = [self.path(index) for index in range(self.share.count)]
         gaps = [str(index) for index, path in enumerate(paths) if not path.is_file()]
@@ -170,13 +170,13 @@ class Parts:
             message = f"{self.folder}: {len(gaps)} of {len(paths)} parts are missing: {named}"
             if self.share.merge_only:
                 raise ConfigError(f"{self.key}: {message}")
-            log.info("%s; the last share to end puts %s together", message, self.out)
+            log.info("%s; the last share to finish merges %s", message, self.out)
             return False
         lock = Lock(self.folder / ".merge.lock")
         try:
             lock.acquire()
-        except (Held, FileNotFoundError) as error:  # or it is done, and the folder removed
-            log.info("%s is put together by another share (%s)", self.out, error)
+        except (Held, FileNotFoundError) as error:  # or it is merged, and the folder removed
+            log.info("%s is merged by another share (%s)", self.out, error)
             return False
         try:
             if not all(path.is_file() for path in paths):

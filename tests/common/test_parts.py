@@ -42,8 +42,8 @@ def test_share_as_the_arguments_say() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--shard-index", "0"], "--shard-index is one of how many?"),
-        (["--num-shards", "2"], "--num-shards is 2: please name one of them with --shard-index"),
+        (["--shard-index", "0"], "--shard-index needs --num-shards"),
+        (["--num-shards", "2"], "--num-shards is 2: please set --shard-index, too"),
         (["--num-shards", "0"], "--num-shards is 0, it must be at least 1"),
         (["--num-shards", "2", "--shard-index", "2"], "--shard-index is 2, it must be from 0 to 1"),
         (["--num-shards", "2", "--shard-index", "-1"], "--shard-index is -1, it must be from 0 to 1"),
@@ -137,7 +137,7 @@ def test_part_is_made_by_one_process(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "a.json", Share(1, 3), "--out")
     with (
         parts.claimed(),
-        pytest.raises(ConfigError, match=r"00001-of-00003\.json is being made by"),
+        pytest.raises(ConfigError, match=r"00001-of-00003\.json is being computed by"),
         parts.claimed(),
     ):
         pass

@@ -52,7 +52,7 @@ def test_evaluate_in_shares_is_the_report_of_one_process(run, tmp_path, monkeypa
         other = run(evaluate, *in_shares, "--shard-index", 0, "--limit", 3)
         assert "00000-of-00003.json was made with another config or other arguments" in other
         with Lock(tmp_path / "report.json.parts" / ".00001-of-00003.json.lock"):
-            assert "00001-of-00003.json is being made by" in run(evaluate, *in_shares, "--shard-index", 1)
+            assert "00001-of-00003.json is being computed by" in run(evaluate, *in_shares, "--shard-index", 1)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")  # --array=1-3
     monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")

@@ -209,7 +209,7 @@ def test_replies_end_at_the_positions_and_longer_prompts_are_refused(tmp_path) -
     embeds, mask = torch.zeros(1, 97, 64), torch.ones(1, 97, dtype=torch.long)
     room = {"max_new_tokens": 9, "eos_token_id": []}
     assert model.language.generate(inputs_embeds=embeds, attention_mask=mask, **room).shape == (1, 3)
-    with pytest.raises(DataError, match=r"a prompt of 100 tokens .* made for 100 "):
+    with pytest.raises(DataError, match=r"a prompt of 100 tokens .* limit is 100 "):
         model.language.generate(inputs_embeds=torch.zeros(1, 100, 64), **room)
     with pytest.raises(ConfigError, match=r"model\.max_txt_len is 96, .* made for 100 "):
         build(folder, max_txt_len=96)
