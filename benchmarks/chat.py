@@ -110,7 +110,8 @@ def speed(model: "ChatModel", batch: int, tokens: int) -> float:
 
 def served(model: "ChatModel", askers: int, tokens: int) -> float:
     """Tokens per second of replies to several askers who come at once, from then to the last token."""
-    from minigpt4.serving.batching import Asked, Batcher
+    from minigpt4.serving.batching import Batcher
+    from minigpt4.serving.reply_engine import Asked
 
     batcher, ended = Batcher(model.engine, together=askers), threading.Semaphore(0)
     prompts = [

@@ -8,7 +8,7 @@ example:
 import argparse
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpt4.common.cli import config_parser, run
 
@@ -50,6 +50,14 @@ def main() -> None:
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
     )
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        default=["own"],
+        metavar=("own|vllm", "KEY=VALUE"),
+        help="what generates; vllm lives in an environment of its own (docs/inference.md) and takes its "
+        "options, as tensor_parallel_size=2",
+    )
     run(serve, parser.parse_args())
 
 
@@ -62,6 +70,7 @@ def serve(args: argparse.Namespace) -> None:
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     limits = checked(args, str(cfg.model_cfg.get("arch")))
+    engine, options = engine_of(args.engine)
     check_model(cfg, args.device)
     with listening(args.host, args.port) as sock:
         import uvicorn
@@ -70,11 +79,18 @@ def serve(args: argparse.Namespace) -> None:
         from minigpt4.serving.openai.app import build_app
 
         log.info("building the model")
-        model = from_config(cfg, args.device)
-        model.warm_up()
+        if engine == "vllm":
+            from minigpt4.serving.vllm_engine import VllmEngine, prepare
+
+            folder = prepare(cfg)
+            model = from_config(cfg, args.device)
+            replies = VllmEngine(model, folder, limits.together, limits.waiting, limits.new_tokens, **options)
+        else:
+            model, replies = from_config(cfg, args.device), None
+            model.warm_up()
 
         log.info("serving %s on http://%s:%d/v1", limits.name, *sock.getsockname()[:2])
-        app = build_app(model, limits)
+        app = build_app(model, limits, replies)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -82,6 +98,28 @@ def serve(args: argparse.Namespace) -> None:
             limit_concurrency=limits.connections,
         )
         uvicorn.Server(config).run(sockets=[sock])
+
+
+def engine_of(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """What generates, and its options. Raises ConfigError."""
+    from importlib.util import find_spec
+
+    from omegaconf import OmegaConf
+
+    from minigpt4.common.errors import ConfigError
+
+    name, *options = words
+    for option in options:
+        if name != "vllm" or "=" not in option.strip("="):
+            raise ConfigError(f"--engine {' '.join(words)}: it must be own, or vllm with KEY=VALUE options")
+    if name not in ("own", "vllm"):
+        raise ConfigError(f"--engine {name}: it must be own or vllm")
+    if name == "vllm" and find_spec("vllm") is None:
+        raise ConfigError(
+            "--engine vllm: vLLM is not in this environment; it needs one of its own: make vllm, then "
+            ".venv-vllm/bin/python serve.py ..."
+        )
+    return name, OmegaConf.to_container(OmegaConf.from_dotlist(options))  # type: ignore[return-value]
 
 
 def checked(args: argparse.Namespace, arch: str) -> "ServerSettings":

@@ -10,45 +10,17 @@ Shapes: B rows, T tokens, V vocabulary.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from minigpt4.common.errors import UserError
 from minigpt4.models.decoding import Row, Sampler, choose
-from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues
 from minigpt4.serving.caches import PromptCaches
 from minigpt4.serving.engine import Engine
-from minigpt4.serving.prompt import Prompt
-from minigpt4.serving.replies import Reply
+from minigpt4.serving.reply_engine import Asked, Full, ReplyEngine
 
 log = logging.getLogger(__name__)
-
-
-class Full(UserError):
-    """So many wait already that another would wait in vain."""
-
-
-@dataclass(eq=False)
-class Asked:
-    """A reply that is asked for.
-
-    Attributes:
-        reply: what has come of it; `reply.stop()` gives its place away.
-        notify: called from the batcher's thread whenever more has come of it, and when it has ended.
-        error: what went wrong, or None.
-    """
-
-    prompt: Prompt
-    settings: GenerationSettings
-    notify: Callable[[], None]
-    reply: Reply = field(init=False)
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        self.reply = Reply(self.prompt, lambda reply: iter(()))
 
 
 @dataclass(eq=False)
@@ -69,7 +41,7 @@ class _Active:
         self.request.notify()
 
 
-class Batcher:
+class Batcher(ReplyEngine):
     """Generates the replies that are asked for, in a thread of its own.
 
     Args:

@@ -199,9 +199,13 @@ class Engine:
         tokens = self.model.prompts.encode([prompt.dialogue for prompt in prompts], pad_left=True)
         tokens = tokens.to(self.model.device)
         with torch.no_grad():
-            seen = self._see([picture for prompt in prompts for picture in prompt.pictures])
-            embeds = self.model.embed(tokens, seen)
+            embeds = self.model.embed(tokens, self.see(prompts))
         return embeds, None if len(prompts) == 1 else tokens.attention_mask
+
+    @torch.no_grad()
+    def see(self, prompts: Sequence[Prompt]) -> torch.Tensor | None:
+        """Embeddings of the prompts' pictures, [N, P, D]; None where there are none."""
+        return self._see([picture for prompt in prompts for picture in prompt.pictures])
 
     def _look(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.encode_img(pixels)[0]

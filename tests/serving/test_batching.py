@@ -9,7 +9,8 @@ from PIL import Image
 
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel
-from minigpt4.serving.batching import Asked, Batcher, Full
+from minigpt4.serving.batching import Batcher
+from minigpt4.serving.reply_engine import Asked, Full
 from tests.support.golden import build_golden_model
 
 QUESTIONS = ("what is this?", "hi", "describe the picture, please, in many words", "is it red or blue?")

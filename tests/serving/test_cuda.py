@@ -7,7 +7,8 @@ import torch
 
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel
-from minigpt4.serving.batching import Asked, Batcher
+from minigpt4.serving.batching import Batcher
+from minigpt4.serving.reply_engine import Asked
 from tests.support.golden import build_golden_model
 from tests.support.shards import picture
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from minigpt4.common.errors import DataError
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.prompts.dialogue import Role
-from minigpt4.serving.batching import Asked, Batcher, Full
+from minigpt4.serving.batching import Batcher
 from minigpt4.serving.chat_model import ChatModel
 from minigpt4.serving.messages import Message
 from minigpt4.serving.openai.images import image_bytes
@@ -33,6 +33,7 @@ from minigpt4.serving.openai.protocol import (
 )
 from minigpt4.serving.pictures import ImageLike
 from minigpt4.serving.prompt import Prompt
+from minigpt4.serving.reply_engine import Asked, Full, ReplyEngine
 
 # Seconds between two looks at whether a client that waits for a whole reply is still there.
 LOOK = 0.5
@@ -40,14 +41,14 @@ LOOK = 0.5
 READERS = 2
 
 
-def build_app(model: ChatModel, settings: ServerSettings) -> FastAPI:
-    """The application, for uvicorn; its batcher lives as long as it."""
-    api = Api(model, settings)
+def build_app(model: ChatModel, settings: ServerSettings, engine: ReplyEngine | None = None) -> FastAPI:
+    """The application, for uvicorn; `engine`, by default a `Batcher`, lives as long as it."""
+    api = Api(model, settings, engine or Batcher(model.engine, settings.together, settings.waiting))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        api.batcher.close()
+        api.engine.close()
 
     app = FastAPI(title="MiniGPT-4", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/health", api.health)
@@ -67,18 +68,18 @@ class Api:
     Args:
         model: which answers.
         settings: what is allowed.
+        engine: generates the replies.
     """
 
-    def __init__(self, model: ChatModel, settings: ServerSettings) -> None:
-        self.model, self.settings = model, settings
-        self.batcher = Batcher(model.engine, settings.together, settings.waiting)
+    def __init__(self, model: ChatModel, settings: ServerSettings, engine: ReplyEngine) -> None:
+        self.model, self.settings, self.engine = model, settings, engine
         self.created = int(time.time())
         self._bodies = _Bodies(settings)
         # Decoding a large picture may take 2 GB, so not many do it at once.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
 
     async def health(self) -> dict[str, Any]:
-        running, waiting = self.batcher.load
+        running, waiting = self.engine.load
         return {"status": "ok", "running": running, "waiting": waiting}
 
     async def models(self, request: Request) -> dict[str, Any]:
@@ -130,14 +131,14 @@ class Api:
         return JSONResponse(completion.whole(text, waiter.finish_reason, waiter.asked.reply))
 
     async def _ask(self, wanted: ChatRequest) -> "_Waiter":
-        """Put a request into the batcher's queue."""
+        """Put a request into the engine's queue."""
         self._check_name(wanted.model)
         settings = wanted.settings(self.model.defaults, self.settings.new_tokens)
         stop, loop = StopText(wanted.stops), asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._readers, self._prompt, wanted.messages)
         waiter = _Waiter(loop, prompt, settings, stop)
         try:
-            self.batcher.submit(waiter.asked)
+            self.engine.submit(waiter.asked)
         except Full as full:
             raise ApiError(429, str(full), code="rate_limit_exceeded") from full
         return waiter
@@ -177,7 +178,7 @@ class Api:
 
 
 class _Waiter:
-    """Waits, in the server's loop, for what the batcher's thread makes of a request."""
+    """Waits, in the server's loop, for what the engine's thread makes of a request."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, prompt: Prompt, settings: GenerationSettings, stop: StopText
