@@ -5,10 +5,12 @@
 # make fuzz                           read mutated inputs of all kinds for some minutes (CASES=1000 for longer)
 # make test-oldest                    all tests with the oldest versions that pyproject.toml allows
 # make img2dataset                    the downloader of stage 1's pictures, in an environment of its own
+# make vllm [VLLM=...]                vLLM, for serve.py --engine vllm, in an environment of its own
 PYTHON ?= python3
 LLM ?= gemma
 CASES ?= 100
 SEED ?= 0
+VLLM ?= vllm==0.32.*
 
 VENV := .venv
 CONSTRAINTS := constraints.txt
@@ -22,14 +24,17 @@ SHAPES := output/shapes
 ALIGN := output/shapes_align
 
 IMG2DATASET := .venv-img2dataset
+VLLM_VENV := .venv-vllm
 
-.PHONY: quickstart img2dataset lint unit pytest test fuzz test-oldest
+.PHONY: quickstart img2dataset vllm lint unit pytest test fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
 	$(PY) train.py --cfg-path $(CONFIGS)_stage2_finetune.yaml
 
 img2dataset: $(IMG2DATASET)/.installed
+
+vllm: $(VLLM_VENV)/.installed
 
 test: lint pytest
 
@@ -66,6 +71,12 @@ $(VENV)/.installed-dev: $(VENV)/bin/python $(REQUIREMENTS)
 $(IMG2DATASET)/.installed: dataset/requirements-img2dataset.txt
 	$(PYTHON) -m venv $(IMG2DATASET)
 	$(IMG2DATASET)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# vLLM names the versions of torch and transformers, so without our constraints.
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)' -e .
 	@touch $@
 
 $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)

@@ -117,7 +117,7 @@ def engine_of(words: list[str]) -> tuple[str, dict[str, Any]]:
     if name == "vllm" and find_spec("vllm") is None:
         raise ConfigError(
             "--engine vllm: vLLM is not in this environment; it needs one of its own: make vllm, then "
-            ".venv-vllm/bin/python serve.py ..."
+            "source .venv-vllm/bin/activate"
         )
     return name, OmegaConf.to_container(OmegaConf.from_dotlist(options))  # type: ignore[return-value]
 
