@@ -43,8 +43,11 @@ def prepare(cfg: Config) -> Path:
         ConfigError: if what vLLM would generate with is not what the config describes.
     """
     settings = cfg.model_settings()
-    fitting = {"llm_trainable": ["frozen"], "low_resource": [False], "compile": [False]}
-    for name, values in {**fitting, "llm_precision": ["bf16", "fp16", "fp32"]}.items():
+    fitting = {
+        **{"llm_trainable": ["frozen"], "llm_precision": ["bf16", "fp16", "fp32"], "low_resource": [False]},
+        **{"compile": [False], "attn_implementation": [None, "sdpa", "eager"]},  # what works on a CPU
+    }
+    for name, values in fitting.items():
         if (value := getattr(settings, name)) not in values:
             wanted = " or ".join(map(str, values))
             raise ConfigError(f"--engine vllm: model.{name} is {value}, it must be {wanted}")
@@ -116,15 +119,20 @@ class VllmEngine(ReplyEngine):
     def close(self) -> None:
         for request in tuple(self._requests):
             request.reply.stop()
-        self._on_loop(self._ended()).result()
-        self._llm.shutdown()
+        self._on_loop(self._end()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._eyes.shutdown()
 
-    async def _ended(self) -> None:
+    async def _end(self) -> None:
         while self._requests:
             await asyncio.sleep(LOOK / 10)
+        self._llm.shutdown()
+        own = asyncio.all_tasks() - {asyncio.current_task()}  # vLLM's, which it does not wait for
+        for task in own:
+            task.cancel()
+        if own:
+            await asyncio.wait(own, timeout=1)
 
     async def _reply(self, request: Asked) -> None:
         reply = request.reply

@@ -158,7 +158,11 @@ def config(family: str, *options: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    "option", ["model.llm_trainable=full", "model.llm_precision=8bit", "model.compile=True"]
+    "option",
+    [
+        *("model.llm_trainable=full", "model.llm_precision=8bit", "model.compile=True"),
+        "model.attn_implementation=flash_attention_2",
+    ],
 )
 def test_what_vllm_would_not_serve_as_described_is_refused(option) -> None:
     with pytest.raises(ConfigError, match=option.split("=")[0]):
