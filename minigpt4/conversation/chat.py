@@ -120,16 +120,15 @@ class Chat:
         temperature: float = 1.0,
         max_length: int = 2000,
     ) -> dict[str, Any]:
-        """Open the reply in `conv`, and say what `model_generate` is to be called with.
+        """Open the reply in `conv` and return the arguments of `model_generate`.
 
         Args:
             max_new_tokens, min_length: length of the reply in tokens.
-            temperature: 0 (or next to it) takes the likeliest token each time.
-            max_length: longest prompt and reply together, in tokens. Of a dialogue that grows longer,
-                or longer than `model.max_context_len`, the model is not given the oldest turns.
+            temperature: 0 (or close to it) is greedy decoding.
+            max_length: of prompt and reply together; as above `max_context_len`, old turns are dropped.
 
         Raises:
-            DataError: if the first image and the last question alone are too long.
+            DataError: if the first image and the last question are too long by themselves.
         """
         self.encode_img(img_list)
         _drop_unanswered(conv)
@@ -141,7 +140,7 @@ class Chat:
         except BadText as error:
             raise DataError(f"the question is too long: {error}") from error
         if short.left_out:
-            log.info("the chat is longer than %d tokens: left out %d old turns", room, short.left_out)
+            log.info("the chat is longer than %d tokens: dropped %d old turns", room, short.left_out)
         embeds = self.model.get_context_emb(short.dialogue, [img_list[number] for number in short.images])
         conv.append_message(conv.roles[1], None)
         sample = temperature >= GenerationSettings.GREEDY_BELOW

@@ -73,10 +73,9 @@ class TrainLoader:
         self.given, self.readers = 0, [ReaderState(n).to_dict() for n in range(self.order["workers"])]
         if state:
             self._resume(state)
-        # Each new order has a seed of its own, so that it does not begin with what was trained on first.
-        self.reading = Reading(
-            training=True, seed=seed + 1_000_003 * self.new_orders, reader=rank, readers=world_size
-        )
+        # Each new order has its own seed, so that it does not begin with the same samples.
+        order_seed = seed + 1_000_003 * self.new_orders
+        self.reading = Reading(training=True, seed=order_seed, reader=rank, readers=world_size)
         self.loader = DataLoader(
             BatchStream(
                 dataset,
@@ -92,12 +91,11 @@ class TrainLoader:
             pin_memory=pin_memory,
             timeout=SECONDS_BETWEEN_LOOKS if workers else 0,
             worker_init_fn=leave_signals_to_parent,
-            # Without it the loader draws from torch's global generator, which a resumed run would not match.
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator().manual_seed(0),  # else it draws from torch's global one
         )
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        with reading(self.name, failed="run.resume_ckpt_path: where the data set {} was is damaged"):
+        with reading(self.name, failed="run.resume_ckpt_path: the position in the data set {} is damaged"):
             self._go_on(state)
 
     def _go_on(self, state: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ def load_language_model(
     device_map: str | None = None,
     name: str = "",
 ) -> LanguageModel:
-    """Load a causal language model and its tokenizer, straight into its final dtype and device.
+    """Load a causal language model and its tokenizer directly into their dtype and device.
 
     Args:
         source: a folder, or a `.gguf` file, which is dequantised.
@@ -55,22 +55,19 @@ def load_language_model(
         precision: bf16, fp16, fp32, 8bit or 4bit, while it is frozen; what is trained is kept in float32.
         trainable: which of its weights are trained: none (`frozen`) or all (`full`).
         device: where it will run.
-        attention: as transformers names it (sdpa, eager, flash_attention_2, ...); None takes the best that
-            the model supports here.
-        device_map: `auto` spreads a model over all cards (and the CPU's memory), for inference; `shard` is
-            for training on several, each of which is to hold a part of every layer: the model is left on the
-            CPU, and `part_to_shard` names it to the engine.
-        name: checkpoints remember it.
+        attention: transformers' name (sdpa, eager, flash_attention_2, ...); None for the best supported one.
+        device_map: `auto` spreads it over GPUs and CPU memory; `shard` leaves it on the CPU, to be sharded.
+        name: stored in checkpoints.
 
     Raises:
-        ConfigError: if the folder does not hold a language model, or a setting cannot be had.
+        ConfigError: if it is not a language model, or a setting is not available.
     """
     check_files(source)
     config = from_pretrained(AutoConfig.from_pretrained, location(source), "the config of {}")
     with loading(source, "the tokenizer of {}"):
         tokenizer = load_tokenizer(source, rows=config.get_text_config().vocab_size)
         family = choose_backbone(backbone, config.model_type, tokenizer)
-    # Whatever family its turns are of, a model overflows where its own family does.
+    # fp16 overflow depends on the model's own family, not on that of its template.
     overflows = family.fp16_overflows or claimed_by(config.model_type).fp16_overflows
     arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, overflows, device)
     sharded = ranks_share_layers(device_map)
@@ -82,8 +79,7 @@ def load_language_model(
         one_device = sharded or device_map in (None, SHARD)
         arguments["device_map"] = {"": home} if one_device else device_map
     elif hasattr(transformers, "GgufConfig"):
-        # Dense weights also where the package `kernels` could compute with packed ones. Before GgufConfig
-        # was there, they always were.
+        # Dense weights, although `kernels` could use packed ones. Without GgufConfig they always are.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = text_model(load_whole(source, arguments))
     if source.suffix == ".gguf":

@@ -42,11 +42,11 @@ class RunnerBase:
 
     Args:
         cfg: the whole configuration; it goes into checkpoints.
-        task: what a step and an evaluation are.
+        task: defines a step and an evaluation.
         model: its trainable parameters are trained.
-        datasets: name -> (builder, datasets by split), as `BaseTask.build_datasets` gives them.
-        job_id: what the original's train.py gives; everything is written to `run.output_dir` itself.
-        settings: the section `run:`; read from `cfg` where it is not given.
+        datasets: name -> (builder, datasets by split), from `BaseTask.build_datasets`.
+        job_id: of the original's train.py; not used.
+        settings: the section `run:`; by default from `cfg`.
     """
 
     SETTINGS: ClassVar[type] = RunSettings
@@ -82,19 +82,18 @@ class RunnerBase:
 
     @property
     def bare_model(self) -> MiniGPTBase:
-        """The model without what accelerate wraps around it."""
+        """The model without accelerate's wrapper."""
         return self.engine.bare_model
 
     def train(self) -> dict[str, Any]:
         """Train, validate, evaluate, and leave checkpoints, log, plots and report in `output_dir`.
 
         Returns:
-            What `report.json` holds.
+            The content of `report.json`.
 
         Raises:
             Interrupted: if it was asked to stop; everything is saved.
-            TrainingError: if no update has a finite loss any more; everything is saved. Or if the disk or the
-                memory is full; what was saved before still is.
+            TrainingError: if no update has a finite loss any more, or disk or memory is full.
         """
         set_seed(self.settings.seed, device_specific=True)
         check_splits(self.datasets, self.settings)
@@ -285,7 +284,7 @@ class RunnerBase:
         return best
 
     def _bad(self, batches: TrainStream) -> Counter[str]:
-        """What was skipped so far on all ranks, by reason."""
+        """Skipped samples of all ranks, by reason."""
         return sum(gather_object([batches.bad()]), Counter())
 
     def _interrupted(self) -> TrainingError | Interrupted:

@@ -1,4 +1,4 @@
-"""Generates replies to prompts: one at a time as they are read, or many side by side.
+"""Generates replies to prompts: streamed one by one, or in batches.
 
 Shapes: B rows, T tokens, P tokens per image, D the language model's width.
 """
@@ -26,24 +26,23 @@ from minigpt4.serving.pictures import SeenPictures
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
 
-# Images that are looked at together.
+# Images per batch of the encoder.
 AT_ONCE = 32
-# A compiled step's capacity is a multiple of this, so that there are few of them.
+# Capacities of compiled steps are multiples of this, so that few are compiled.
 CAPACITY_STEP = 256
-# Where the longest prompt is read by a compiled step, so many tokens fit behind it.
+# Tokens for the reply after the longest prompt, with a compiled step.
 LEAST_ROOM = 512
-# Compiled steps for batches that are kept, with their memory.
+# Number of compiled steps for batches that are kept, with their memory.
 MOST_SIZES = 2
 
 
 class Engine:
-    """Any number of threads may ask for replies; they take turns, token by token.
+    """Generates replies. Thread-safe: concurrent replies are interleaved token by token.
 
     Args:
         model: in evaluation mode.
-        keep_caches: of how many dialogues the keys and values are kept, so that the next turn costs what is
-            new.
-        keep_images: of how many images the embeddings are kept.
+        keep_caches: number of dialogues whose keys and values are cached.
+        keep_images: number of images whose embeddings are cached.
     """
 
     def __init__(self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256) -> None:
@@ -53,23 +52,23 @@ class Engine:
         # The longest prompt and reply together, in tokens.
         self._most = model.language.positions
         if model.language.compiled and self._stepwise:
-            # What is compiled and recorded for one length need not be again, however long a dialogue grows.
+            # One fixed length, so that nothing is recompiled as a dialogue grows.
             self._most = min(_rounded(model.max_context_len + LEAST_ROOM), self._most or sys.maxsize)
             fixed = FixedKeyValues(model.language, 1, self._most)
         self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len, fixed)
         self._sizes: OrderedDict[tuple[int, int], FixedKeyValues] = OrderedDict()
-        # What is compiled is compiled for one number of images.
+        # The encoder is compiled for one batch size.
         self._see = SeenPictures(self._look, keep_images, at_once=1 if model.language.compiled else AT_ONCE)
         self._turn = threading.Lock()
 
     def reply(self, prompt: Prompt, settings: GenerationSettings) -> Reply:
-        """The reply to a prompt, which is generated as it is read."""
+        """The reply to a prompt; it is generated while it is read."""
         settings = self.limited(settings, prompt)
         generate = self._token_by_token if self.is_stepwise(settings) else self._in_one_piece
         return Reply(prompt, lambda reply: generate(reply, settings))
 
     def replies(self, prompts: Sequence[Prompt], settings: Sequence[GenerationSettings]) -> list[Reply]:
-        """The finished replies to several prompts, each with its own settings, generated side by side."""
+        """The finished replies to several prompts in one batch, each with its own settings."""
         replies = [self.reply(*pair) for pair in zip(prompts, settings, strict=True)]
         limited = [self.limited(*pair) for pair in zip(settings, prompts, strict=True)]
         together = [pair for pair in zip(replies, limited, strict=True) if self.is_stepwise(pair[1])]
@@ -82,17 +81,17 @@ class Engine:
 
     @property
     def longest(self) -> int:
-        """The longest prompt in tokens; it may leave room for a single token."""
+        """The longest prompt in tokens; it leaves room for at least one token."""
         return min(self.model.max_context_len, sys.maxsize if self._most is None else self._most - 1)
 
     def room(self, settings: GenerationSettings) -> int:
-        """The longest prompt that is wanted: the longest reply, or at least a long one, fits behind it."""
+        """The longest prompt that leaves room for `max_new_tokens`, or for half of the context."""
         if self._most is None:
             return self.longest
         return min(self.longest, max(self._most - settings.max_new_tokens, self._most // 2))
 
     def limited(self, settings: GenerationSettings, prompt: Prompt) -> GenerationSettings:
-        """A reply ends where there is no room left."""
+        """The settings with `max_new_tokens` limited to the remaining context."""
         left = settings.max_new_tokens if self._most is None else self._most - len(prompt.tokens)
         if left >= settings.max_new_tokens:
             return settings
@@ -117,8 +116,7 @@ class Engine:
                 reply.count(row.reader.ids)
                 reply.text = row.reader.settled
                 if len(reply.text) > shown:
-                    # By length: bytes that turn out not to be a character spoil valid ones before them, but
-                    # those have been shown already.
+                    # By length: invalid bytes can change earlier text, but it has been streamed.
                     yield reply.text[shown:]
                     shown = len(reply.text)
         reply.finish(row.reader.text, row.finish_reason)
@@ -147,7 +145,7 @@ class Engine:
     def _decode_many(
         self, embeds: torch.Tensor, mask: torch.Tensor | None, rows: Sequence[Row]
     ) -> Iterator[None]:
-        """As `decode`. The compiled step is one of few sizes: rows and tokens are filled up."""
+        """As `decode`. For the compiled step, rows and tokens are padded to one of few sizes."""
         assert mask is not None
         if not self.model.language.compiled:
             return decode(KeyValues(self.model.language), embeds, rows, mask)
@@ -160,7 +158,7 @@ class Engine:
         return decode(keys, embeds, [*rows, *ended], mask)
 
     def _fixed_keys(self, rows: int, capacity: int) -> FixedKeyValues:
-        """Empty ones; those of the sizes that were used last are kept."""
+        """An empty cache; those of the most recent sizes are kept."""
         size = (rows, capacity)
         keys = self._sizes.pop(size, None) or FixedKeyValues(self.model.language, rows, capacity)
         keys.crop(0)
@@ -170,7 +168,7 @@ class Engine:
         return keys
 
     def _in_one_piece(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
-        """Beams, whose winner is not known before the end, and models that cannot take back a token."""
+        """Beam search, which cannot be streamed, and models whose cache cannot be cropped."""
         reply.start()
         reader, device = self.reader(), self.model.language.device
         seeded = undisturbed(device) if settings.seed is not None else nullcontext()
@@ -216,7 +214,7 @@ class Engine:
 
 
 class _Cancelled(StoppingCriteria):
-    """Ends all rows once a reply is not wanted any more."""
+    """Ends generation when the reply is cancelled."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
@@ -232,7 +230,7 @@ def _rounded(tokens: int) -> int:
 
 
 def _library_settings(settings: GenerationSettings) -> dict[str, Any]:
-    """Settings as transformers' `generate` takes them."""
+    """Settings as arguments of transformers' `generate`."""
     names = ("min_new_tokens", "max_new_tokens", "num_beams", "repetition_penalty", "length_penalty")
     shared = {name: getattr(settings, name) for name in names} | {"do_sample": settings.sampled}
     if not settings.sampled:

@@ -74,19 +74,16 @@ def load_into(
 ) -> None:
     """Copy tensors into parameters and buffers of the same names.
 
-    A parameter that was built without memory (on the `meta` device) is made here, in `dtype` and on
-    `device`, one after the other: no second copy of the module is ever held.
-
-    Strict in one direction: each tensor must have a place of its shape. That everything that should be
-    loaded was there is for the caller to check (`require_keys`), who knows what may be absent.
+    Parameters on the `meta` device are allocated one by one, so that there is never a second copy of the
+    module. Each tensor must have a place; the caller checks for missing ones (`require_keys`).
 
     Args:
-        module: what they are copied into.
+        module: the target.
         tensors: by the names of its parameters and buffers.
         source: the file, for messages.
-        device, dtype: of parameters that are made here.
-        key_of: a name -> what the file calls it, for messages.
-        hint: what to add to the message about a shape.
+        device, dtype: of allocated parameters.
+        key_of: a name -> its key in the file, for messages.
+        hint: added to the message about a shape.
 
     Raises:
         CheckpointError: naming the unexpected key or both shapes.
@@ -112,7 +109,7 @@ def load_into(
                 place.copy_(tensor)
                 continue
             owner, _, name = key.rpartition(".")
-            # A copy, also where nothing changes: the tensor may be a view of the file.
+            # Always a copy: the tensor may be a view of the file.
             value = tensor.to(device=device, dtype=dtype, copy=True)
             setattr(module.get_submodule(owner), name, nn.Parameter(value, place.requires_grad))
 
