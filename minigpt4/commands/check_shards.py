@@ -110,13 +110,15 @@ def check(args: argparse.Namespace) -> None:
     for findings in found.values():
         total.add(findings)
     twice = repeated_keys(found)
-    print("\n".join(report(found, total, twice, time.perf_counter() - started)))
+    seconds = time.perf_counter() - started
     if args.png:
         from minigpt4.runners.reporting.plots import draw_histograms
 
         draw_histograms(total.histograms, args.png)
     if args.write_manifest:
         write_manifest(args.write_manifest, {shard: findings.good for shard, findings in found.items()})
+    # Last, since nobody may read it (`... | head`).
+    print("\n".join(report(found, total, twice, seconds)))
     sys.exit(1 if total.bad or twice else 0)
 
 

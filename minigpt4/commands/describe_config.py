@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
+from minigpt4.common.cli import run
+
 HEAD = """# Configuration
 
 <!-- Generated from the code: minigpt4 describe-config > docs/configuration.md -->
@@ -29,10 +31,10 @@ can also register names, through the entry-point group `minigpt4.plugins` ([exte
 
 def main() -> None:
     """The command line."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    print(describe())
+    )
+    run(lambda _: print(describe()), parser.parse_args())
 
 
 def describe() -> str:

@@ -149,7 +149,7 @@ def evaluate_in_parts(
 
 
 def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out: Path | None) -> None:
-    """Print the metrics, and write them to `out` with the records.
+    """Write the metrics to `out` with the records, and print them.
 
     Raises:
         DataError: without records.
@@ -164,8 +164,6 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
         )
         raise DataError(f"there is no sample to evaluate{unmixed}")
     metrics = task.summarize(records)
-    for name, value in {"samples": len(records), **metrics.values}.items():
-        print(f"{name.replace('_', ' '):32} {format_metric(value, name in metrics.percentages):>10}")
     if out:
         content = {**head, "samples": len(records), **metrics.to_json()}
         content |= {"percentages": sorted(metrics.percentages)}
@@ -174,6 +172,9 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
         except OSError as error:
             raise ConfigError(f"--out: {out} could not be written: {error}") from error
         log.info("wrote %s", out)
+    # Last, since nobody may read it (`... | head`).
+    for name, value in {"samples": len(records), **metrics.values}.items():
+        print(f"{name.replace('_', ' '):32} {format_metric(value, name in metrics.percentages):>10}")
 
 
 def identity_of(ckpt: str | None) -> list[int] | None:

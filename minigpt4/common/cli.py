@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,18 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
 
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run a command; after a user's mistake it ends with one line, not with a traceback."""
+    try:
+        _run(command, args)
+    except OSError:
+        _end_output("\n")  # which cannot be written either, if it was our output that could not
+        raise
+    except SystemExit:
+        _end_output()
+        raise
+    _end_output()
+
+
+def _run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     # Imported late, so that --help answers at once.
     from minigpt4.common import launch
     from minigpt4.common.errors import Interrupted, UserError
@@ -53,3 +66,15 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_output(last: str = "") -> None:
+    """Write out what was printed. Where nobody reads it (`... | head`), end as the shell's own tools do."""
+    try:
+        print(end=last, flush=True)
+    except OSError as error:
+        # Else the interpreter tries once more at its end, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + 13)  # SIGPIPE
+        sys.exit(f"error: what was printed could not be written: {error.strerror}")

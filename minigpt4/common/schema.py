@@ -37,6 +37,7 @@ class NotText(ConfigError):
 
 # What stays of a variable that is not set, or of a user who is unknown.
 _UNKNOWN = re.compile(r"\$\w+|\$\{\w+\}|^~\w*")
+LARGEST = 2**63 - 1  # whole number that torch and numpy can hold
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "null"}
 
 
@@ -230,6 +231,8 @@ def _check_value(value: Any, metadata: Mapping[str, Any], where: str) -> None:
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}, it must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{where} is {value}, it must be at most {LARGEST}")
     if low is not None and not value >= low:
         limit = f"from {low} to {high}" if high is not None else f"at least {low}"
         raise ConfigError(f"{where} is {value}, it must be {limit}")

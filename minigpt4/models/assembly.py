@@ -99,12 +99,14 @@ def _build_bridge(settings: ModelSettings, encoder: BaseEncoder) -> QFormerBridg
         return JoinedPatches(
             encoder.patches, encoder.width, settings.patches_per_token, encoder.prefix_tokens
         )
-    qformer, queries = build_qformer(
-        settings.num_query_token,
-        encoder.width,
-        asdict(settings.q_former_kwargs),
-        empty=settings.q_former_model != RANDOM,
-    )
+    keys = "model.q_former_kwargs, model.num_query_token"
+    with reading(keys, ConfigError, failed="{}: no Q-Former can be built of these"):
+        qformer, queries = build_qformer(
+            settings.num_query_token,
+            encoder.width,
+            asdict(settings.q_former_kwargs),
+            empty=settings.q_former_model != RANDOM,
+        )
     return QFormerBridge(qformer, queries, frozen=settings.freeze_qformer)
 
 

@@ -216,12 +216,12 @@ def defaults_path(model_type: Any, types: Mapping[str, str]) -> Path:
     Raises:
         ConfigError: for an unknown model type.
     """
-    if model_type not in types:
+    if str(model_type) not in types:
         raise ConfigError(
             f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "
             f"(known: {', '.join(types)})"
         )
-    return CONFIG_DIR / types[model_type]
+    return CONFIG_DIR / types[str(model_type)]
 
 
 def merge_defaults(

@@ -1,13 +1,16 @@
 """The command line `minigpt4 COMMAND`."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from minigpt4.commands import COMMANDS, usage
 from tests.support import ROOT
+from tests.support.shards import write_good
 
 
 def minigpt4(*words: str) -> subprocess.CompletedProcess:
@@ -42,3 +45,26 @@ def test_chat_refuses_a_port_before_the_model_is_loaded() -> None:
     done = minigpt4("chat", "--cfg-path", "eval_configs/minigpt4_tiny_gemma_eval.yaml", "--port", "99999")
     assert done.returncode == 1
     assert "error: --port is 99999" in done.stderr and " torch\n" not in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("words", [["describe-config"], ["check-shards", "SHARD"]])
+def test_a_command_whose_output_nobody_reads_ends_in_silence(words, tmp_path) -> None:
+    (shard,) = write_good(tmp_path, 1, 2)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "minigpt4", *(shard if word == "SHARD" else word for word in words)]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 141
+    assert "rror" not in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_command_whose_output_has_no_room_ends_with_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "minigpt4", "describe-config"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -332,6 +332,8 @@ def test_train_ends_for_a_bad_config_before_anything_heavy_is_imported(option, f
         ("run.job_name=${nowhere}", "nowhere"),
         ("run.seed=4294967296", "run.seed 4294967295"),
         ("run.init_lr=.inf", "run.init_lr finite"),
+        ("run.keep=100000000000000000000", "run.keep 9223372036854775807"),
+        ("model.model_type=[tiny_gemma]", "model.model_type 'tiny_gemma'"),
         ("datasets.cc_sbu.builder=ccsbu", "datasets.cc_sbu.builder 'cc_sbu'"),
     ],
 )

@@ -119,6 +119,12 @@ def test_tokens_that_cannot_be_joined_are_an_error() -> None:
         build_golden_model(has_qformer=False, patches_per_token=3, ckpt=None)
 
 
+def test_a_qformer_that_cannot_be_built_is_an_error_of_its_keys() -> None:
+    for keys in ({"q_former_kwargs": {"num_attention_heads": 7}}, {"num_query_token": 2**50}):
+        with pytest.raises(ConfigError, match=r"^model\.q_former_kwargs, model\.num_query_token: "):
+            build_golden_model(**keys, ckpt=None)
+
+
 def test_a_trained_qformer_is_saved_under_the_originals_names(tmp_path) -> None:
     model = build_golden_model(freeze_qformer=False)
     recorded = torch.load("tests/golden/blip2_qformer.pth", weights_only=True)["model"]
