@@ -50,7 +50,11 @@ def open_regular(path: str | Path) -> BinaryIO:
         OSError: naming the path.
     """
     # Non-blocking: opening a pipe for reading waits for a writer.
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        number = os.open(path, flags)
+    except ValueError as error:  # a zero byte, or half of a character
+        raise OSError(errno.EINVAL, "is not the name of a file", str(path)) from error
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))

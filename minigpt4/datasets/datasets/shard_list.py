@@ -69,6 +69,8 @@ def _expand(pattern: str, key: str) -> Iterable[str]:
                 f"{key}: {pattern} cannot be read: please give a path, http(s)://..., or a command that "
                 "writes the shard to its output, such as `pipe:aws s3 cp s3://... -`"
             )
+        if not urlsplit(pattern).hostname or urlsplit(pattern).port == 0:  # or these raise ValueError
+            raise ValueError(f"{pattern} names no server")
         return _braces(scheme[1].lower() + pattern[len(scheme[1]) :])
     if pattern.endswith(".json"):
         return read_manifest(pattern, key)
