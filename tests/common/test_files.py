@@ -7,7 +7,7 @@ import pytest
 
 from minigpt4.common.cli import user_path
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.files import open_regular, inside, replacing, require_writable
+from minigpt4.common.files import inside, open_regular, replacing, require_writable
 from minigpt4.datasets.datasets.shard_list import is_remote
 
 
@@ -83,5 +83,5 @@ def test_arguments_that_are_paths_have_home_and_variables_resolved(monkeypatch) 
 
 
 def test_open_regular_refuses_what_no_file_can_be_called() -> None:
-    with pytest.raises(OSError, match="not a name"):
+    with pytest.raises(OSError, match=r"not a name"):
         open_regular("a\0b")

@@ -32,6 +32,12 @@ def test_a_name_that_looks_like_a_wildcard_is_a_name_where_there_is_such_a_file(
     assert expand_shards(f"{tmp_path}/a[1].tar", "k") == [f"{tmp_path}/a[1].tar"]
 
 
+@pytest.mark.parametrize("pattern", ["http://[::1/0.tar", "http://h:99999/0.tar", "https:///0.tar"])
+def test_a_url_that_is_no_address_is_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="^k is "):
+        expand_shards(pattern, "k")
+
+
 @pytest.mark.parametrize(
     "pattern", ["gs://b/{0..9}.tar", "s3://b/0.tar", "ftp://h/0.tar", "hf://x/0.tar", "unknown://x/0.tar"]
 )
