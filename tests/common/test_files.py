@@ -83,5 +83,5 @@ def test_arguments_that_are_paths_have_home_and_variables_resolved(monkeypatch) 
 
 
 def test_open_regular_refuses_what_no_file_can_be_called() -> None:
-    with pytest.raises(OSError, match=r"not a name"):
+    with pytest.raises(OSError, match=r"not the name"):
         open_regular("a\0b")

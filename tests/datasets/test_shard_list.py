@@ -34,7 +34,7 @@ def test_a_name_that_looks_like_a_wildcard_is_a_name_where_there_is_such_a_file(
 
 @pytest.mark.parametrize("pattern", ["http://[::1/0.tar", "http://h:99999/0.tar", "https:///0.tar"])
 def test_a_url_that_is_no_address_is_refused(pattern: str) -> None:
-    with pytest.raises(ConfigError, match="^k is "):
+    with pytest.raises(ConfigError, match=r"^k is "):
         expand_shards(pattern, "k")
 
 
