@@ -146,7 +146,7 @@ def begin(path: Path, head: Mapping[str, Any]) -> None:
             {key: part[key] for key in ("dataset", "split", "vis_processor")} for part in there["parts"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no manifest of a cache ({error}): {hint}") from error
+        raise ConfigError(f"{path} is not the manifest of a cache ({error}): {hint}") from error
     if found != head["format"]:
         raise ConfigError(f"{path} is {found!r}, not {head['format']!r}: {hint}")
     difference = other_vision(vision, head["vision"])

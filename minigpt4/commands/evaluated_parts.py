@@ -62,7 +62,7 @@ def read_part(path: Path, made: dict[str, Any]) -> Records:
     Raises:
         ConfigError: if it is none, or was made of something else.
     """
-    with reading(path, ConfigError, failed="--out: {} is no part of a report, please remove it"):
+    with reading(path, ConfigError, failed="--out: {} is not part of a report, please remove it"):
         content = json.loads(path.read_bytes())
         splits = [[[Record(**one) for one in batch] for batch in split] for split in content["splits"]]
         same = content["made"] == json.loads(json.dumps(made))

@@ -1,8 +1,8 @@
-"""Replies to many askers at once: who comes later joins those whose replies are on their way.
+"""Continuous batching (Orca: Yu et al., OSDI 2022): new requests join the running batch.
 
-A request is read alone, on top of what an earlier one left of its dialogue (`PromptCaches`). Its keys and
-values then join those of the others, and every step writes one token of each reply. Whoever is done leaves at
-once ("continuous batching", as in Orca: Yu et al., OSDI 2022).
+A request's prompt is processed alone, on top of the cached prefix of its dialogue (`PromptCaches`). Its keys
+and values then join those of the batch, and every step generates one token of each reply. Finished replies
+leave at once.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Active:
-    """A request with its row."""
+    """A running request."""
 
     request: Asked
     row: Row
@@ -42,12 +42,12 @@ class _Active:
 
 
 class Batcher(ReplyEngine):
-    """Generates the replies that are asked for, in a thread of its own.
+    """Generates replies in its own thread.
 
     Args:
         engine: of the model.
-        together: replies that are generated side by side at most.
-        waiting: requests that may wait for a place.
+        together: maximum batch size.
+        waiting: maximum number of queued requests.
     """
 
     def __init__(self, engine: Engine, together: int = 16, waiting: int = 128) -> None:
@@ -63,19 +63,19 @@ class Batcher(ReplyEngine):
 
     @property
     def load(self) -> tuple[int, int]:
-        """Replies that are being generated, and requests that wait."""
+        """Running and waiting requests."""
         return len(self._active), len(self._waiting)
 
     def submit(self, request: Asked) -> None:
-        """Ask for a reply. Raises Full."""
+        """Queue a request. Raises Full."""
         with self._wake:
             if len(self._waiting) >= self.most_waiting:
-                raise Full(f"{len(self._waiting)} requests wait already; please try again later")
+                raise Full(f"{len(self._waiting)} requests are waiting already; please try again later")
             self._waiting.append(request)
             self._wake.notify()
 
     def close(self) -> None:
-        """End all replies where they are."""
+        """Stop all replies."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -93,7 +93,7 @@ class Batcher(ReplyEngine):
         self._fail([one.request for one in self._active] + list(self._waiting), None)
 
     def _wait(self) -> bool:
-        """For work; False when there is to be no more."""
+        """Wait for requests; False once closed."""
         with self._wake:
             while not (self._closed or self._waiting or self._active):
                 self._wake.wait()
@@ -106,7 +106,7 @@ class Batcher(ReplyEngine):
             request.notify()
 
     def _admit(self) -> None:
-        """Read the prompts of those for whom there is a place now."""
+        """Start waiting requests while the batch has room."""
         while len(self._active) < self.together:
             with self._wake:
                 if not self._waiting:
@@ -148,7 +148,7 @@ class Batcher(ReplyEngine):
             self._active.append(one)
 
     def _step(self) -> None:
-        """One token more of each reply; who is done leaves."""
+        """Generate one token of each reply, and remove finished ones."""
         self._leave()
         if not self._active or self._keys is None:
             return

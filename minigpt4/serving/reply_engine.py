@@ -1,4 +1,4 @@
-"""What the server wants of whatever generates its replies."""
+"""The interface between the server and what generates its replies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from minigpt4.serving.replies import Reply
 
 
 class Full(UserError):
-    """So many wait already that another would wait in vain."""
+    """The queue is full."""
 
 
 @dataclass(eq=False)
 class Asked:
-    """A reply that is asked for.
+    """A request for a reply.
 
     Attributes:
-        reply: what has come of it; `reply.stop()` gives its place away.
-        notify: called from the engine's thread whenever more has come of it, and when it has ended.
-        error: what went wrong, or None.
+        reply: updated as it is generated; `reply.stop()` cancels the request.
+        notify: called from the engine's thread after each update, and at the end.
+        error: why it failed, or None.
     """
 
     prompt: Prompt
@@ -35,20 +35,17 @@ class Asked:
 
 
 class ReplyEngine(Protocol):
-    """Generates the replies that are asked for, many side by side, in threads of its own.
-
-    Ours is `Batcher`; `VllmEngine` has vLLM do it.
-    """
+    """Generates many replies concurrently, in its own threads: `Batcher`, or `VllmEngine`."""
 
     @property
     def load(self) -> tuple[int, int]:
-        """Replies that are being generated, and requests that wait."""
+        """Running and waiting requests."""
         ...
 
     def submit(self, request: Asked) -> None:
-        """Ask for a reply. Raises Full."""
+        """Queue a request. Raises Full."""
         ...
 
     def close(self) -> None:
-        """End all replies where they are."""
+        """Stop all replies."""
         ...

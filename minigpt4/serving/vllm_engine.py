@@ -1,8 +1,8 @@
-"""Has vLLM generate the replies, on as many cards and machines as it is told to use.
+"""Generates replies with vLLM, on one or more GPUs or machines.
 
-What we give vLLM: the ids of a prompt's text, and for its image tokens the embeddings that vision tower and
-projection make in this process. vLLM looks the text up in its own embedding table (where Gemma's factor
-comes in, as here) and reads both as one sequence. Its tokenizer stays unused: ids come back.
+vLLM gets the ids of a prompt's text, and the embeddings of its image tokens, which vision tower and
+projection compute in this process. It embeds the text itself (including Gemma's factor) and processes both as
+one sequence. Its tokenizer is not used: it returns ids.
 
 Shapes: N images, P tokens per image, T tokens of a prompt, D the language model's width.
 """
@@ -32,15 +32,15 @@ from minigpt4.weights.resolver import resolve_file, resolve_model
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at whether a reply that makes no progress is still wanted.
+# Seconds between checks whether a stalled reply was cancelled.
 LOOK = 0.2
 
 
 def prepare(cfg: Config) -> Path:
-    """The folder that vLLM is to read; our copy of its weights will only pass through main memory.
+    """The folder for vLLM to load; our own copy of the weights stays in CPU memory until it is freed.
 
     Raises:
-        ConfigError: if what vLLM would generate with is not what the config describes.
+        ConfigError: if vLLM cannot serve what the config describes.
     """
     settings = cfg.model_settings()
     fitting = {
@@ -65,15 +65,15 @@ def prepare(cfg: Config) -> Path:
 
 
 class VllmEngine(ReplyEngine):
-    """Hands what is asked to vLLM.
+    """Sends requests to vLLM.
 
     Args:
-        chat: makes the embeddings. Its language model's weights are given up: it cannot answer any more.
-        folder: of `prepare`.
-        together: replies that are generated side by side at most.
-        waiting: requests that may wait for a place.
-        longest: of all replies, in tokens.
-        options: of vLLM, as its `AsyncEngineArgs` names them.
+        chat: computes the embeddings. Its language model's weights are freed, so it cannot answer any more.
+        folder: from `prepare`.
+        together: maximum batch size.
+        waiting: maximum number of queued requests.
+        longest: maximum length of a reply, in tokens.
+        options: fields of vLLM's `AsyncEngineArgs`.
 
     Raises:
         ConfigError: if vLLM cannot serve this folder, or not with these options.
@@ -112,7 +112,7 @@ class VllmEngine(ReplyEngine):
     def submit(self, request: Asked) -> None:
         with self._lock:
             if len(self._requests) >= self.most:
-                raise Full(f"{self.load[1]} requests wait already; please try again later")
+                raise Full(f"{self.load[1]} requests are waiting already; please try again later")
             self._requests.add(request)
         self._on_loop(self._reply(request))
 
@@ -153,7 +153,7 @@ class VllmEngine(ReplyEngine):
         request.notify()
 
     async def _generate(self, request: Asked, row: Row) -> str | None:
-        """Why the reply ended; None where it is not wanted any more."""
+        """Why the reply ended; None if it was cancelled."""
         reply, reason = request.reply, None
         prompt = await self._loop.run_in_executor(self._eyes, self._prompt, request.prompt)
         reply.start()
@@ -172,7 +172,7 @@ class VllmEngine(ReplyEngine):
         return reason
 
     def _prompt(self, prompt: Prompt) -> dict[str, Any]:
-        """A prompt as vLLM takes it: ids [T], which of them count [T], embeddings [T, D] for the others."""
+        """A prompt for vLLM: ids [T], a mask of valid ids [T], and embeddings [T, D] for the others."""
         is_text = [isinstance(token, int) for token in prompt.tokens]
         ids = [token if text else 0 for token, text in zip(prompt.tokens, is_text, strict=True)]
         seen = self.engine.see([prompt])
@@ -185,7 +185,7 @@ class VllmEngine(ReplyEngine):
 
 async def _start(arguments: Mapping[str, Any]) -> Any:
     """vLLM's engine. Raises ConfigError."""
-    # It would fork a process that has threads, and tell its makers what is served.
+    # It would fork a process with threads, and send usage statistics.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     from vllm import AsyncEngineArgs, AsyncLLMEngine  # pyright: ignore[reportMissingImports]
@@ -197,7 +197,7 @@ async def _start(arguments: Mapping[str, Any]) -> Any:
 
 
 def sampling_params(settings: GenerationSettings, stop_ids: list[int]) -> Any:
-    """Settings as `SamplingParams`, whose `repetition_penalty` counts the prompt's words too.
+    """Settings as `SamplingParams`, whose `repetition_penalty` also counts the prompt's tokens.
 
     Raises:
         ConfigError: for beams, which vLLM's engine has not.

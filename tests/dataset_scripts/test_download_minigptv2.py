@@ -256,7 +256,7 @@ def test_pictures_of_a_list(server, tmp_path) -> None:
     ):
         path.write_text(json.dumps(bad))
         other = Item("bad", 0.1, "ocr/images", item.sources)
-        assert "is no list of pictures" in refused(other, store, DataError)
+        assert "is not a list of pictures" in refused(other, store, DataError)
 
 
 def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monkeypatch, capsys) -> None:

@@ -67,7 +67,7 @@ def test_evaluate_refuses_a_damaged_part(run, tmp_path) -> None:
     assert run(evaluate, *words, "--shard-index", 0) == 0
     for content in (b"{", b"[]", b'{"splits": [[[{"x": 1}]]], "made": {}}', b"\xff"):
         (tmp_path / "a.json.parts" / "00001-of-00002.json").write_bytes(content)
-        assert "00001-of-00002.json is no part of a report" in run(evaluate, *words, "--merge")
+        assert "00001-of-00002.json is not part of a report" in run(evaluate, *words, "--merge")
 
 
 def test_evaluate_in_shares_needs_a_file(run) -> None:

@@ -156,7 +156,7 @@ def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tupl
         content += info.file_size
         yield info, place
     if content > MAX_RATIO * packed:
-        raise ValueError(f"{packed:,} bytes unpack to {content:,}, which is no data set")
+        raise ValueError(f"{packed:,} bytes unpack to {content:,}, too many for a data set")
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -226,7 +226,7 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
             for name, entry in entries.items()
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{key}: {listed} is no list of pictures: {in_short(error)}") from error
+        raise DataError(f"{key}: {listed} is not a list of pictures: {in_short(error)}") from error
     missing = [(url, place) for url, place in pictures if not place.is_file()]
     with ThreadPoolExecutor(THREADS) as pool:
         answers = pool.map(lambda picture: _fetch_picture(*picture), missing)

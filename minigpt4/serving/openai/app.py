@@ -1,4 +1,4 @@
-"""The server's addresses: /v1/models, /v1/chat/completions, /health."""
+"""The server's endpoints: /v1/models, /v1/chat/completions, /health."""
 
 import asyncio
 import contextlib
@@ -35,14 +35,14 @@ from minigpt4.serving.pictures import ImageLike
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.reply_engine import Asked, Full, ReplyEngine
 
-# Seconds between two looks at whether a client that waits for a whole reply is still there.
+# Seconds between checks whether a client is still connected.
 LOOK = 0.5
 # Threads that decode pictures.
 READERS = 2
 
 
 def build_app(model: ChatModel, settings: ServerSettings, engine: ReplyEngine | None = None) -> FastAPI:
-    """The application, for uvicorn; `engine`, by default a `Batcher`, lives as long as it."""
+    """The application, for uvicorn; it closes `engine`, by default a `Batcher`, at its end."""
     api = Api(model, settings, engine or Batcher(model.engine, settings.together, settings.waiting))
 
     @asynccontextmanager
@@ -56,18 +56,18 @@ def build_app(model: ChatModel, settings: ServerSettings, engine: ReplyEngine | 
     app.add_api_route("/v1/models/{name:path}", api.one_model)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"])
     app.add_exception_handler(ApiError, _api_error)
-    for status in (404, 405):  # of addresses and methods that there are not
+    for status in (404, 405):  # unknown paths and methods
         app.add_exception_handler(status, _http_error)
     app.add_exception_handler(Exception, _fault)
     return app
 
 
 class Api:
-    """Answers requests.
+    """Handles requests.
 
     Args:
-        model: which answers.
-        settings: what is allowed.
+        model: makes the prompts.
+        settings: the limits.
         engine: generates the replies.
     """
 
@@ -75,7 +75,7 @@ class Api:
         self.model, self.settings, self.engine = model, settings, engine
         self.created = int(time.time())
         self._bodies = _Bodies(settings)
-        # Decoding a large picture may take 2 GB, so not many do it at once.
+        # Decoding a large picture may take 2 GB, so few are decoded at once.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
 
     async def health(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Api:
         if name != self.settings.name:
             raise ApiError(
                 404,
-                f"there is no model {name[:200]!r} (there is {self.settings.name!r})",
+                f"unknown model {name[:200]!r} (the model is {self.settings.name!r})",
                 param="model",
                 code="model_not_found",
             )
@@ -158,10 +158,10 @@ class Api:
         return prompt
 
     def _said(self, messages: Sequence[ChatMessage]) -> list[Message]:
-        """Messages as the model takes them: those of one role that follow each other are one."""
+        """Messages for the model; consecutive ones of the same role are joined."""
         images = sum(isinstance(part, ImagePart) for message in messages for part in message.parts)
         if images > self.settings.images:
-            raise ApiError(400, f"{images} images, at most {self.settings.images} are read", param="messages")
+            raise ApiError(400, f"{images} images, at most {self.settings.images} allowed", param="messages")
         joined: list[tuple[Role, list[ImageLike]]] = []
         for message in messages:
             role: Role = "system" if message.role in ("system", "developer") else message.role
@@ -178,7 +178,7 @@ class Api:
 
 
 class _Waiter:
-    """Waits, in the server's loop, for what the engine's thread makes of a request."""
+    """Waits, in the server's event loop, for a request in the engine's thread."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, prompt: Prompt, settings: GenerationSettings, stop: StopText
@@ -187,16 +187,16 @@ class _Waiter:
         self.asked = Asked(prompt, settings, self._notify)
 
     def _notify(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._news.set)
 
     @property
     def finish_reason(self) -> str:
-        """In the protocol's words."""
+        """As the protocol names it."""
         return "length" if self.asked.reply.finish_reason == "length" and not self._stop.found else "stop"
 
     async def texts(self) -> AsyncIterator[str]:
-        """The text so far, again and again, at least twice a second; at the end the whole text.
+        """The text so far, at least twice a second; at the end the whole text.
 
         Raises:
             ApiError: if the model failed.
@@ -214,7 +214,7 @@ class _Waiter:
                 return
 
     def leave(self) -> None:
-        """Nobody wants the rest."""
+        """Cancel the request."""
         self.asked.reply.stop()
 
 
@@ -242,7 +242,7 @@ def _event(content: dict[str, Any]) -> str:
 
 
 class _Bodies:
-    """Reads requests, whose bodies together are limited."""
+    """Reads requests, with a limit on their total size."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -250,7 +250,7 @@ class _Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, which counts as held inside. Raises ApiError."""
+        """A request's body, which counts towards the total inside the block. Raises ApiError."""
         body = bytearray()
         try:
             await asyncio.wait_for(self._receive(request, body), self.settings.body_seconds)
@@ -270,7 +270,7 @@ class _Bodies:
         if size > self.settings.body:
             raise ApiError(413, f"the request is larger than {self.settings.body:,} bytes")
         if self._held > self.settings.bodies:
-            raise ApiError(503, "too much is being sent at the moment; please try again later")
+            raise ApiError(503, "the server is receiving too much data; please try again later")
 
 
 def _parsed(body: bytes) -> ChatRequest:
@@ -295,5 +295,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    """A mistake of ours: the log has it, and the client is told no more."""
+    """A bug: details are only in the log."""
     return await _api_error(request, ApiError(500, "the server failed"))
