@@ -394,10 +394,10 @@ def _read_answer(folder: Path) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "shards": Target(_write_shards, _read_shards),
-    "manifest": Target(_write_shards, _read_manifest),
-    "jsonl": Target(_write_jsonl, _read_jsonl),
-    "align": Target(_write_align, _read_align),
+    "shards": Target(_write_shards, _read_shards, 0.3),
+    "manifest": Target(_write_shards, _read_manifest, 0.2),
+    "jsonl": Target(_write_jsonl, _read_jsonl, 0.2),
+    "align": Target(_write_align, _read_align, 0.2),
     "cache": Target(_write_cache, _read_cache, 0.3),
     "questions": Target(_write_questions, _read_questions, 0.3),
     "checkpoint": Target(_write_checkpoint, _read_checkpoint),
