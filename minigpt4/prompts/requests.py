@@ -1,6 +1,7 @@
 """Requests for captions, from a file of instructions."""
 
-from minigpt4.common.errors import ConfigError, nearest, reading
+from minigpt4.common.errors import BadText, ConfigError, nearest, reading
+from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 from minigpt4.weights.resolver import resolve_path
 
@@ -12,7 +13,7 @@ def read_requests(path: str) -> list[str]:
         path: a path, or `pkg://module/file` inside an installed package; empty means no requests.
 
     Raises:
-        ConfigError: if there is no such file, or no line of it has an image.
+        ConfigError: if there is no such file, no line of it has an image, or a tokenizer cannot be given one.
     """
     if not path:
         return []
@@ -23,6 +24,11 @@ def read_requests(path: str) -> list[str]:
     with reading(file, ConfigError, failed="model.prompt_path: {} could not be read"):
         lines = file.read_text(encoding="utf-8").splitlines()
     requests = [line for line in lines if IMAGE_PLACEHOLDER in line]
+    for request in requests:
+        try:
+            check_text(request)
+        except BadText as bad:
+            raise ConfigError(f"model.prompt_path: {path} holds {bad}") from bad
     if not requests:
         raise ConfigError(f"model.prompt_path: no line of {path} holds {IMAGE_PLACEHOLDER}")
     return requests
