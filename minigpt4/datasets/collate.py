@@ -22,7 +22,7 @@ MIN_SEEN = 32
 HOPELESS = 10_000
 # An error names the most frequent reasons.
 SHOWN_REASONS = 5
-# Counts of more reasons than these are put together: each is in every checkpoint.
+# Further reasons are counted together, because the counts are in every checkpoint.
 MAX_REASONS, OTHER_REASONS = 100, "other reasons"
 
 

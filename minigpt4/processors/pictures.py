@@ -15,12 +15,12 @@ from minigpt4.common.files import open_regular
 
 # The formats that are read, whatever a file's suffix says. (PIL would start other programs for some others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# How the names of such files end. Of several in one sample, the first of these is taken.
+# Their suffixes. Of several files in one sample, the first in this order is used.
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "tif", "tiff", "gif", "avif")
 # Above this an image counts as a decompression bomb. Decoding a JPEG just below takes 0.6 GB; where PIL needs
 # several copies of 4 bytes per pixel, for alpha and rotation, it takes up to 2 GB (a WebP): measured.
 MAX_PIXELS = 100_000_000
-# A larger file is not read.
+# Larger files are not read.
 MAX_FILE_BYTES = 100 * 2**20
 # How an image is turned upright, by its EXIF tag `Orientation`; 1 is upright.
 ORIENTATION = 0x0112

@@ -86,16 +86,16 @@ class BaseEncoder(nn.Module):
 
     @torch.no_grad()
     def count_patches(self, image_size: int) -> int:
-        """P, found by looking at a picture.
+        """P, found by encoding a test picture.
 
         Raises:
-            ConfigError: if the network cannot look at pictures of this size, or does not make tokens of them.
+            ConfigError: if the network cannot encode pictures of this size, or does not output tokens.
         """
         first = next(self.parameters())
         ramp = torch.linspace(-1, 1, 3 * image_size**2, dtype=first.dtype, device=first.device)
         training = self.training
-        self.eval()  # in training, a batch norm would learn from this picture
-        failed = f"model.vit_model {self.name!r} cannot look at pictures of model.image_size {{}}"
+        self.eval()  # in training mode, batch norms would be updated
+        failed = f"model.vit_model {self.name!r} cannot encode pictures of model.image_size {{}}"
         try:
             with reading(image_size, ConfigError, failed=failed):
                 tokens = self(ramp.view(1, 3, image_size, image_size))

@@ -100,7 +100,7 @@ def build_encoder(
 
 
 def _learned(module: nn.Module) -> Iterator[str]:
-    """The names of what a file of weights must have: parameters, and the statistics of batch norms."""
+    """The names that a file of weights must have: parameters and batch-norm statistics."""
     yield from (name for name, _ in module.named_parameters())
     yield from (
         name for name, _ in module.named_buffers() if name.endswith((".running_mean", ".running_var"))

@@ -61,7 +61,7 @@ class EvaClipG(TimmEncoder):
         return cls.published
 
     def count_patches(self, image_size: int) -> int:
-        """P; a picture takes the large network seconds on a CPU, and is not needed to know."""
+        """P, without encoding a picture, which takes seconds on a CPU."""
         return self.module.patch_embed.num_patches
 
     def fit(self, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class TimmEncoder(BaseEncoder):
-    """The network of timm that `model.vit_model` names: one that makes a square grid of patches.
+    """A network of timm, named by `model.vit_model`, that outputs a square grid of patches.
 
-    A feature map, channels first or last, is read row by row. Class and register tokens in front of the
-    patches are kept: a Q-Former reads them, joined patches leave them out.
+    A feature map, channels first or last, is flattened row by row. Class and register tokens before the
+    patches are kept for a Q-Former; joined patches leave them out.
     """
 
     module: Any  # the attributes that are read of it are not nn.Module's
@@ -65,7 +65,7 @@ class TimmEncoder(BaseEncoder):
         features = self.module.forward_features(images)
         if not isinstance(features, torch.Tensor):
             raise ConfigError(
-                f"model.vit_model {self.name!r} makes several maps of a picture, not one grid of patches: "
+                f"model.vit_model {self.name!r} outputs several feature maps, not one grid of patches: "
                 "please choose another encoder"
             )
         if features.ndim != 4:
@@ -98,7 +98,7 @@ class TimmEncoder(BaseEncoder):
         return {key: value for key, value in tensors.items() if not key.startswith(left_out)}
 
     def _warn_of_other_size(self) -> None:
-        """Networks with position embeddings were trained at one size, which the tag of their name tells."""
+        """Warn if a network with position embeddings was trained at another size (from its tag)."""
         size, trained = self.image_size, self.trained_with.get("input_size", (3, 0))[-1]
         if not self.trained_with.get("fixed_input_size") or size == trained:
             return

@@ -88,16 +88,16 @@ def test_timm_batch_norms_do_not_learn_from_the_picture_that_is_looked_at() -> N
 @pytest.mark.parametrize(
     ("model", "size", "words"),
     [
-        ("halonet_h1", 64, "cannot look at pictures of model.image_size 64 (AssertionError)"),
+        ("halonet_h1", 64, "cannot encode pictures of model.image_size 64 (AssertionError)"),
         (
             "efficientformer_l1",
             160,
-            "cannot look at pictures of model.image_size 160 (RuntimeError: The size of",
+            "cannot encode pictures of model.image_size 160 (RuntimeError: The size of",
         ),
         (
             "inception_v3",
             64,
-            "cannot look at pictures of model.image_size 64 (RuntimeError: Calculated padded",
+            "cannot encode pictures of model.image_size 64 (RuntimeError: Calculated padded",
         ),
         ("volo_d1_224", 64, "makes 17 tokens of a picture of 64 pixels, beside 0 for the whole"),
         ("resnet10t", 32, "makes 1 tokens of a picture of 32 pixels"),
