@@ -73,7 +73,7 @@ def layout(module: str) -> str:
         encoder = build(module)
     except ConfigError as error:
         for words, why in {
-            "several maps": "several maps",
+            "several feature maps": "several maps",
             "no grid of patches": "no grid of patches",
         }.items():
             if words in str(error):
