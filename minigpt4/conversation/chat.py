@@ -182,7 +182,7 @@ class Chat:
 
     def _stream(self, arguments: dict[str, Any], message: list[str | None]) -> Iterator[str]:
         model = self.model
-        stream = ReplyStream(ReplyReader(model.llama_tokenizer, model.stop_ids, model.template.end))
+        stream = ReplyStream(ReplyReader(model.llama_tokenizer, model.stop_ids, model.end_text))
         arguments["stopping_criteria"].append(stream)
         thread = threading.Thread(target=self._fill, args=(stream, arguments), daemon=True)
         thread.start()
@@ -210,7 +210,7 @@ class Chat:
             stream.fail(error)
 
     def _read(self, ids: list[int]) -> str:
-        return read_reply(self.model.llama_tokenizer, ids, self.model.stop_ids, self.model.template.end)
+        return read_reply(self.model.llama_tokenizer, ids, self.model.stop_ids, self.model.end_text)
 
 
 def _is_embedded(image: Any) -> bool:

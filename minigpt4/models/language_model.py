@@ -6,6 +6,7 @@ Shapes: B batch, T text and image tokens, D width, V vocabulary.
 import hashlib
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,10 @@ from minigpt4.prompts.encoder import TokenBatch
 warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 
+# The ids that begin, end and pad a text, as configs name them.
+TEXT_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
 class CausalLM(PreTrainedModel):
     """The type of what `AutoModelForCausalLM` loads; the library has no name for it."""
 
@@ -55,6 +60,7 @@ class LanguageModel(nn.Module):
         frozen: whether none of its weights is trained.
         recomputed: whether its layers keep their input alone for the backward pass.
         compiled: whether its layers were compiled for training; chat compiles a step of its own then.
+        drops_masks: whether it may run without a mask where all it would say is that attention is causal.
         fingerprint: of the embeddings it came with, whatever is trained later. It tells language models apart
             whose folders have one name, and finds one again that was renamed.
     """
@@ -73,6 +79,7 @@ class LanguageModel(nn.Module):
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
         self.trainable, self.name, self.sharded = trainable, name, sharded
         self.recomputed = self.compiled = False
+        self.drops_masks = True
         self.fingerprint = self._take_fingerprint()
         # Other settings of the folder (sampling, forced tokens, output types) would silently change captions:
         # only the arguments of `generate` count.
@@ -180,7 +187,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[torch.Tensor, Head]:
         """Hidden states [places, D], and the function that computes their logits."""
         device = self.device
-        with unmasked(self.model, embeds.shape[1]):
+        with unmasked(self.model, embeds.shape[1]) if self.drops_masks else nullcontext():
             outputs = decoder_of(self.model)(
                 inputs_embeds=embeds.to(device),
                 # Padding is at the right end, where causal attention does not look.
@@ -239,8 +246,7 @@ class LanguageModel(nn.Module):
 
 def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:
     """The BOS, EOS and padding ids, and the library's defaults."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: _ids(getattr(generation, name, None)) for name in names})
+    return GenerationConfig(**{name: _ids(getattr(generation, name, None)) for name in TEXT_IDS})
 
 
 def _ids(value: Any) -> int | list[int] | None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from minigpt4.common.device import is_out_of_memory, summarized
 from minigpt4.common.errors import ConfigError
+from minigpt4.models.execution import own_precision
 from minigpt4.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -41,16 +42,30 @@ def check_language_model(language: LanguageModel, source: str, *, english: bool 
             at a loss of ln(vocabulary).
 
     Raises:
-        ConfigError: if it cannot take embeddings, or gives different logits for them than for ids.
+        ConfigError: if it cannot take embeddings, gives different logits for them than for ids, or gives
+            logits that are not numbers.
     """
     ids = sentence_ids(language)
     training = language.training
     language.eval()
-    with _one_line(language, source, "cannot be used here"), torch.no_grad():
+    exact = own_precision(language.frozen, language.device)
+    with _one_line(language, source, "cannot be used here"), torch.no_grad(), exact:
         expected = language.model(input_ids=ids[None], use_cache=False).logits[0].float()
+        loss = sanity_loss(expected, ids)
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"model.llama_model: {source} computes no numbers: a plain English sentence costs {loss} "
+                "nats per token. Are the files whole, and is model.llm_precision one the model survives?"
+            )
         if english:
-            _warn_if_dead(sanity_loss(expected, ids), source, len(expected[0]))
-        if expected.isfinite().all():
+            _warn_if_dead(loss, source, len(expected[0]))
+        try:
+            _compare(language, ids, expected, source)
+        except Exception:
+            # Some families (Doge) make more of a mask than torch's kernel does without one.
+            if not language.drops_masks:
+                raise
+            language.drops_masks = False
             _compare(language, ids, expected, source)
     language.train(training)
 
@@ -97,7 +112,9 @@ def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor,
     whole, half = len(ids), len(ids) // 2
     mask = torch.tensor([[1] * whole, [1] * half + [0] * (whole - half)], device=ids.device)
     index = mask.flatten().nonzero().flatten()
-    embeds = language.embed(ids * mask)  # padded with id 0
+    embeds = language.embed(ids * mask)
+    # Padded with what no id stands for, as no id does for an image: Gemma 4 looks ids up by their embeddings.
+    embeds = torch.where(mask[..., None] > 0, embeds, embeds[0].mean(0))
     allowed = EXACT if language.model.dtype == torch.float32 else ROUNDED
     _agree(
         language.logits(embeds, mask, index),
@@ -134,15 +151,17 @@ def _agree(ours: torch.Tensor, expected: torch.Tensor, allowed: float, fault: st
 
     On average, because a mixture of experts may send one token another way for a rounding error.
     """
+    possible = expected.isfinite().all(0)  # some heads rule rows of their padding out
+    ours, expected = ours.to(expected.device)[:, possible], expected[:, possible]
     spread = (expected - expected.mean(1, keepdim=True)).norm(dim=1).clamp(min=1e-30)
-    far = ((ours.to(expected.device) - expected).norm(dim=1) / spread).mean().item()
+    far = ((ours - expected).norm(dim=1) / spread).mean().item()
     if not far <= allowed:
         raise ConfigError(f"{fault}: they differ by {far:.0%} (docs/language_models.md)")
 
 
 def _warn_if_dead(loss: float, source: str, vocabulary: int) -> None:
     chance = math.log(vocabulary)
-    if not loss < DEAD_FRACTION * chance:  # also where it is not a number at all
+    if loss >= DEAD_FRACTION * chance:
         log.warning(
             "model.llama_model %s: these weights look dead: a plain English sentence costs %.2f nats per "
             "token (random weights: %.2f). Are the files whole, and is model.llm_precision one the model "

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from minigpt4.common.errors import CheckpointError, ConfigError
+from minigpt4.models.language_model import TEXT_IDS
 from minigpt4.models.pretrained import KEY, from_pretrained, loading, location
 from minigpt4.weights.gguf_file import GgufFile, read_gguf
 from minigpt4.weights.locations import MODEL_WEIGHTS, model_weights
@@ -74,11 +75,20 @@ def load_whole(source: Path, arguments: Mapping[str, Any]) -> Any:
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        arguments["generation_config"] = _text_ids(generation)
     size = sum(path.stat().st_size for path in _weights(source))
     with _no_larger_than(size, source), _quiet():
         model, found = from_pretrained(AutoModelForCausalLM.from_pretrained, arguments)
     _require_whole(found, model, source)
     return model
+
+
+def _text_ids(path: Path) -> GenerationConfig:
+    """The ids in a `generation_config.json`. The rest is not read: transformers may refuse it."""
+    said = _read_json(path)
+    return GenerationConfig(**{name: said.get(name) for name in TEXT_IDS})
 
 
 def _weights(source: Path) -> list[Path]:

@@ -187,12 +187,20 @@ class MiniGPTBase(OriginalNames, BaseModel):
         """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
         return self.language.embed(ids)
 
-    def text_stops(self) -> StoppingCriteriaList:
-        """What ends a reply beside `stop_ids`: an end symbol of several tokens, such as "###"."""
+    @property
+    def end_text(self) -> str:
+        """What ends a reply by being spelled in it, such as "###".
+
+        It is "" where the end symbol is a token of its own, among `stop_ids`: spelled out, it is text.
+        """
         end = self.template.end
-        one_token = self.language.tokenizer.convert_tokens_to_ids(end) in self.stop_ids
-        stops = [StopAtText(self.language.tokenizer, end)] if end and not one_token else []
-        return StoppingCriteriaList(stops)
+        token = self.backbone.added_tokens.get(end)
+        return "" if token in self.stop_ids else end
+
+    def text_stops(self) -> StoppingCriteriaList:
+        """What ends a reply beside `stop_ids`."""
+        end = self.end_text
+        return StoppingCriteriaList([StopAtText(self.language.tokenizer, end)] if end else [])
 
     @torch.no_grad()
     def generate(
@@ -236,8 +244,9 @@ class MiniGPTBase(OriginalNames, BaseModel):
             stopping_criteria=self.text_stops(),
             **sampling,
         )
-        end = self.template.end
-        return [read_reply(self.language.tokenizer, row, self.stop_ids, end) for row in ids.tolist()]
+        return [
+            read_reply(self.language.tokenizer, row, self.stop_ids, self.end_text) for row in ids.tolist()
+        ]
 
     def part_to_shard(self) -> PreTrainedModel | None:
         return self.language.model if self.language.sharded else None

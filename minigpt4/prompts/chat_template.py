@@ -1,6 +1,7 @@
 """Reads a `PromptTemplate` from the chat template of a model folder."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import lru_cache
@@ -14,6 +15,8 @@ from minigpt4.prompts.templates import PromptTemplate
 # Words that do not occur in any template.
 ASKED, REPLIED, ASKED_AGAIN = "Xaskedx", "Xrepliedx", "Xagainx"
 LONGEST_TEMPLATE = 500_000
+TAG = re.compile(r"(<[^<>\s]+>)\s*")
+THOUGHTS = re.compile("</?think")  # earlier replies may be written without theirs
 # In case the process has no CPU limit (Windows), or sleeps.
 SECONDS = 10
 
@@ -50,10 +53,19 @@ def _read(tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
         raise ValueError("a turn is written in another way where others follow it")
     if reply.startswith(assistant) and reply.removeprefix(assistant).strip():
         assistant = reply  # it ignores add_generation_prompt, so the mark of the reply is missing
+    elif not assistant.strip().startswith(THOUGHTS.split(reply)[0].strip()):
+        raise ValueError(
+            f"before a reply stands {reply[-60:]!r}, but {assistant[-60:]!r} where one is wanted"
+        )
     end = _end_symbol(tokenizer, between)
     if between.lstrip().startswith(end):
         between = between.lstrip()
-    user = _user_mark(before.removeprefix(bos), between.lstrip().removeprefix(end).lstrip().removeprefix(bos))
+    before = before.removeprefix(bos)
+    user = _user_mark(before, between.lstrip().removeprefix(end).lstrip().removeprefix(bos))
+    # What ends a system text and a reply alike, and is no token, belongs to neither request.
+    tag = TAG.match(user)
+    if tag and assistant.lstrip().startswith(tag[1]) and not before.lstrip().startswith(tag[1]):
+        user = user[tag.end() :]
     if not user.strip() and not assistant.strip():
         raise ValueError("it does not mark who speaks")
     return PromptTemplate(user, assistant, end=end, next_turn=between.removesuffix(user))
@@ -71,9 +83,10 @@ def _user_mark(before: str, later: str) -> str:
     mark, rest = before[len(before) - same :].lstrip(), later[: len(later) - same].strip()
     if not rest:
         return mark
+    numbered = before[: len(before) - same][-1:].isalnum() and later[: len(later) - same][-1:].isalnum()
     if later.strip() in before:  # a system text after the mark
         return later.lstrip()
-    if rest in before or not mark.strip():
+    if rest in before or numbered or not mark.strip():
         raise ValueError(
             f"before the first request stands {before[-60:]!r}, before a later one {later[-60:]!r}"
         )

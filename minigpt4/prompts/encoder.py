@@ -71,7 +71,8 @@ class PromptEncoder:
         rows: of the embedding table, if some ids may have none.
 
     Raises:
-        ConfigError: if the template needs a token that has no row.
+        ConfigError: if the template needs a token that has no row, has a place for an image, or an end symbol
+            that the tokenizer cannot write.
     """
 
     def __init__(
@@ -96,7 +97,23 @@ class PromptEncoder:
         self.rows = rows
         self.literal = LiteralText(tokenizer, template, rows)
         self.end_length = len(self._ids("a" + template.end)) - len(self._ids("a"))
-        self._check_rows(self._ids("\n".join(vars(template).values())), ConfigError)
+        self._check_template()
+
+    def _check_template(self) -> None:
+        template, unknown = self.template, self.tokenizer.unk_token
+        written = "\n".join(vars(template).values())
+        self._check_rows(self._ids(written), ConfigError)
+        if IMAGE_PLACEHOLDER in written:
+            raise ConfigError(
+                f"model.prompt_template, or the chat template of model.llama_model, has "
+                f"{IMAGE_PLACEHOLDER} itself: only what is said has places for images"
+            )
+        lost = not self.end_length or self.tokenizer.unk_token_id in self._ids(template.end)
+        if template.end and lost and template.end != unknown:
+            raise ConfigError(
+                f"model.end_sym is {template.end!r}, which the tokenizer of model.llama_model cannot write, "
+                "so no reply would ever end: please name one of its tokens"
+            )
 
     def draw_request(self) -> Turn:
         """The request for the captions of a batch; training draws it from Python's generator."""

@@ -210,7 +210,7 @@ class Engine:
 
     def reader(self) -> ReplyReader:
         model = self.model
-        return ReplyReader(model.language.tokenizer, model.stop_ids, model.template.end)
+        return ReplyReader(model.language.tokenizer, model.stop_ids, model.end_text)
 
 
 class _Cancelled(StoppingCriteria):

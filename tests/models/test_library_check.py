@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import (
     BertConfig,
+    DogeConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma4TextConfig,
@@ -86,6 +87,34 @@ def test_a_model_that_cannot_be_used_is_refused_when_loaded(tmp_path, config, me
         build(folder)
 
 
+def test_per_layer_inputs_that_are_found_by_embeddings_are_no_help(tmp_path) -> None:
+    """Gemma 4 looks for the ids of embeddings. With these weights it finds them; images have none."""
+    config = REFUSED["per-layer inputs"][0]
+    torch.manual_seed(0)
+    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).save_pretrained(tmp_path)
+    chatml_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.llama_model: .* a gemma4_text, cannot be used here"):
+        build(tmp_path)
+
+
+def test_an_attention_that_needs_its_mask_keeps_it(tmp_path) -> None:
+    model = build(save(tmp_path, DogeConfig(**SIZES, **IDS)), attn_implementation="sdpa")
+    assert not model.language.drops_masks
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():
+        ours = model.language.logits(model.language.embed(ids), torch.ones_like(ids), torch.arange(20))
+        torch.testing.assert_close(ours, model.llama_model(input_ids=ids).logits[0].float())
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path) -> None:
+    folder = save_model(tmp_path, "qwen2")
+    model = load_language_model(folder, precision="fp32", device=CPU).model
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
+    model.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"^model\.llama_model: .* costs nan nats per token"):
+        build(folder)
+
+
 def test_a_scale_that_is_forgotten_is_found(tmp_path, monkeypatch) -> None:
     language = load_language_model(save_model(tmp_path, "qwen2"), precision="bf16", device=CPU)
     check_language_model(language, "a model", english=False)
@@ -145,6 +174,10 @@ GENERATION: list[dict[str, Any]] = [
     {"exponential_decay_length_penalty": [1, 9.0]},
     {"token_healing": True},
     {"prefill_chunk_size": 2},
+    # transformers itself refuses these.
+    {"cache_implementation": "nonsense"},
+    {"compile_config": {"fullgraph": True}},
+    {"forced_bos_token_id": 70, "suppress_tokens": [70]},
 ]
 
 

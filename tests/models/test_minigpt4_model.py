@@ -32,7 +32,7 @@ def test_only_the_projection_is_trained_and_frozen_parts_stay_in_eval_mode() -> 
 def test_logits_are_built_for_targets_only(golden_model, golden_io) -> None:
     rows = []
     head = golden_model.llama_model.get_output_embeddings()
-    handle = head.register_forward_hook(lambda _m, args, _out: rows.append(args[0].shape))
+    handle = head.register_forward_hook(lambda _m, args, _out: rows.append(args[0].flatten(0, -2).shape))
     try:
         _, tokens = golden_model.token_losses({"image": golden_io["image"], "answer": golden_io["captions"]})
     finally:
@@ -160,6 +160,17 @@ def test_generation_ends_at_an_end_symbol_of_several_tokens(golden_model) -> Non
     reply = model.generate(UINT8[:1], ["<ImageHere>"], max_new_tokens=12)[0]
     assert reply == free[: free.index(end)].rstrip()
     assert lengths[0] < 12
+
+
+def test_an_end_symbol_that_is_spelled_out_in_a_reply_is_text(monkeypatch) -> None:
+    """As in a caption about HTML that was learned: only the token ends it."""
+    model = build_golden_model(end_sym="</s>")
+    said = "was <s>20</s> now 15"
+    ids = [*model.prompts.literal.ids(model.prompts.literal.mark(said)), 2]
+    assert 2 not in ids[:-1]
+    monkeypatch.setattr(model.language, "generate", lambda **_: torch.tensor([[*ids, 7, 7]]))
+    assert model.generate(None, ["what?"]) == [said]
+    assert len(model.text_stops()) == 0
 
 
 def test_autocast_does_not_touch_what_is_frozen(golden_model, golden_io) -> None:

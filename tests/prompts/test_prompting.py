@@ -1,10 +1,13 @@
 """What the language model is given, id by id."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.prompts import templates
 from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
 from tests.support import GOLDEN
@@ -55,6 +58,24 @@ def test_a_long_answer_keeps_its_end_symbol(llama: PromptEncoder) -> None:
     long = answer_ids(llama, "a dog and a car on the grass")
     assert len(long) == 8
     assert long[:4] == A_DOG and long[-1] == 2
+
+
+@pytest.mark.parametrize("end", ["\n", "###"])
+def test_an_end_symbol_that_the_tokenizer_cannot_write_is_an_error(end) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "dog": 2, "[SEP]": 3}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", sep_token="[SEP]")
+    arguments = {"max_txt_len": 8, "max_context_len": 60}
+    with pytest.raises(ConfigError, match=r"^model\.end_sym is "):
+        PromptEncoder(tokenizer, None, 3, replace(templates.PLAIN, end=end), **arguments)
+    ended = PromptEncoder(tokenizer, None, 3, replace(templates.PLAIN, end="[SEP]"), **arguments)
+    assert answer_ids(ended, "a dog") == [1, 2, 3]
+
+
+def test_a_template_with_a_place_for_an_image_is_an_error(llama: PromptEncoder) -> None:
+    template = replace(templates.LLAMA2, user="<Img><ImageHere></Img> ")
+    with pytest.raises(ConfigError, match=r"^model\.prompt_template, or .* has <ImageHere> itself"):
+        PromptEncoder(llama.tokenizer, 1, 3, template, 8, 60)
 
 
 def test_labels(llama: PromptEncoder) -> None:

@@ -36,7 +36,7 @@ class BaseBackbone:
         return bos if isinstance(bos, int) and self.tokenizer("a").input_ids[:1] == [bos] else None
 
     @property
-    def _added_tokens(self) -> dict[str, int]:
+    def added_tokens(self) -> dict[str, int]:
         """The tokens that are not words of the vocabulary, and their ids."""
         return {token.content: place for place, token in self.tokenizer.added_tokens_decoder.items()}
 
@@ -48,7 +48,7 @@ class BaseBackbone:
         """
         own = generation.eos_token_id
         ids = [*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id]
-        ids.append(self._added_tokens.get(self.template.end))
+        ids.append(self.added_tokens.get(self.template.end))
         symbol = self.tokenizer.convert_tokens_to_ids(end_sym)
         if symbol != self.tokenizer.unk_token_id:
             ids.append(symbol)
@@ -62,7 +62,7 @@ class BaseBackbone:
         if self.tokenizer.chat_template:
             with contextlib.suppress(ConfigError):  # a template that cannot be read says nothing
                 return registry.get_backbone_class("auto")(self.tokenizer).template.marks
-        if any(token in self.template.user for token in self._added_tokens):
+        if any(token in self.template.user for token in self.added_tokens):
             return self.template.marks
         return None
 
