@@ -8,10 +8,14 @@ example:
 
 import argparse
 import logging
+import os
+import sys
 
 from minigpt4.common.cli import config_parser, run
 
 log = logging.getLogger("chat")
+
+AUTH = "MINIGPT4_AUTH"
 
 
 def main() -> None:
@@ -25,46 +29,71 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="open a public link through gradio's servers")
+    parser.add_argument(
+        "--auth",
+        default=os.environ.get(AUTH),
+        metavar="USER:PASSWORD",
+        help=f"what visitors must enter; by default ${AUTH}, which other users of this machine do not see",
+    )
+    parser.add_argument(
+        "--lang", choices=("en", "zh"), help="the page's language; by default each visitor's own"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser here")
     run(chat, parser.parse_args())
 
 
 def chat(args: argparse.Namespace) -> None:
-    """Config, model, page: one paragraph per step."""
+    """Arguments, page, model: one paragraph per step."""
     from minigpt4.commands.early import check_model
-    from minigpt4.common.config import Config, plain
-    from minigpt4.common.errors import UserError
+    from minigpt4.common.config import Config
     from minigpt4.common.ports import listening
 
-    # The config is checked before anything heavy is imported.
+    # The config, the address and the files are looked at before anything heavy is imported.
     cfg = Config(args)
+    auth = checked_auth(args.auth)
     device_name = args.device if args.gpu_id is None else f"cuda:{args.gpu_id}"
     with listening(args.host, args.port) as sock:
         port = sock.getsockname()[1]
     check_model(cfg, device_name)
 
     from minigpt4.common.device import pick_device
-    from minigpt4.common.registry import registry
-    from minigpt4.processors.base_processor import processors_of
 
     device = pick_device(device_name)
-    vis_processor, _ = processors_of(plain(cfg.datasets_cfg), "train", cfg.model_cfg.get("image_size"))
-
-    log.info("building the model")
-    model_class = registry.get_model_class(cfg.model_cfg.arch)
-    model = model_class.from_config(cfg.model_cfg, device=device).eval()
-    model.vision.warn_of_other_statistics(vis_processor, "datasets: the image processor")
-    if not cfg.model_cfg.get("ckpt"):
-        log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
-
     log.info("opening the page")
-    from minigpt4.conversation.chat import Chat
-    from minigpt4.conversation.page import MAX_UPLOAD, build_page
+    from minigpt4.conversation.page.examples import examples_for
+    from minigpt4.conversation.page.layout import build_page
+    from minigpt4.conversation.page.loader import Loader
+    from minigpt4.conversation.page.privacy import Uploads
+    from minigpt4.conversation.page.serving import Address, serving
+    from minigpt4.serving import from_config
 
-    page = build_page(Chat(model, vis_processor), title=model_class.__name__)
-    try:
-        page.launch(server_name=args.host, server_port=port, share=args.share, max_file_size=MAX_UPLOAD)
-    except OSError as error:
-        raise UserError(f"--port {port} on --host {args.host}: {error}") from error
+    loader, uploads = Loader(cfg.model_cfg.get("ckpt")), Uploads()
+    page = build_page(loader, uploads, examples_for(cfg.model_cfg), args.lang)
+    browser = not args.no_browser and has_screen()
+    with serving(page, uploads, Address(args.host, port, args.share, auth, browser), args.lang):
+        log.info("building the model")
+        loader.load(lambda: from_config(cfg, device))
+        log.info("the model is ready")
+        page.block_thread()
+
+
+def checked_auth(auth: str | None) -> tuple[str, str] | None:
+    """User and password. Raises ConfigError."""
+    from minigpt4.common.errors import ConfigError
+
+    if auth is None:
+        return None
+    user, _, password = auth.partition(":")
+    if not user or not password:
+        raise ConfigError("--auth must be USER:PASSWORD")  # not what it is: it may be a password
+    return user, password
+
+
+def has_screen() -> bool:
+    """Whether a browser could be opened here."""
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 if __name__ == "__main__":

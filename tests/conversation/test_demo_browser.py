@@ -1,49 +1,19 @@
 """The demo as a person meets it: started from the command line, used in a browser."""
 
-import os
-import shutil
-import socket
 import subprocess
-import sys
-import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.support import ROOT
+from tests.support.browsing import DESKTOP, PHONE, Page, demo, open_browser, serving
 from tests.support.golden import golden_model_config
-
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-# Some so that it runs as root and without a screen; some keep it from calling home.
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=1280,900",
-)
-# Notes what the last reply looks like whenever it changes; asking for it from here would miss some.
-WATCH = """
-window.seen = [];
-new MutationObserver(() => {
-  const replies = document.querySelectorAll("#dialogue [data-testid=bot]");
-  const text = replies.length ? replies[replies.length - 1].innerText : "";
-  if (text && text !== window.seen.at(-1)) window.seen.push(text);
-}).observe(document.body, {subtree: true, childList: true, characterData: true});
-"""
-PATIENCE = 60  # seconds, for machines with a lot to do
-
-
-def demo(*arguments: str, **options) -> list[str]:
-    return [sys.executable, *options.get("python", ()), str(ROOT / "demo.py"), *arguments]
 
 
 def write_config(folder: Path, image_size: int = 56) -> Path:
@@ -56,9 +26,14 @@ def write_config(folder: Path, image_size: int = 56) -> Path:
     return folder / "demo.yaml"
 
 
+def write_picture(folder: Path, colour: str) -> Path:
+    Image.new("RGB", (320, 200), colour).save(folder / f"{colour}.png")
+    return folder / f"{colour}.png"
+
+
 def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run(
-        demo("--help", python=["-X", "importtime"]), capture_output=True, text=True, check=True
+        demo("--help", python=("-X", "importtime")), capture_output=True, text=True, check=True
     )
     assert "python demo.py --cfg-path" in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
@@ -71,6 +46,8 @@ def test_help_loads_nothing_heavy() -> None:
     [
         (["--cfg-path", "no/such.yaml"], "error: no config file"),
         (["--cfg-path", "{good}", "--device", "cuda:99"], "error: device 'cuda:99' is not available"),
+        (["--cfg-path", "{good}", "--auth", "me"], "error: --auth must be USER:PASSWORD"),
+        (["--cfg-path", "{good}", "--host", "no.such.host.invalid"], "error: --host is"),
         (["--cfg-path", "{wrong}"], "error: datasets.cc_sbu.vis_processor.train.image_size is 224"),
     ],
 )
@@ -78,151 +55,218 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message) -> None:
     (tmp_path / "wrong").mkdir()
     files = {"good": write_config(tmp_path), "wrong": write_config(tmp_path / "wrong", image_size=224)}
     arguments = [argument.format(**files) for argument in arguments]
-    done = subprocess.run(demo(*arguments), capture_output=True, text=True, check=False)
+    done = subprocess.run(demo(*arguments, "--port", "0"), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    """The demo, served by another process."""
     folder = tmp_path_factory.mktemp("demo")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder / "log.txt"
-    environment = os.environ | {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = demo("--cfg-path", str(write_config(folder)), "--device", "cpu", "--port", str(port))
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=folder
-        )
-    try:
-        started = time.monotonic()
-        while "Running on" not in log.read_text():
-            assert server.poll() is None and time.monotonic() - started < 2 * PATIENCE, log.read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(PATIENCE)
+    with serving(folder, "--cfg-path", str(write_config(folder))) as address:
+        yield address
 
 
-@pytest.fixture
-def browser(tmp_path):
-    if not (CHROMIUM and CHROMEDRIVER):
-        missing = "no chromium and chromedriver here: apt-get install chromium chromium-driver"
-        # What is meant to test everything must not pass because it could not.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator:
+    driver = open_browser(tmp_path_factory.mktemp("profile"), DESKTOP)
     yield driver
     driver.quit()
 
 
-class Page:
-    """What a visitor can do and see."""
-
-    def __init__(self, browser, address: str) -> None:
-        self.browser = browser
-        browser.get(address)
-        self.wait(lambda: self.find("#box textarea"))
-        browser.execute_script(WATCH)
-
-    def find(self, selector: str) -> list:
-        return self.browser.find_elements("css selector", selector)
-
-    def wait(self, condition):
-        """Until the condition holds; elements that are replaced meanwhile are looked up again."""
-        from selenium.common.exceptions import StaleElementReferenceException
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        ignored = [StaleElementReferenceException]
-        return WebDriverWait(self.browser, PATIENCE, 0.05, ignored).until(lambda _: condition())
-
-    def add_picture(self, path: Path) -> None:
-        self.find("#box input[type=file]")[0].send_keys(str(path))
-        self.wait(lambda: self.find("#box .thumbnail-item, #box [data-testid=thumbnail-item], #box img"))
-
-    def ask(self, text: str) -> None:
-        self.find("#box textarea")[0].send_keys(text + "\n")
-
-    def said(self, who: str) -> list[str]:
-        """All that the `user` or the `bot` has said, as it can be read."""
-        return [element.text for element in self.find(f"#dialogue [data-testid={who}]")]
-
-    def watch_reply(self, number: int) -> list[str]:
-        """Wait for the n-th reply and until it is whole: all that it looked like as it grew."""
-        self.wait(lambda: len(self.said("bot")) == number)
-        seen, quiet_since = [], time.monotonic()
-        while time.monotonic() - quiet_since < 2:
-            now = self.browser.execute_script("return window.seen")
-            if now != seen:
-                seen, quiet_since = now, time.monotonic()
-            time.sleep(0.1)
-        self.browser.execute_script("window.seen = []")
-        return seen
-
-    def set_temperature(self, value: str) -> None:
-        number = self.find("#temperature input[type=number]")[0]
-        number.clear()
-        number.send_keys(value + "\t")
-        self.wait(lambda: self.find("#temperature input[type=range]")[0].get_property("value") == value)
+@pytest.fixture
+def page(browser, address) -> Page:
+    return Page(browser, address)
 
 
-def test_a_visit(browser, address, tmp_path) -> None:
-    picture = tmp_path / "red.png"
-    Image.new("RGB", (320, 200), "red").save(picture)
-    page = Page(browser, address)
-    page.set_temperature("0")
+def test_a_visit(page, tmp_path) -> None:
+    red, blue = write_picture(tmp_path, "red"), write_picture(tmp_path, "blue")
+    page.set("temperature", "0")
+    page.set("max-new-tokens", "30")
+    page.click("#settings > .label-wrap")
 
-    page.add_picture(picture)
-    page.ask("what is <this>?")
-    looks = page.watch_reply(1)
-    assert len(looks) > 2 and looks[-1].startswith(looks[0]), looks
-    assert page.said("user")[-1] == "what is <this>?"
-    assert page.find("#dialogue [data-testid=user] img")
-    reply = page.said("bot")[0]
+    page.type("\n")  # an empty box asks nothing
+    page.add_pictures(red, blue)
+    reply = page.ask("what is <this>?")
+    assert page.said("user") == ["what is <this>?"]
+    assert len(page.find("#dialogue [data-testid=user] img")) == 2
+    assert not page.find("#box .thumbnail-item") and page.typed == ""
+    assert "tokens/s" in page.find("#status")[0].text
 
+    page.click("#dialogue [title=Retry]")
+    assert page.wait_for_reply(1) == reply
     page.ask("colour?")
-    page.watch_reply(2)
-    assert page.said("bot")[0] == reply and page.said("bot")[1]
-    browser.save_screenshot(str(tmp_path / "dialogue.png"))
+    assert page.said("bot")[0] == reply and len(page.said("user")) == 2
+    page.click("#dialogue [title=Undo]")
+    page.wait(lambda: page.said("user") == ["what is <this>?"] and page.typed == "colour?")
 
-    page.find("#restart")[0].click()
+    page.click("#new-chat")
     page.wait(lambda: not page.said("user") and not page.said("bot"))
-    page.add_picture(picture)
-    page.ask("what is <this>?")
-    page.watch_reply(1)
-    assert page.said("bot") == [reply], "the new chat is not what the first one was"
+    assert page.typed == "colour?", "the box was touched"
+    page.find("#box textarea")[0].clear()
+    page.add_pictures(red, blue)
+    assert page.ask("what is <this>?") == reply, "the new chat is not what the first one was"
 
 
-def test_restart_stops_a_reply(browser, address) -> None:
-    page = Page(browser, address)
-    page.set_temperature("2")
-    page.ask("tell me everything")
-    page.wait(lambda: page.said("bot"))
-    page.find("#restart")[0].click()
-    page.wait(lambda: not page.said("bot"))
-    page.set_temperature("0")
+def test_a_reply_does_not_touch_the_box_and_stops(page, tmp_path) -> None:
+    page.set("temperature", "0")
+    page.set("max-new-tokens", "2048")
+    page.type("tell me everything\n")
+    page.wait(lambda: page.said("bot") and page.replying)
+    for letter in "the next one":
+        page.type(letter)
+    page.add_pictures(write_picture(tmp_path, "green"))
+    early = page.said("bot")[0]
+    page.wait(lambda: len(page.said("bot")[0]) > len(early) + 40)
+    page.type("\n")
+    page.wait(lambda: "A reply is on its way" in page.toasts)
+    assert page.typed == "the next one" and len(page.find("#box .thumbnail-item")) == 1
+
+    page.click("#box .stop-button")
+    page.wait(lambda: not page.replying)
+    assert page.said("bot")[0].endswith("Stopped.")
+    assert page.typed == "the next one" and len(page.said("user")) == 1
+
+
+def test_a_new_chat_during_a_reply_stays_empty(page) -> None:
+    page.set("temperature", "0")
+    page.set("max-new-tokens", "2048")
+    page.type("tell me everything\n")
+    page.wait(lambda: page.said("bot") and page.replying)
+    page.click("#new-chat")
+    page.wait(lambda: not page.said("bot") and not page.replying)
+    page.set("max-new-tokens", "5")
     page.ask("colour?")
-    assert page.watch_reply(1)
     assert page.said("user") == ["colour?"]
 
 
-def test_a_broken_picture_is_told_and_forgotten(browser, address, tmp_path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    page = Page(browser, address)
-    page.add_picture(broken)
+def test_a_broken_picture_is_told_and_the_question_kept(page, tmp_path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    page.add_pictures(tmp_path / "broken.png")
+    page.type("what is this?\n")
+    page.wait(lambda: "broken.png cannot be read" in page.toasts)
+    assert page.typed == "what is this?" and not page.said("user")
+    page.find("#box textarea")[0].click()  # nothing lies over it
+    page.click("#box .delete-button")
+    page.wait(lambda: not page.find("#box .thumbnail-item"))
+    page.add_pictures(write_picture(tmp_path, "red"))
+    page.find("#box textarea")[0].clear()
+    page.set("max-new-tokens", "5")
+    page.type("\n")  # a picture without a word
+    assert page.wait_for_reply(1)
+
+
+def test_a_question_is_edited(page) -> None:
+    page.set("temperature", "0")
+    page.set("max-new-tokens", "5")
+    page.click("#settings > .label-wrap")
+    page.ask("a & <b>")
+    page.ask("more")
+    page.find("#dialogue [title=Edit]")[0].click()
+    page.wait(lambda: [one.get_property("value") for one in page.find("#dialogue textarea")] == ["a & <b>"])
+    page.find("#dialogue textarea")[0].send_keys(" c")
+    page.click("#dialogue [title=Submit]")
+    page.wait(lambda: page.said("user") == ["a & <b> c"])
+    page.wait_for_reply(1)
+
+
+def test_what_is_written_becomes_no_html(page) -> None:
+    page.set("max-new-tokens", "5")
+    attack = "<img src=x onerror='window.broken=1'><script>window.broken=1</script>**x**"
+    page.ask(attack)
+    assert page.said("user") == [attack]
+    assert not page.find("#dialogue .message img, #dialogue .message script")
+    assert not page.browser.execute_script("return window.broken")
+
+
+def test_no_request_leaves_the_machine(page, address, tmp_path) -> None:
+    page.set("max-new-tokens", "5")
+    page.add_pictures(write_picture(tmp_path, "red"))
+    page.ask("![x](http://example.invalid/x.png)")
+    page.click("#camera > .label-wrap")
+    asked = [url for url in page.requests() if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
+    assert asked and all(url.startswith(address) for url in asked), asked
+
+
+def fetched(address: str, path: str, cookie: str = "", form: str | None = None) -> int:
+    """The status of the answer."""
+    data = None if form is None else form.encode()
+    request = urllib.request.Request(address + path, data, {"Cookie": cookie} if cookie else {})
+    try:
+        return urllib.request.urlopen(request, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_pictures_are_their_visitors(page, address, tmp_path) -> None:
+    page.set("max-new-tokens", "5")
+    page.add_pictures(write_picture(tmp_path, "red"))
     page.ask("what is this?")
-    page.wait(lambda: "broken.png cannot be read" in page.find("body")[0].text)
-    assert not page.said("bot")
+    path = page.find("#dialogue [data-testid=user] img")[0].get_property("src").removeprefix(address)
+    (cookie,) = page.browser.get_cookies()
+    mine = f"{cookie['name']}={cookie['value']}"
+    assert fetched(address, path, mine) == 200
+    assert fetched(address, path) == fetched(address, path, f"{cookie['name']}=another") == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/gradio_api/file={ROOT / 'README.md'}",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=README.md",
+        f"/gradio_api/file={'../' * 9}etc/passwd",
+        f"/gradio_api/file={quote('../' * 9 + 'etc/passwd', safe='')}",
+        f"/gradio_api/file={quote(quote('/etc/passwd', safe=''), safe='')}",
+        "/gradio_api/file=http://127.0.0.1/",
+        "/gradio_api/proxy=http://127.0.0.1/",
+        "/static/../../routes.py",
+        f"/static/{quote('../../../routes.py', safe='')}",
+        f"/assets/{quote('../../../../../../../etc/passwd', safe='')}",
+        "/gradio_api/info",
+        "/docs",
+        "/openapi.json",
+        "/monitoring",
+    ],
+)
+def test_no_other_file_or_page_is_served(address, path) -> None:
+    assert fetched(address, path) in (403, 404)
+
+
+def test_two_visitors_at_once_do_not_meet(page, address, tmp_path) -> None:
+    page.set("temperature", "0")
+    page.set("max-new-tokens", "2048")
+    page.type("the first visitor's\n")
+    page.wait(lambda: page.said("bot") and page.replying)
+    other_browser = open_browser(tmp_path, PHONE, language="zh-CN")
+    try:
+        other = Page(other_browser, address)
+        assert other.find("#new-chat")[0].text == "新对话"
+        assert not other.said("user")
+        other.set("max-new-tokens", "5")
+        other.click("#settings > .label-wrap")
+        other.ask("the second visitor's")
+        assert other.said("user") == ["the second visitor's"]
+        assert page.said("user") == ["the first visitor's"]
+        assert_fits(other)
+    finally:
+        other_browser.quit()
+    page.click("#new-chat")
+
+
+def assert_fits(page: Page) -> None:
+    """On a phone, all is within the window, and the dialogue has most of it."""
+    size = "return [innerWidth, innerHeight, document.documentElement.scrollWidth]"
+    width, height, scrolled = page.browser.execute_script(size)
+    assert width < 520 and scrolled <= width
+    boxes = [page.find(name)[0].rect for name in ("#status", "#dialogue", "#box", "#settings")]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)
+    assert boxes[1]["height"] > height / 2
+
+
+def test_a_password_is_asked_for(tmp_path) -> None:
+    with serving(tmp_path, "--cfg-path", str(write_config(tmp_path)), "--auth", "me:secret") as address:
+        assert fetched(address, "/config") == 401
+        assert fetched(address, "/login", form="username=me&password=wrong") == 400
+        assert fetched(address, "/login", form="username=me&password=secret") == 200

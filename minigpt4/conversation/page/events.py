@@ -1,0 +1,236 @@
+"""What happens on the page: each method is an event, and gives what is to be shown."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from minigpt4.common.errors import DataError
+from minigpt4.conversation.page.examples import Example
+from minigpt4.conversation.page.labels import LABELS, language_of
+from minigpt4.conversation.page.loader import Loader
+from minigpt4.conversation.page.messages import Turn, shown
+from minigpt4.conversation.page.privacy import Uploads, visitor_of
+from minigpt4.conversation.page.visitor import Answering, Unanswered, Visitor
+from minigpt4.processors.pictures import open_picture
+
+# Replies that are generated side by side; more visitors wait in a line.
+AT_ONCE = 4
+# Pictures of one dialogue.
+MOST_PICTURES = 32
+# Seconds for a reply that was stopped to end, before it counts as one that is on its way.
+ENDING = 2
+# What the sliders stand for, in their order.
+SETTINGS = ("temperature", "top_p", "max_new_tokens", "num_beams")
+
+# What a `gr.MultimodalTextbox` holds: `text`, and `files`, a list of paths.
+Typed = dict[str, Any]
+Labels = dict[str, str]
+Shown = Iterator[list[Any]]
+
+
+@dataclass
+class View:
+    """What changes on the page; the rest stays as it is, the box with what is being typed above all."""
+
+    visitor: Visitor
+    dialogue: Any = None
+    box: Any = None
+    status: Any = None
+
+    def outputs(self) -> list[Any]:
+        """For the components of the page, in its order."""
+        parts = (self.dialogue, self.box, self.status)
+        return [self.visitor, *(gr.skip() if part is None else part for part in parts)]
+
+
+class Events:
+    """The events of one page.
+
+    Args:
+        loader: has the model, or will have.
+        uploads: whose pictures are whose.
+        examples: what is offered in an empty dialogue.
+        language: the page's; None: each visitor's own.
+    """
+
+    def __init__(
+        self, loader: Loader, uploads: Uploads, examples: Sequence[Example], language: str | None
+    ) -> None:
+        self._loader, self._uploads, self._examples, self._language = loader, uploads, examples, language
+        self._answering = Answering(loader, AT_ONCE)
+
+    def load(self, request: gr.Request, visitor: Visitor) -> Shown:
+        """A page is opened: how far the model is loaded, and then what it is."""
+        labels = self._labels(request)
+        while self._loader.model is None:
+            yield View(visitor, status=self._loader.progress(labels)).outputs()
+            time.sleep(0.5)
+        yield View(visitor, status=self._loader.description(labels)).outputs()
+
+    def ask(self, request: gr.Request, typed: Typed | None, visitor: Visitor, *settings: float) -> Shown:
+        """What is in the box is sent; nothing where it is empty."""
+        typed = typed or {}
+        turn = Turn((typed.get("text") or "").strip(), list(typed.get("files") or ()))
+        if turn.text or turn.files:
+            yield from self._ask(request, visitor, turn, settings, from_box=True)
+        else:
+            yield View(visitor).outputs()  # what yields nothing empties the box
+
+    def ask_example(
+        self, request: gr.Request, event: gr.SelectData, visitor: Visitor, *settings: float
+    ) -> Shown:
+        """An example is chosen."""
+        example = self._examples[event.index]
+        question, *further = example.questions
+        turn = Turn(question, list(example.pictures), further=further)
+        yield from self._ask(request, visitor, turn, settings)
+
+    def ask_further(
+        self, request: gr.Request, event: gr.SelectData, visitor: Visitor, *settings: float
+    ) -> Shown:
+        """A question that was offered below the last reply is chosen."""
+        further = [one for turn in visitor.turns[-1:] for one in turn.further]
+        question = str(event.value)
+        turn = Turn(question, [], further=[one for one in further if one != question])
+        yield from self._ask(request, visitor, turn, settings)
+
+    def retry(self, request: gr.Request, visitor: Visitor, *settings: float) -> Shown:
+        """Another reply to the last question is wanted."""
+
+        def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
+            steps = self._answering.retry(visitor, _chosen(settings), labels)
+            return visitor.turns[-1], steps
+
+        if visitor.turns:
+            yield from self._grow(request, visitor, begin)
+        else:
+            yield View(visitor, []).outputs()
+
+    def edit(self, request: gr.Request, event: gr.EditData, visitor: Visitor, *settings: float) -> Shown:
+        """A question was changed: it is asked again, and what followed it is forgotten."""
+        # A message for each question and each reply.
+        message = event.index if isinstance(event.index, int) else event.index[0]
+        place, text = message // 2, str(event.value).strip()
+
+        def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
+            old, images = visitor.undo(len(visitor.turns) - place)
+            turn = Turn(text, old.files, further=old.further)
+            return turn, self._answering.ask(visitor, turn, images, _chosen(settings), labels)
+
+        if 0 <= place < len(visitor.turns) and (text or visitor.turns[place].files):
+            yield from self._grow(request, visitor, begin)
+        else:
+            yield View(visitor, shown(visitor.turns, self._labels(request))).outputs()
+
+    def undo(self, request: gr.Request, typed: Typed | None, visitor: Visitor) -> list[Any]:
+        """The last question is taken back into the box, if that is empty."""
+        box = None
+        if visitor.turns and visitor.busy.acquire(timeout=ENDING):
+            turn, _ = visitor.undo()
+            visitor.busy.release()
+            if not typed or not (typed.get("text") or typed.get("files")):
+                box = {"text": turn.text, "files": turn.files}
+        return View(visitor, shown(visitor.turns, self._labels(request)), box).outputs()
+
+    def stop(self, visitor: Visitor) -> None:
+        """The reply that is on its way shall end."""
+        visitor.stop()
+
+    def clear(self, visitor: Visitor) -> list[Any]:
+        """A new dialogue begins."""
+        visitor.clear()
+        return View(visitor, []).outputs()
+
+    def add_photo(self, photo: str | None, typed: Typed | None) -> tuple[Typed | dict[str, Any], None]:
+        """A picture of the camera goes into the box."""
+        if photo is None:
+            return gr.skip(), None
+        typed = typed or {}
+        return {"text": typed.get("text") or "", "files": [*(typed.get("files") or ()), photo]}, None
+
+    def _labels(self, request: gr.Request) -> Labels:
+        return LABELS[self._language or language_of(request.headers.get("accept-language", ""))]
+
+    def _ask(
+        self,
+        request: gr.Request,
+        visitor: Visitor,
+        turn: Turn,
+        settings: Sequence[float],
+        from_box: bool = False,
+    ) -> Shown:
+        def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
+            self._check(request, visitor, turn, labels)
+            return turn, self._answering.ask(visitor, turn, turn.files, _chosen(settings), labels)
+
+        yield from self._grow(request, visitor, begin, from_box)
+
+    def _check(self, request: gr.Request, visitor: Visitor, turn: Turn, labels: Labels) -> None:
+        """Raises Unanswered for pictures that cannot be shown."""
+        if len(turn.files) + sum(len(one.files) for one in visitor.turns) > MOST_PICTURES:
+            raise Unanswered(labels["many_pictures"].format(most=MOST_PICTURES))
+        me = visitor_of(request.headers.get("cookie", ""))
+        for path in turn.files:
+            if not self._uploads.may_see(me, path):
+                raise Unanswered(labels["not_yours"])
+            try:
+                open_picture(path)
+            except DataError as error:
+                raise Unanswered(labels["unreadable"].format(name=Path(path).name)) from error
+            except OSError as error:
+                raise Unanswered(labels["not_yours"]) from error
+
+    def _grow(
+        self,
+        request: gr.Request,
+        visitor: Visitor,
+        begin: Callable[[Labels], tuple[Turn, Iterator[None]]],
+        from_box: bool = False,
+    ) -> Shown:
+        """Show a reply as it grows.
+
+        Args:
+            request: the visitor's.
+            visitor: whose dialogue it is.
+            begin: gives the question and the steps of its reply. Raises Unanswered.
+            from_box: whether the question was in the box, where it goes again if there is no reply.
+        """
+        labels = self._labels(request)
+        if not visitor.busy.acquire(timeout=ENDING):
+            gr.Info(labels["busy"], title=labels["notice"])
+            yield View(visitor).outputs()
+            return
+        turn, status = None, None
+        box = _box(replying=True, value={"text": "", "files": []} if from_box else None)
+        try:
+            turn, steps = begin(labels)
+            for _ in steps:
+                yield View(visitor, shown(visitor.turns, labels), box).outputs()
+                box = None
+            if turn in visitor.turns and turn.reply is not None:
+                status = self._loader.description(labels, turn.reply.tokens_per_second)
+            box = _box(replying=False)
+        except Unanswered as unanswered:
+            if unanswered.reason:
+                gr.Warning(unanswered.reason, title=labels["notice"])
+            # What was not sent is in the box still.
+            box = _box(False, {"text": turn.text, "files": turn.files} if from_box and turn else None)
+        finally:
+            visitor.busy.release()
+        yield View(visitor, shown(visitor.turns, labels), box, status).outputs()
+
+
+def _box(replying: bool, value: Typed | None = None) -> dict[str, Any]:
+    """The box's button stops a reply or sends; what is in it stays, if there is no new value."""
+    changes = gr.update(submit_btn=not replying, stop_btn=replying)
+    return changes if value is None else {**changes, "value": value}
+
+
+def _chosen(settings: Sequence[float]) -> dict[str, Any]:
+    whole = ("max_new_tokens", "num_beams")
+    pairs = zip(SETTINGS, settings, strict=True)
+    return {name: int(value) if name in whole else float(value) for name, value in pairs}

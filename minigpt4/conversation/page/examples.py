@@ -1,0 +1,36 @@
+"""Pictures with questions that fit, which are offered in an empty dialogue."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+# The tiny language models, and the pictures that go with them.
+_TINY = resources.files("minigpt4") / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pictures, and questions to be asked about them one after the other.
+
+    Attributes:
+        pictures: paths.
+        questions: in the language that the model was taught.
+    """
+
+    pictures: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+def examples_for(model_cfg: DictConfig) -> list[Example]:
+    """Those that come with the tiny models; other models have none."""
+    folder = Path(str(_TINY)) / "examples"
+    if not str(model_cfg.get("model_type", "")).startswith("tiny") or not folder.is_dir():
+        return []
+    listed = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    return [
+        Example(tuple(str(folder / name) for name in one["images"]), tuple(one["questions"]))
+        for one in listed
+    ]

@@ -1,0 +1,144 @@
+"""What is where on the page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from minigpt4.conversation.page.events import Events
+from minigpt4.conversation.page.examples import Example
+from minigpt4.conversation.page.labels import LABELS
+from minigpt4.conversation.page.loader import Loader
+from minigpt4.conversation.page.privacy import Uploads
+from minigpt4.conversation.page.visitor import Visitor
+from minigpt4.models.generation import GenerationSettings
+from minigpt4.processors.pictures import IMAGE_SUFFIXES
+
+# Uploaded pictures are looked through every hour, and deleted when they are a day old.
+DELETE_CACHE = (60 * 60, 24 * 60 * 60)
+# A dialogue is forgotten when nothing was asked for so many seconds.
+FORGET_AFTER = 24 * 60 * 60
+
+
+def _t(label: str) -> Any:
+    """A label, whose words come to the browser in all languages, and it takes its own."""
+    return gr.I18n()(label)
+
+
+def translations(language: str | None) -> gr.I18n:
+    """For `launch`: the labels in each language, or the same ones in all."""
+    chosen = {name: LABELS[language or name] for name in LABELS}
+    return gr.I18n(en=chosen["en"], **dict.fromkeys(("zh", "zh-CN", "zh-TW"), chosen["zh"]))
+
+
+def build_page(
+    loader: Loader, uploads: Uploads, examples: Sequence[Example] = (), language: str | None = None
+) -> gr.Blocks:
+    """The page, which `serve_page` launches.
+
+    Args:
+        loader: has the model, or will have.
+        uploads: whose pictures are whose.
+        examples: what is offered in an empty dialogue.
+        language: the page's; None: each visitor's own.
+    """
+    pictures: list[Any] = [path for example in examples for path in example.pictures]
+    gr.set_static_paths(pictures)
+    uploads.publish(pictures)
+    events = Events(loader, uploads, examples, language)
+    with gr.Blocks(
+        title="MiniGPT-4", analytics_enabled=False, fill_height=True, delete_cache=DELETE_CACHE
+    ) as page:
+        visitor = gr.State(Visitor(), time_to_live=FORGET_AFTER)
+        with gr.Column(elem_id="page"):
+            with gr.Row(elem_id="head"):
+                status = gr.Markdown("", elem_id="status", container=False)
+                new = gr.Button(_t("new_chat"), size="sm", elem_id="new-chat")
+            dialogue = _dialogue(examples)
+            box = _box()
+            with gr.Row(elem_id="extras"):
+                with gr.Accordion(_t("camera"), open=False, elem_id="camera"):
+                    camera = gr.Image(sources=["webcam"], type="filepath", show_label=False, height=240)
+                with gr.Accordion(_t("settings"), open=False, elem_id="settings"):
+                    settings = _settings()
+
+        # Nothing is laid over the dialogue while a reply comes, or when there is none.
+        quiet: dict[str, Any] = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "concurrency_limit": None,
+        }
+        outputs = [visitor, dialogue, box, status]
+        growing: dict[str, Any] = {
+            "outputs": outputs,
+            "trigger_mode": "multiple",
+            **quiet,
+        }
+        page.load(events.load, [visitor], outputs, **quiet)
+        box.submit(events.ask, [box, visitor, *settings], **growing)
+        dialogue.example_select(events.ask_example, [visitor, *settings], **growing)
+        dialogue.option_select(events.ask_further, [visitor, *settings], **growing)
+        dialogue.retry(events.retry, [visitor, *settings], **growing)
+        dialogue.edit(events.edit, [visitor, *settings], **growing)
+        dialogue.undo(events.undo, [box, visitor], outputs, **quiet)
+        box.stop(events.stop, [visitor], **quiet)
+        new.click(events.clear, [visitor], outputs, **quiet)
+        camera.input(events.add_photo, [camera, box], [box, camera], **quiet)
+    return page
+
+
+def _dialogue(examples: Sequence[Example]) -> gr.Chatbot:
+    cards: list[Any] = [
+        {"text": one.questions[0], "files": list(one.pictures), "display_text": one.questions[0]}
+        for one in examples
+    ]
+    # No Markdown of Gradio's, which takes HTML for HTML; and no button that shares with a third party.
+    return gr.Chatbot(
+        label=_t("dialogue"),
+        show_label=False,
+        height="100%",
+        placeholder=_t("welcome"),
+        examples=cards or None,
+        render_markdown=False,
+        latex_delimiters=[],
+        editable="user",
+        buttons=["copy"],
+        layout="bubble",
+        allow_file_downloads=False,
+        elem_id="dialogue",
+    )
+
+
+def _box() -> gr.MultimodalTextbox:
+    return gr.MultimodalTextbox(
+        label=_t("ask"),
+        show_label=False,
+        placeholder=_t("ask"),
+        file_types=[f".{suffix}" for suffix in IMAGE_SUFFIXES],
+        file_count="multiple",
+        max_plain_text_length=100_000,  # longer pastes would become a file
+        autofocus=True,
+        elem_id="box",
+    )
+
+
+def _settings() -> list[gr.Slider]:
+    usual = GenerationSettings()
+    bounds = {
+        "temperature": (0, 2, 0.1),
+        "top_p": (0, 1, 0.05),
+        "max_new_tokens": (1, 2048, 1),
+        "num_beams": (1, 5, 1),
+    }
+    return [
+        gr.Slider(
+            low,
+            high,
+            value=getattr(usual, name),
+            step=step,
+            label=_t(name),
+            info=_t(f"{name}_info"),
+            elem_id=name.replace("_", "-"),
+        )
+        for name, (low, high, step) in bounds.items()
+    ]

@@ -1,0 +1,146 @@
+"""One visitor's dialogue, and how it goes on."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from minigpt4.common.errors import UserError
+from minigpt4.conversation.page.line import Line
+from minigpt4.conversation.page.loader import Loader
+from minigpt4.conversation.page.messages import Turn
+
+if TYPE_CHECKING:
+    from minigpt4.serving import ChatSession, Reply
+    from minigpt4.serving.pictures import ImageLike
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at a reply that grows; between two looks at a line.
+PACE, PATIENCE = 0.05, 0.3
+
+
+class Unanswered(Exception):
+    """A question has no reply; the dialogue is as if it had not been asked.
+
+    Args:
+        reason: for the visitor; empty where it was the visitor's wish.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Visitor:
+    """A dialogue that is shown while it grows. One reply at a time: whoever wants one holds `busy`."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.busy = threading.Lock()
+        self._session: ChatSession | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Visitor":
+        """Gradio copies the first visitor for each one that comes."""
+        return Visitor()
+
+    def stop(self) -> None:
+        """Have the reply end that is on its way."""
+        for turn in self.turns[-1:]:
+            turn.stop()
+
+    def clear(self) -> None:
+        """Forget the dialogue."""
+        self.stop()
+        self.turns, self._session = [], None
+
+    def undo(self, turns: int = 1) -> "tuple[Turn, Sequence[ImageLike]]":
+        """Take back the last question, or several; the first of them and its pictures."""
+        assert self._session is not None
+        question = self._session.undo(turns)
+        turn, self.turns = self.turns[-turns], self.turns[:-turns]
+        return turn, question.images
+
+
+class Answering:
+    """Answers visitors, in their order.
+
+    Args:
+        loader: has the model, or will have.
+        at_once: replies that are generated side by side; they take turns, token by token.
+    """
+
+    def __init__(self, loader: Loader, at_once: int) -> None:
+        self.loader, self._line = loader, Line(at_once)
+
+    def ask(
+        self,
+        visitor: Visitor,
+        turn: Turn,
+        images: "Sequence[ImageLike]",
+        settings: dict[str, Any],
+        labels: dict[str, str],
+    ) -> Iterator[None]:
+        """Ask a question. Comes back whenever the dialogue looks different.
+
+        Raises:
+            Unanswered: if there is no reply.
+        """
+        visitor.turns = [*visitor.turns, turn]
+
+        def begin(session: "ChatSession") -> "Reply":
+            return session.ask(turn.text, images, stream=True, **settings)
+
+        return self._answer(visitor, turn, begin, labels)
+
+    def retry(self, visitor: Visitor, settings: dict[str, Any], labels: dict[str, str]) -> Iterator[None]:
+        """Another reply to the last question; as `ask`."""
+        old = visitor.turns[-1]
+        turn = Turn(old.text, old.files, further=old.further)
+        visitor.turns = [*visitor.turns[:-1], turn]
+        return self._answer(visitor, turn, lambda session: session.retry(stream=True, **settings), labels)
+
+    def _answer(
+        self, visitor: Visitor, turn: Turn, begin: "Callable[[ChatSession], Reply]", labels: dict[str, str]
+    ) -> Iterator[None]:
+        try:
+            yield
+            with self._line.place() as ahead:
+                yield from self._until_served(turn, ahead, labels)
+                if visitor._session is None:
+                    assert self.loader.model is not None
+                    visitor._session = self.loader.model.start_chat()
+                turn.reply = begin(visitor._session)
+                yield from _in_time(turn.reply)
+        except Exception as error:
+            if turn not in visitor.turns:
+                return  # forgotten meanwhile
+            visitor.turns = [one for one in visitor.turns if one is not turn]
+            if isinstance(error, Unanswered):
+                raise
+            if isinstance(error, UserError):
+                raise Unanswered(str(error)) from error
+            log.exception("no reply")
+            raise Unanswered(labels["failed"].format(error=type(error).__name__)) from error
+
+    def _until_served(self, turn: Turn, ahead: Callable[[], int], labels: dict[str, str]) -> Iterator[None]:
+        while self.loader.model is None or ahead():
+            if self.loader.model is None:
+                turn.notice = self.loader.progress(labels)
+            else:
+                turn.notice = labels["waiting"].format(ahead=ahead())
+            yield
+            time.sleep(PATIENCE)
+            if turn.stopped:
+                raise Unanswered
+        turn.notice = ""
+
+
+def _in_time(reply: "Reply") -> Iterator[None]:
+    """Comes back when there is more, though not for each of many fast pieces."""
+    shown = 0.0
+    for _ in reply:
+        if time.monotonic() - shown >= PACE:
+            yield
+            shown = time.monotonic()
