@@ -56,9 +56,6 @@ def chat(args: argparse.Namespace) -> None:
         port = sock.getsockname()[1]
     check_model(cfg, device_name)
 
-    from minigpt4.common.device import pick_device
-
-    device = pick_device(device_name)
     log.info("opening the page")
     from minigpt4.conversation.page.examples import examples_for
     from minigpt4.conversation.page.layout import build_page
@@ -72,7 +69,7 @@ def chat(args: argparse.Namespace) -> None:
     browser = not args.no_browser and has_screen()
     with serving(page, uploads, Address(args.host, port, args.share, auth, browser), args.lang):
         log.info("building the model")
-        loader.load(lambda: from_config(cfg, device))
+        loader.load(lambda: from_config(cfg, device_name))
         log.info("the model is ready")
         page.block_thread()
 
