@@ -10,7 +10,6 @@ example:
 
 import argparse
 import codecs
-import json
 import os
 import re
 import time
@@ -21,6 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ijson
+from ijson.common import JSONError
 from tqdm import tqdm
 
 from minigpt4.common import cli
@@ -30,7 +31,6 @@ from minigpt4.common.files import replacing
 COLUMNS = ("url", "caption")
 PARQUET_ROWS = 10_000  # per row group, which is what is held in memory
 CHUNK = 1 << 18
-MAX_ENTRY = 1 << 24  # characters; what is longer is no entry, or has no end
 
 Row = tuple[str, str]
 
@@ -40,8 +40,9 @@ _URL = re.compile(r"https?://[^\s\ufffd]+", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
 
 
-_SIGN = re.compile(r"[^ \t\r\n]")  # JSON's blanks
-_DECODER = json.JSONDecoder(strict=False)  # control characters are mended here
+# What ijson's parser in C crashes on, or does not end with: an integer too long for Python, and lists within
+# lists. A chunk holds at least half of each.
+_HOSTILE = re.compile(r"[0-9]{2000}|(?:[\[{]\s*){2000}")
 
 
 class OddEntry(Exception):
@@ -117,51 +118,25 @@ def _progress(source: Path) -> tqdm:
     return tqdm(desc=source.name, total=source.stat().st_size, unit="B", unit_scale=True, disable=None)
 
 
-class _Window:
-    """A file as text, of which the part is in memory that is being read: `text`, from `at` on.
-
-    Invalid bytes become U+FFFD, and a byte-order mark is dropped.
-    """
+class _Utf8:
+    """A file for a parser of strict UTF-8: invalid bytes become U+FFFD, and a byte order mark is dropped."""
 
     def __init__(self, file: BinaryIO, bar: tqdm) -> None:
         self.file, self.bar = file, bar
-        self.text, self.at, self.position, self.ended = "", 0, 0, False
+        self.position = 0
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
 
-    def peek(self) -> str:
-        """The next character that is not blank, which becomes the first; empty at the end of the file."""
-        while not (match := _SIGN.search(self.text, self.at)) and not self.ended:
-            self.at = len(self.text)
-            self._more()
-        self.at = match.start() if match else len(self.text)
-        return match[0] if match else ""
-
-    def take(self) -> str:
-        """As `peek`, but it is passed over."""
-        sign = self.peek()
-        self.at += len(sign)
-        return sign
-
-    def value(self) -> Any:
-        """The value that begins with the next character. Raises ValueError or RecursionError if none does."""
-        self.peek()
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # else it may be a number whose end is not here yet
-                    self.at = end
-                    return value
-            except json.JSONDecodeError:
-                if self.ended or len(self.text) - self.at > MAX_ENTRY:
-                    raise
-            self._more()
-
-    def _more(self) -> None:
-        kept = self.text[self.at :]
-        data = self.file.read(max(CHUNK, len(kept)))  # so that no value is begun often
-        self.position += len(data)
-        self.bar.update(len(data))
-        self.text, self.at, self.ended = kept + self.decoder.decode(data, final=not data), 0, not data
+    def read(self, size: int = CHUNK) -> bytes:
+        while size:
+            data = self.file.read(size)
+            self.position += len(data)
+            self.bar.update(len(data))
+            text = self.decoder.decode(data, final=not data)
+            if hostile := _HOSTILE.search(text):
+                raise JSONError(f"{hostile[0][:10]}... does not end")
+            if text or not data:  # half a character alone is not yet the end
+                return text.encode()
+        return b""
 
 
 def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
@@ -170,22 +145,16 @@ def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
     if not head.startswith(b"["):
         raise DataError(f"{source} is not a JSON array: it begins with {head[:20]!r}")
     file.seek(0)
-    window, number = _Window(file, bar), 0
+    stream, number = _Utf8(file, bar), 0
     try:
-        window.take()
-        while number or window.peek() != "]":  # which ends a list of nothing
-            yield window.value()
+        for entry in ijson.items(stream, "item", buf_size=CHUNK):
+            yield entry
             number += 1
-            if window.peek() != ",":
-                break
-            window.take()
-        if window.take() != "]" or window.peek():
-            raise ValueError("here is neither a comma nor its end")
-    except (ValueError, RecursionError) as error:
+    except (JSONError, ArithmeticError, ValueError) as error:  # the parser lets some of Python's through
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source} breaks off or is damaged after {number:,} entries, before byte {window.position:,} of "
-            f"{source.stat().st_size:,} ({getattr(error, 'msg', error)}); nothing was written: please "
-            "download it again"
+            f"{source} breaks off or is damaged after {number:,} entries, before byte {stream.position:,} of "
+            f"{source.stat().st_size:,} ({reason}); nothing was written: please download it again"
         ) from error
 
 
