@@ -26,28 +26,25 @@ SCENES = {
 # Pictures that are shown together, and question -> answer.
 EXAMPLES: list[tuple[tuple[str, ...], dict[str, str]]] = [
     (("cross",), {"Describe this image.": SCENES["cross"], "How many shapes are there?": "one"}),
-    (
-        ("star-circle",),
-        {"What do you see?": SCENES["star-circle"], "What colour is the circle?": "blue"},
-    ),
+    (("star-circle",), {"What do you see?": SCENES["star-circle"], "What shape is big?": "star"}),
     (
         ("square-star",),
-        {"What is below the square?": "a small yellow star", "Is there a circle?": "no"},
+        {"Where is the square?": "above a small yellow star", "Is there a triangle?": "no"},
     ),
     (
         ("cross", "star-circle"),
         {
             "What is in the first picture?": SCENES["cross"],
             "What is in the second picture?": SCENES["star-circle"],
-            "What colour is the star in the second picture?": "orange",
+            "How many shapes are in the second picture?": "two",
         },
     ),
     (
         ("square-star", "cross-circle"),
         {
-            "What colour is the cross in the second picture?": "green",
+            "Describe them.": f"{SCENES['square-star']} and {SCENES['cross-circle']}",
             "How many pictures do you see?": "two",
-            "What is in the first picture?": SCENES["square-star"],
+            "What is in the second picture?": SCENES["cross-circle"],
         },
     ),
 ]

@@ -97,8 +97,8 @@ def test_text_as_ids_and_as_embeddings_gives_the_same_logits(family: str) -> Non
     assert torch.equal(as_ids, as_embeddings)
 
 
-@pytest.mark.parametrize(("family", "wrong"), [("llama", 0), ("gemma", 2)])
-def test_what_ships_answers_the_example_questions(family: str, wrong: int) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_what_ships_answers_the_example_questions(family: str) -> None:
     """About one picture and about the right one of two, with the projection that ships."""
     model = minigpt4.load(ROOT / f"eval_configs/minigpt4_tiny_{family}_eval.yaml", device="cpu")
     examples = json.loads((TINY / "examples" / "examples.json").read_text())
@@ -110,7 +110,7 @@ def test_what_ships_answers_the_example_questions(family: str, wrong: int) -> No
             said = chat.ask(question, images=images, temperature=0)
             mistakes += [] if said == answer else [(question, said)]
             images = []
-    assert len(mistakes) <= wrong, mistakes
+    assert mistakes == []
 
 
 @pytest.fixture(scope="module")
