@@ -34,7 +34,13 @@ CSS = """
 #dialogue [data-testid=bot] .md > :first-child { margin-top: 0; }
 #dialogue [data-testid=bot] .md > :last-child { margin-bottom: 0; }
 #dialogue [data-testid=bot] pre { overflow-x: auto; }
-#dialogue [data-testid=user] img { max-height: 220px; width: auto; }
+#dialogue [data-testid=user] img { max-height: 160px; width: auto; }
+#dialogue .user.message:has(> .component) { display: flex; flex-flow: row wrap; gap: 8px; }
+#dialogue .user.message > .component { margin: 0; padding: 0; width: auto; flex: 0 1 auto; }
+#dialogue .user.message > .message:not(.component) { flex-basis: 100%; }
+#dialogue .image-container, #dialogue .image-container > button { margin: 0; padding: 0; height: auto; }
+#dialogue .component > div, #dialogue .component > div > div { padding: 0; margin: 0; }
+#dialogue .image-container img { margin: 0; }
 #dialogue .note { font-size: .8rem; color: var(--body-text-color-subdued); margin: .4em 0 0; }
 #dialogue .typing { display: inline-block; width: 1.8em; height: .6em; vertical-align: middle;
   background: radial-gradient(circle closest-side, currentColor 80%, #0000) 0 / 33.4% 100%;
