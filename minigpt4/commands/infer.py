@@ -10,7 +10,9 @@ example:
 """
 
 import argparse
+import dataclasses
 import logging
+import signal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,21 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("infer")
 
-# The fields of GenerationSettings, which are not imported for --help.
-SETTINGS: dict[str, type] = {
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "repetition_penalty": float,
-    "min_new_tokens": int,
-    "max_new_tokens": int,
-    "num_beams": int,
-    "seed": int,
-}
-
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
+    from minigpt4.models.generation import GenerationSettings
+
     parser = config_parser(__doc__)
     parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures for the question")
@@ -58,9 +50,13 @@ def main() -> None:
         "--images", type=user_path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
     )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
-    how = parser.add_argument_group("how replies are generated (docs/inference.md)")
-    for name, kind in SETTINGS.items():
-        how.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X")
+    how = parser.add_argument_group(
+        "how replies are generated; outside of a dialogue, the temperature is 0 by default"
+    )
+    for field in dataclasses.fields(GenerationSettings):
+        kind = float if field.type == "float" or field.type is float else int
+        about = f"{field.metadata['doc']} ({field.default})"
+        how.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="X", help=about)
     parser.add_argument(
         "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
     )
@@ -129,7 +125,8 @@ def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
     """
     from minigpt4.models.generation import GenerationSettings
 
-    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    names = [field.name for field in dataclasses.fields(GenerationSettings)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     dialogue = args.ask is None and not args.input
     return GenerationSettings(**given if dialogue else {"temperature": 0.0, **given})
 
@@ -165,6 +162,7 @@ def answer_share(
     """Answer the questions that have no answer in the file yet."""
     from tqdm import tqdm
 
+    from minigpt4.common.errors import Interrupted
     from minigpt4.serving import from_config
     from minigpt4.serving.answers import answer
 
@@ -172,10 +170,16 @@ def answer_share(
         log.info("%s has %d answers already", file.part, file.done)
     log.info("building the model")
     model = from_config(cfg, args.device)
-    with tqdm(initial=file.done, desc="answering", unit="question", disable=None) as bar:
-        for records in answer(model, islice(inputs, file.done, None), args.batch_size, settings):
-            file.write(records)
-            bar.update(len(records))
+    done = file.done
+    try:
+        with tqdm(initial=done, desc="answering", unit="question", disable=None) as bar:
+            for records in answer(model, islice(inputs, done, None), args.batch_size, settings):
+                file.write(records)
+                bar.update(len(records))
+                done += len(records)
+    except KeyboardInterrupt as stop:
+        message = f"stopped; {file.part} keeps {done} answers, and the same command goes on from there"
+        raise Interrupted(message, signal.SIGINT) from stop
     file.finish()
 
 

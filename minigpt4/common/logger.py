@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ def setup_logger() -> None:
     )
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of prompts that are too long, which we refuse or shorten.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():  # bars would fill a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -5,13 +5,13 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import ConfigError, DataError, nearest
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.serving.engine import Engine
 from minigpt4.serving.messages import Content, Message, to_dialogue
-from minigpt4.serving.pictures import ImageLike, Picture
+from minigpt4.serving.pictures import ImageLike, Picture, listed
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
 from minigpt4.serving.session import ChatSession
@@ -43,16 +43,25 @@ class ChatModel:
     def chat(
         self,
         question: Content,
-        images: Sequence[ImageLike] = (),
+        images: ImageLike | Sequence[ImageLike] = (),
         stream: Literal[False] = False,
         **settings: Any,
     ) -> str: ...
     @overload
     def chat(
-        self, question: Content, images: Sequence[ImageLike] = (), *, stream: Literal[True], **settings: Any
+        self,
+        question: Content,
+        images: ImageLike | Sequence[ImageLike] = (),
+        *,
+        stream: Literal[True],
+        **settings: Any,
     ) -> Reply: ...
     def chat(
-        self, question: Content, images: Sequence[ImageLike] = (), stream: bool = False, **settings: Any
+        self,
+        question: Content,
+        images: ImageLike | Sequence[ImageLike] = (),
+        stream: bool = False,
+        **settings: Any,
     ) -> str | Reply:
         """Answer one question.
 
@@ -64,9 +73,8 @@ class ChatModel:
             settings: fields of GenerationSettings.
 
         Raises:
-            ConfigError: naming a setting that is out of bounds.
+            ConfigError: naming a setting that is unknown or out of bounds.
             DataError: for an empty question, an image that cannot be read, or a question that is too long.
-            TypeError: for an unknown setting.
         """
         reply = self.reply([self.message("user", question, images)], **settings)
         return reply if stream else reply.wait()
@@ -99,23 +107,31 @@ class ChatModel:
         return self.message("user", content, images)
 
     def settings(self, **changes: Any) -> GenerationSettings:
-        """The defaults with changes. Raises ConfigError and TypeError."""
+        """The defaults with changes. Raises ConfigError."""
+        for name in changes.keys() - vars(self.defaults).keys():
+            known = list(vars(self.defaults))
+            raise ConfigError(
+                f"there is no setting {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+            )
         return GenerationSettings(**{**vars(self.defaults), **changes})
 
     def message(
-        self, role: Literal["system", "user", "assistant"], content: Content, images: Sequence[ImageLike] = ()
+        self,
+        role: Literal["system", "user", "assistant"],
+        content: Content,
+        images: ImageLike | Sequence[ImageLike] = (),
     ) -> Message:
         """A message, with its images preprocessed.
 
         Args:
             role: of the sender.
             content: a text, or texts and images in order.
-            images: come before it.
+            images: one or several, which come before it.
 
         Raises:
             DataError: for an image that cannot be read.
         """
-        shown = [Picture.of(image, self.processor) for image in images]
+        shown = [Picture.of(image, self.processor) for image in listed(images)]
         parts = [content] if isinstance(content, str) else content
         ready = [part if isinstance(part, str) else Picture.of(part, self.processor) for part in parts]
         return Message(role, (*shown, *ready))
@@ -129,7 +145,7 @@ class ChatModel:
             settings: as for `chat`.
 
         Raises:
-            ConfigError, DataError, TypeError: as for `chat`, before anything is generated.
+            ConfigError, DataError: as for `chat`, before anything is generated.
         """
         chosen = self.settings(**settings)
         return self.engine.reply(self.prompt(messages, chosen), chosen)

@@ -88,6 +88,14 @@ def _decoded(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Imag
     )
 
 
+def listed(images: "ImageLike | Sequence[ImageLike]") -> Sequence[ImageLike]:
+    """One image as a list of one."""
+    is_one = isinstance(images, str | Path | bytes | Image.Image | Picture) or (
+        isinstance(images, np.ndarray | torch.Tensor) and images.ndim <= 3
+    )
+    return [images] if is_one else images  # type: ignore[list-item, return-value]
+
+
 class SeenPictures:
     """A cache of the embeddings of the last images.
 

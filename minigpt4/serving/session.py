@@ -44,16 +44,25 @@ class ChatSession:
     def ask(
         self,
         question: Content,
-        images: Sequence[ImageLike] = (),
+        images: ImageLike | Sequence[ImageLike] = (),
         stream: Literal[False] = False,
         **settings: Any,
     ) -> str: ...
     @overload
     def ask(
-        self, question: Content, images: Sequence[ImageLike] = (), *, stream: Literal[True], **settings: Any
+        self,
+        question: Content,
+        images: ImageLike | Sequence[ImageLike] = (),
+        *,
+        stream: Literal[True],
+        **settings: Any,
     ) -> Reply: ...
     def ask(
-        self, question: Content, images: Sequence[ImageLike] = (), stream: bool = False, **settings: Any
+        self,
+        question: Content,
+        images: ImageLike | Sequence[ImageLike] = (),
+        stream: bool = False,
+        **settings: Any,
     ) -> str | Reply:
         """Ask the next question. Arguments, result and errors are those of `ChatModel.chat`."""
         message = self.model.message("user", question, images)

@@ -56,6 +56,8 @@ def test_an_image_comes_in_all_forms(model, tmp_path) -> None:
     forms = [BLUE, str(path), path, path.read_bytes(), pixels, torch.tensor(pixels).permute(2, 0, 1)]
     message = model.message("user", "?", forms)
     assert len({picture.key for picture in message.images}) == 1
+    for one in forms:
+        assert [picture.key for picture in model.message("user", "?", one).images] == [message.images[0].key]
     grey = model.message("user", "?", [pixels[..., 2]]).images[0]
     assert grey.pixels.shape == (3, 56, 56) and bool((grey.pixels == 255).all())
     normalised = model.message("user", "?", [Blip2ImageEvalProcessor(56)(BLUE)]).images[0]
@@ -106,7 +108,7 @@ def test_settings_are_checked_before_anything_is_generated(model, setting) -> No
         model.chat("what?", **setting)
     with pytest.raises(ConfigError, match="min_new_tokens is 30"):
         model.settings(min_new_tokens=30, max_new_tokens=20)
-    with pytest.raises(TypeError, match="temprature"):
+    with pytest.raises(ConfigError, match=r"temprature.*temperature"):
         model.chat("what?", temprature=1)
 
 
