@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,14 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
     )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback behind an error, with its causes"
+    )
     return parser
 
 
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run a command; after a user's mistake it ends with one line, not with a traceback."""
+    """Run a command; after a user's mistake it ends with one line, or with `--debug` a traceback above it."""
     try:
         _run(command, args)
     except OSError:
@@ -59,6 +63,8 @@ def _run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace
                 print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except UserError as error:
+        if getattr(args, "debug", False):
+            traceback.print_exc()
         sys.exit(f"error{f' on rank {launch.rank()}' if launch.rank() else ''}: {error}")
     except OSError as error:
         if error.filename is None:
