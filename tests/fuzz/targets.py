@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -256,13 +257,19 @@ def _shapes(folder: Path) -> Path:
 
 
 def _train(output: Path, epochs: int) -> None:
-    reporter.draw_loss = reporter.draw_samples = lambda _, path, *more: path.write_bytes(b"a picture")
     shapes = next(parent for parent in output.parents if (parent / "shapes").is_dir()) / "shapes"
     path = shapes / "run.yaml"
     args = argparse.Namespace(
         cfg_path=str(path), options=[f"run.output_dir={output}", f"run.max_epoch={epochs}"]
     )
-    train(argparse.Namespace(**vars(args), resume="auto"))
+    # Drawing would take most of the time.
+    undrawn = dict.fromkeys(("draw_loss", "draw_samples"), _write_no_picture)
+    with patch.multiple(reporter, **undrawn):
+        train(argparse.Namespace(**vars(args), resume="auto"))
+
+
+def _write_no_picture(_: Any, path: Path, *more: Any) -> None:
+    path.write_bytes(b"a picture")
 
 
 def _write_run(folder: Path) -> None:

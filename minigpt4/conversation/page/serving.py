@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import gradio as gr
-from starlette.middleware import Middleware
+from fastapi.middleware import Middleware
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.conversation.page.layout import translations
