@@ -134,12 +134,9 @@ class Batcher(ReplyEngine):
             return
         reply.start()
         settings = self.engine.limited(request.settings, request.prompt)
-        row, tokens = Row(settings, self.engine.reader()), request.prompt.tokens
-        with self.caches.borrow(tokens) as cache:
-            reply.cached_tokens = len(cache.tokens)
-            embeds, _ = self.engine.embed([request.prompt])
-            logits = cache.keys.read(embeds[:, len(cache.tokens) :])
-            cache.tokens.extend(tokens[len(cache.tokens) :])
+        row = Row(settings, self.engine.reader())
+        with self.caches.borrow(request.prompt.tokens) as cache:
+            logits = cache.keys.read(self.engine.uncached(reply, cache))
             keys = cache.keys.selected([0])
         one = _Active(request, row, Sampler(row, logits.device))
         one.add(int(choose([one.sampler], logits)))

@@ -21,7 +21,7 @@ from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues, keeps_tokens
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.reply_end import ReplyReader
-from minigpt4.serving.caches import PromptCaches
+from minigpt4.serving.caches import Cache, PromptCaches
 from minigpt4.serving.pictures import SeenPictures
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
@@ -103,14 +103,8 @@ class Engine:
     def _token_by_token(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
         reply.start()
         row, shown = Row(settings, self.reader()), 0
-        tokens = reply.prompt.tokens
-        with self.caches.borrow(tokens) as cache:
-            reply.cached_tokens = len(cache.tokens)
-            with self._turn:
-                embeds, _ = self.embed([reply.prompt])
-            new = embeds[:, len(cache.tokens) :]
-            cache.tokens.extend(tokens[len(cache.tokens) :])
-            steps = decode(cache.keys, new, [row])
+        with self.caches.borrow(reply.prompt.tokens) as cache:
+            steps = decode(cache.keys, self.uncached(reply, cache), [row])
             while not reply.cancelled and self._step(steps):
                 cache.tokens.append(row.reader.ids[-1])
                 reply.count(row.reader.ids)
@@ -199,6 +193,14 @@ class Engine:
         with torch.no_grad():
             embeds = self.model.embed(tokens, self.see(prompts))
         return embeds, None if len(prompts) == 1 else tokens.attention_mask
+
+    def uncached(self, reply: Reply, cache: Cache) -> torch.Tensor:
+        """Embeddings [1, T, D] of the prompt's tokens that `cache` lacks; extends its `tokens`."""
+        reply.cached_tokens = known = len(cache.tokens)
+        with self._turn:
+            embeds, _ = self.embed([reply.prompt])
+        cache.tokens.extend(reply.prompt.tokens[known:])
+        return embeds[:, known:]
 
     @torch.no_grad()
     def see(self, prompts: Sequence[Prompt]) -> torch.Tensor | None:
