@@ -49,9 +49,11 @@ def serving(model: ChatModel, limits: ServerSettings) -> Iterator[str]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -242,18 +244,35 @@ def test_many_at_once_get_their_own_replies(client, model) -> None:
         assert all(clients.map(ask, range(32)))
 
 
-def test_a_flood_is_told_to_come_again(model) -> None:
+def test_a_flood_is_told_to_come_again(model, monkeypatch) -> None:
+    """While one reply is generated and one request waits, all others are refused."""
     limits = replace(LIMITS, api_key=None, together=1, waiting=1)
+    begun, released = threading.Event(), threading.Event()
+    embed = type(model.engine).embed
 
-    async def flood(url: str) -> list[int]:
-        body = {**HELLO, "min_tokens": 40, "max_tokens": 40}
+    def held(engine, prompts):
+        begun.set()
+        assert released.wait(60)
+        return embed(engine, prompts)
+
+    monkeypatch.setattr(type(model.engine), "embed", held)
+
+    async def flood(url: str) -> tuple[list[int], list[int]]:
         async with httpx.AsyncClient(timeout=60) as client:
-            sent = [client.post(f"{url}/v1/chat/completions", json=body) for _ in range(12)]
-            return [answer.status_code for answer in await asyncio.gather(*sent)]
+
+            async def status() -> int:
+                return (await client.post(f"{url}/v1/chat/completions", json=HELLO)).status_code
+
+            sent = [asyncio.create_task(status())]
+            assert await asyncio.to_thread(begun.wait, 60)
+            sent += [asyncio.create_task(status()) for _ in range(11)]
+            first = [await one for _, one in zip(range(10), asyncio.as_completed(sent), strict=False)]
+            released.set()
+            return first, sorted(await asyncio.gather(*sent))
 
     with serving(model, limits) as url:
-        statuses = asyncio.run(flood(url))
-    assert set(statuses) == {200, 429}
+        first, statuses = asyncio.run(flood(url))
+    assert first == [429] * 10 and statuses == [200] * 2 + [429] * 10
 
 
 def test_addresses_of_images_lead_to_the_internet_alone(model, monkeypatch) -> None:
