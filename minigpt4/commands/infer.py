@@ -72,7 +72,8 @@ def infer(args: argparse.Namespace) -> None:
     # The config is checked before anything heavy is imported.
     cfg = Config(args)
     check_arguments(args)
-    check_model(cfg, args.device)
+    if not args.merge:
+        check_model(cfg, args.device)
 
     from minigpt4.serving import from_config
 
@@ -113,8 +114,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--output: {args.output} is there already: please remove it or name another file"
             )
-    elif is_launched() or args.num_shards:
-        raise ConfigError("several processes share the questions of --input; there is none")
+    elif is_launched() or args.num_shards or args.merge:
+        raise ConfigError("--num-shards, --merge and torchrun share the questions of --input; please set it")
 
 
 def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":

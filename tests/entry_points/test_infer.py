@@ -106,6 +106,15 @@ def test_shares_are_put_together_by_the_last(command, tmp_path) -> None:
     assert "shared.jsonl" in str(caught.value)
 
 
+def test_merging_looks_for_no_model(command, monkeypatch, tmp_path) -> None:
+    picture(1, size=20).save(tmp_path / "a.png")
+    words = ("--input", tmp_path, "--output", tmp_path / "out.jsonl", "--num-shards", 2, "--merge")
+    monkeypatch.setattr("minigpt4.commands.early.check_model", lambda *_: pytest.fail("looked for"))
+    with pytest.raises(SystemExit) as caught:
+        command(*words)
+    assert "2 of 2" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -117,6 +126,7 @@ def test_shares_are_put_together_by_the_last(command, tmp_path) -> None:
         (["--ask", "?", "--max-new-tokens", "0"], "max_new_tokens"),
         (["--input", ".", "--output", ".", "--batch-size", "2"], "--output"),
         (["--ask", "?", "--num-shards", "2"], "--input"),
+        (["--ask", "?", "--merge"], "--input"),
         (["--input", ".", "--output", "x.jsonl", "--batch-size", "0"], "--batch-size"),
     ],
 )
