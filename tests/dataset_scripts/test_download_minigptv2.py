@@ -259,6 +259,20 @@ def test_pictures_of_a_list(server, tmp_path) -> None:
         assert "is not a list of pictures" in refused(other, store, DataError)
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_picture_too_large_to_train_on_counts_as_gone(server, tmp_path, monkeypatch, sized) -> None:
+    monkeypatch.setattr("minigpt4.datasets.download.store.MAX_FILE_BYTES", len(JPEG))
+    store = new_store(tmp_path)
+    server.serve("/small.jpg", JPEG, sized=sized)
+    server.serve("/large.jpg", JPEG + b"x", sized=sized)
+    listed = {name: {"imageURL": f"{server.url}/{name}.jpg"} for name in ("small", "large")}
+    path = tmp_path / "data/ocr/dataset.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(listed))
+    store.fetch(Item("covers", 0.1, "ocr/images", ("pictures-of:ocr/dataset.json",)))
+    assert json.loads((store.state / "covers.json").read_text()) == {"files": 1, "gone": ["large.jpg"]}
+
+
 def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monkeypatch, capsys) -> None:
     url, _ = server.serve("/a.json", b"[]")
     items = (

@@ -22,11 +22,11 @@ from minigpt4.common.files import inside
 from minigpt4.common.logger import write_json
 from minigpt4.common.web import open_url
 from minigpt4.datasets.download.items import Item
+from minigpt4.processors.pictures import MAX_FILE_BYTES
 from minigpt4.weights.download import Download, beside, require_space
 
 THREADS = 16
-LARGEST_PICTURE = 100 * 2**20  # bytes
-MAX_RATIO = 100  # of what an archive unpacks to; annotations in JSON come to 10 or 20
+MAX_RATIO = 100  # unpacked to packed size of an archive; annotations in JSON reach 10 or 20
 _KEY = re.compile(r"[\w-]+", re.ASCII)
 
 
@@ -103,7 +103,7 @@ class Store:
 
 
 def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
-    """Unpack a zip of plain files below `folder`; what is there in full size is left alone.
+    """Unpack a zip of plain files below `folder`; files that exist in full size are kept.
 
     Args:
         key: the item, for messages.
@@ -141,7 +141,7 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
 
 
 def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
-    """The files of a zip, and where they go. Raises ValueError for what is none of a data set's."""
+    """The files of a zip, and where they go. Raises ValueError for what a data set does not contain."""
     packed, content = os.fstat(zipped.fp.fileno()).st_size, 0  # type: ignore[union-attr]
     for info in zipped.infolist():
         if info.is_dir():
@@ -160,9 +160,9 @@ def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tupl
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Where a file goes that an archive or a list names. Raises ValueError if it may not go there."""
+    """The path of a file that an archive or a list names. Raises ValueError if the name is unsafe."""
     if "\\" in name or ":" in name:  # folders, drives and streams on Windows
-        raise ValueError(f"{name!r} has a \\ or a : in it")
+        raise ValueError(f"{name!r} contains a backslash or a colon")
     return inside(folder, name)
 
 
@@ -171,7 +171,7 @@ def _is_there(place: Path, size: int) -> bool:
 
 
 def check_json(key: str, path: Path) -> None:
-    """Look at both ends of a JSON file, which may be large; delete it if it is none. Raises ConfigError."""
+    """Look at both ends of a JSON file, which may be large. If it is not JSON, delete it; ConfigError."""
     with path.open("rb") as file:
         head = file.read(100).lstrip()
         file.seek(max(0, path.stat().st_size - 100))
@@ -239,21 +239,21 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
 
 
 def _picture_name(name: str, url: str) -> str:
-    """The file name, as the dataset looks for it. Raises ValueError for what is no name or no address."""
+    """The file name, as the dataset looks for it. Raises ValueError for an invalid name or address."""
     if not _KEY.fullmatch(name) or urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"{name!r} with {url!r} is neither a name nor an address")
     return name + (PurePosixPath(urlsplit(url).path).suffix or ".jpg")
 
 
 def _fetch_picture(url: str, place: Path) -> str:
-    """`done`, `gone` (the server says so) or `unreached`."""
+    """`done`, `gone` (the server says so, or it is too large) or `unreached`."""
     try:
         with open_url(url) as answer:
-            data = answer.read(LARGEST_PICTURE)
-            if answer.length:
-                return "unreached"  # it was cut
+            data = answer.read(MAX_FILE_BYTES)
             if answer.read(1):
-                return "gone"  # what has no end is no picture
+                return "gone"  # training would not read a file as large as this
+            if answer.length:
+                return "unreached"  # the connection was cut
     except HTTPError as error:
         return "gone" if error.code in (403, 404, 410) else "unreached"
     except (OSError, HTTPException):
