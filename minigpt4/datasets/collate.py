@@ -129,8 +129,8 @@ class BatchStream(IterableDataset):
         if isinstance(item, Skipped):
             return item
         if not isinstance(item, Sample):
-            given = f"{type(self.stream).__name__} gave a {type(item).__name__}"
-            raise DataError(f"{given}, a data set gives a Sample, or a Skipped")
+            found = f"{type(self.stream).__name__} yielded a {type(item).__name__}"
+            raise DataError(f"{found}, but a data set must yield Sample or Skipped")
         try:
             return fitted(self.prompts, item, learn_all=self.reading.training) if self.prompts else item
         except UNUSABLE as error:

@@ -96,9 +96,9 @@ class TrainLoader:
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         with reading(self.name, failed="run.resume_ckpt_path: the position in the data set {} is damaged"):
-            self._go_on(state)
+            self._restore(state)
 
-    def _go_on(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         changes = [
             f"{key}: {state['order'].get(key)} before, {value} now"
             for key, value in self.order.items()
@@ -160,7 +160,7 @@ class TrainLoader:
             worker.join()
 
     def dead_workers(self) -> list[str]:
-        """What has become of those that are no longer there, or will not be in a second."""
+        """Describes the workers that are dead, or die within a second."""
         return dead_workers(self.name, self.workers, self.last)
 
     def bad(self) -> Counter[str]:
@@ -178,7 +178,7 @@ class TrainLoader:
 
 
 def _reader(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A `ReaderState` of a checkpoint. Raises TypeError if it is none."""
+    """A `ReaderState` from a checkpoint. Raises TypeError if it is not one."""
     state = ReaderState(**values)
     if not all(type(number) is int for number in (state.worker, state.good, *state.bad.values())):
         raise TypeError(f"a reader is {values}")

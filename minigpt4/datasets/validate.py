@@ -1,8 +1,8 @@
 """Check a JSONL file of pictures and texts before training on it.
 
 Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then the counts of each kind. The exit code is 0
-if all lines are good, else 1. What training will skip or shorten because it is too long is warned of; only
-the tokenizer knows exactly, so it is estimated. dataset/README_YOUR_DATA.md describes the format.
+if all lines are good, else 1. Lines too long for training, which will skip or shorten them, get
+a warning; their lengths in tokens are estimated. dataset/README_YOUR_DATA.md describes the format.
 
 example:
   minigpt4 validate data/train.jsonl --open-images
@@ -61,7 +61,7 @@ def validate(args: argparse.Namespace) -> None:
 
     root = Path(args.image_path or Path(args.file).parent)
     if not root.is_dir():
-        raise DataError(f"there is no folder of pictures {root}")
+        raise DataError(f"the picture folder {root} does not exist")
     counts: Counter[str] = Counter()
     ids, bad = Ids(), set()
     size = Path(args.file).stat().st_size if Path(args.file).is_file() else 0
@@ -88,7 +88,7 @@ def validate(args: argparse.Namespace) -> None:
         for number, problem in ids.repeated():
             report(number, problem)
     if not counts["line"]:
-        raise DataError(f"there is no line in {args.file}")
+        raise DataError(f"{args.file} has no lines")
     nouns = ("line", "caption", "question", "conversation", "turn", "picture")
     print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
     if counts["warning"]:
@@ -104,7 +104,7 @@ def _counts(entry: "Entry") -> Counter[str]:
 
 
 def _too_long(entry: "Entry", room: int) -> Iterator[str]:
-    """What training will skip, or leave turns out of, for its length."""
+    """A warning if training will skip the entry or leave turns out because it is too long."""
     from minigpt4.prompts.dialogue import MAX_CHARACTERS, MAX_TURNS
     from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 
@@ -139,7 +139,7 @@ def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]
     for name in entry.images:
         path = root / name
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
-            yield f"there is no picture {name!r} (looked for {path})"
+            yield f"picture not found: {name!r} (looked for {path})"
         elif opened:
             try:
                 read_picture(path)

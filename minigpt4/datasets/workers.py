@@ -21,7 +21,7 @@ def dead_workers(name: str, workers: Sequence[BaseProcess], last: Sequence[str])
     Args:
         name: of the data set.
         workers: the processes.
-        last: the last sample from each; empty if there is none, or it is not known.
+        last: the last sample from each; empty if none came, or it is not known.
     """
     deadline = time.monotonic() + 1
     for worker in workers:
@@ -37,16 +37,16 @@ def dead_workers(name: str, workers: Sequence[BaseProcess], last: Sequence[str])
     return dead
 
 
-def death(dead: Sequence[str], instead: str) -> DataError:
+def death(dead: Sequence[str], advice: str = "") -> DataError:
     """The error for dead workers.
 
     Args:
         dead: from `dead_workers`, at least one.
-        instead: how to go without workers.
+        advice: added to the message.
     """
     return DataError(
-        f"{'. '.join(dead)}. Too little memory (SIGKILL), too little of it in /dev/shm (SIGBUS), or a "
-        f"library that crashed? {instead}"
+        f"{'. '.join(dead)}. Possible causes: too little memory (SIGKILL), too little shared memory in "
+        f"/dev/shm (SIGBUS), or a crash in a library. {advice}".rstrip()
     )
 
 
@@ -64,5 +64,5 @@ def read_by_workers(loader: DataLoader, name: str) -> Iterator[Iterator[Any]]:
     except BROKEN as error:
         dead = dead_workers(name, workers, [""] * len(workers))
         if dead:
-            raise death(dead, "") from error
+            raise death(dead) from error
         raise

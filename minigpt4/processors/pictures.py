@@ -66,7 +66,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
     Raises:
         BadSample: as `decode_picture`, and for a file of more than MAX_FILE_BYTES.
-        OSError: if there is no such file.
+        OSError: if it cannot be read.
     """
     with open_regular(path) as file:
         data = file.read(MAX_FILE_BYTES + 1)

@@ -125,7 +125,7 @@ def test_mistakes_are_told_before_a_shard_is_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no manifest"),
+        (None, "does not exist"),
         ("{", "is not a manifest as minigpt4 check-shards writes it: JSONDecodeError"),
         ("[]", "is not a manifest"),
         ('{"shards": ["a.tar"]}', "is not a manifest"),

@@ -157,7 +157,7 @@ def test_a_name_may_go_down(tmp_path) -> None:
         ("\xff", "is not valid JSON"),
         ('{"images": []}', "must hold a list of entries, or a mapping with one under 'annotations'"),
         ("3", "must hold a list of entries"),
-        ("[]", "there is no entry in "),
+        ("[]", "no entries in "),
         ('[{"image_id": "1", "caption": "a"}, 7]', "entry 1: 7 is not a mapping"),
         ('[{"image_id": "1"}]', "entry 0: 'caption' is missing (it has 'image_id')"),
         ('{"annotations": [{}]}', "entry 0: 'image_id' is missing (it has nothing)"),
@@ -177,12 +177,12 @@ def test_annotations_that_cannot_be_used_name_file_and_entry(tmp_path, content, 
 
 
 def test_a_folder_that_is_not_whole(tmp_path) -> None:
-    with pytest.raises(DataError, match=rf"^{KEY}: there is no annotation file .*filter_cap\.json"):
+    with pytest.raises(DataError, match=rf"^{KEY}: the annotation file .*filter_cap\.json does not exist"):
         build(str(tmp_path / "nowhere"))
     good_folder(tmp_path, 1)
     (tmp_path / "image" / "0.jpg").unlink()
     (tmp_path / "image").rmdir()
-    with pytest.raises(DataError, match=rf"^{KEY}: there is no folder of pictures .*image"):
+    with pytest.raises(DataError, match=rf"^{KEY}: the picture folder .*image does not exist"):
         build(str(tmp_path))
 
 

@@ -91,9 +91,9 @@ def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)1 line of .*d\.jsonl:2: its 'id' is that of line 1$"):
         build({"ann_path": str(path)})
     path.write_bytes(b"\n")
-    with pytest.raises(DataError, match=rf"^{KEY}: there is no entry in {path}$"):
+    with pytest.raises(DataError, match=rf"^{KEY}: no entries in {path}$"):
         build({"ann_path": str(path)})
-    with pytest.raises(DataError, match=rf"^{KEY}: there is no file .*none\.jsonl$"):
+    with pytest.raises(DataError, match=rf"^{KEY}: file not found: .*none\.jsonl$"):
         build({"ann_path": str(tmp_path / "none.jsonl")})
     with pytest.raises(ConfigError, match=rf"^{KEY} is '/path/to/data\.jsonl': please set it"):
         build({"ann_path": "/path/to/data.jsonl"})

@@ -43,7 +43,7 @@ BAD_LINES = [
         {},
         [
             "'image' is missing: the path of a picture, or a list of them",
-            "there is no text: give 'caption', or 'question' and 'answer', or 'conversation'",
+            "no text: give 'caption', or 'question' and 'answer', or 'conversation'",
         ],
     ),
     (
@@ -182,9 +182,9 @@ def test_the_command_tells_all_line_by_line(tmp_path: Path, capsys) -> None:
     )
     (tmp_path / "b.jpg").write_bytes(encoded(picture())[:90])
     expected = [
-        f"{path}:2: there is no picture 'c.jpg' (looked for {tmp_path / 'c.jpg'})",
+        f"{path}:2: picture not found: 'c.jpg' (looked for {tmp_path / 'c.jpg'})",
         f"{path}:3: 'image' is missing: the path of a picture, or a list of them",
-        f"{path}:3: there is no text: give 'caption', or 'question' and 'answer', or 'conversation'",
+        f"{path}:3: no text: give 'caption', or 'question' and 'answer', or 'conversation'",
         f"{path}:5: its 'id' is that of line 1",
         "5 lines, 2 captions, 1 question, 1 conversation, 2 turns, 5 pictures",
     ]
@@ -231,4 +231,4 @@ def test_the_command_from_a_shell(tmp_path: Path) -> None:
     done = subprocess.run([*command, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all lines can be used"), done.stderr
     done = subprocess.run([*command, tmp_path / "none.jsonl"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f"error: there is no file {tmp_path / 'none.jsonl'}\n")
+    assert (done.returncode, done.stderr) == (1, f"error: file not found: {tmp_path / 'none.jsonl'}\n")

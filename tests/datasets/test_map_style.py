@@ -177,10 +177,12 @@ def test_placeholders_in_the_other_layout(folder: Path) -> None:
 @pytest.mark.usefixtures("flat_defaults")
 def test_what_is_not_there_names_its_key(folder: Path) -> None:
     info = {"image_path": "FOLDER/images", "ann_path": "FOLDER/none.json"}
-    with pytest.raises(DataError, match=rf"^{WHERE}\.ann_path: there is no annotation file .*none\.json"):
+    with pytest.raises(
+        DataError, match=rf"^{WHERE}\.ann_path: the annotation file .*none\.json does not exist"
+    ):
         build(info, folder)
     info = {"image_path": "FOLDER/none", "ann_path": "FOLDER/a.json"}
-    with pytest.raises(DataError, match=rf"^{WHERE}\.ann_path: there is no folder of pictures .*none"):
+    with pytest.raises(DataError, match=rf"^{WHERE}\.ann_path: the picture folder .*none does not exist"):
         build(info, folder)
 
 

@@ -71,9 +71,9 @@ class BaseDataset(SampleStream):
         self.vis_root = Path(vis_root)
         self.annotation = self.read_entries(ann_paths)
         if not self.annotation:
-            raise DataError(f"there is no entry in {', '.join(map(str, ann_paths))}")
+            raise DataError(f"no entries in {', '.join(map(str, ann_paths))}")
         if not self.vis_root.is_dir():
-            raise DataError(f"there is no folder of pictures {self.vis_root}")
+            raise DataError(f"the picture folder {self.vis_root} does not exist")
 
     def read_entries(self, ann_paths: Sequence[str | Path]) -> Sequence[Any]:
         """All entries of the annotation files. Raises DataError."""
@@ -159,7 +159,7 @@ class BaseDataset(SampleStream):
         shuffled, order = -1, np.empty(0)
         position = reading.position or 0
         if type(position) is not int or position < 0:
-            raise CheckpointError(f"run.resume_ckpt_path: {position!r} is not how many entries were read")
+            raise CheckpointError(f"run.resume_ckpt_path: {position!r} is not a number of entries read")
         for taken in count(position):
             epoch, place = divmod(reading.reader + taken * reading.readers, len(self))
             if epoch != shuffled:
@@ -172,13 +172,13 @@ def read_annotations(path: str | Path) -> list[Any]:
     """The entries of an annotation file: a list, or a mapping with a list under `annotations`.
 
     Raises:
-        DataError: if there is no such file, or it holds something else.
+        DataError: if it does not exist, or holds something else.
     """
     try:
         with open_regular(path) as file:
             content = json.loads(file.read().decode("utf-8-sig"))  # with or without a byte-order mark
     except FileNotFoundError as error:
-        raise DataError(f"there is no annotation file {path}") from error
+        raise DataError(f"the annotation file {path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     entries = content.get("annotations") if isinstance(content, dict) else content

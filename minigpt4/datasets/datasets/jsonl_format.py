@@ -18,7 +18,7 @@ from minigpt4.common.files import check_inside, open_regular
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 MARK = "<image>"  # where a picture goes in a text
-# What LLaVA's and chat services' files hold, and what it is called here.
+# Keys of LLaVA's and chat services' files -> what to write here.
 ELSEWHERE = dict.fromkeys(
     ("conversations", "messages"), 'write "conversation": [{"user": "…"}, {"assistant": "…"}, …]'
 ) | {"images": 'write "image": ["…", …]', "text": 'write "caption": "…"'}
@@ -64,13 +64,13 @@ def read_lines(path: str | Path) -> Iterator[Line]:
     """Every line of a file, checked. Empty lines at its end do not count.
 
     Raises:
-        DataError: if there is no such file, or it cannot be read.
+        DataError: if it does not exist or cannot be read.
     """
     try:
         with open_regular(path) as stream:
             yield from _read_lines(stream)
     except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}") from error
+        raise DataError(f"file not found: {path}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -168,7 +168,7 @@ def _turns(record: dict[str, Any], problems: list[str]) -> tuple[str, list[tuple
     if not kinds and "answer" in record:
         kinds = ["question"]
     if not kinds:
-        problems.append("there is no text: give 'caption', or 'question' and 'answer', or 'conversation'")
+        problems.append("no text: give 'caption', or 'question' and 'answer', or 'conversation'")
         return "", []
     kind = kinds[0]
     wanted = {"question": ("question", "answer")}.get(kind, (kind,))

@@ -54,7 +54,7 @@ def read_manifest(path: str, key: str) -> list[str]:
     """
     file = Path(expanded(path))
     if not file.is_file():
-        raise DataError(f"{key}: there is no manifest {path}")
+        raise DataError(f"{key}: the manifest {path} does not exist")
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
         good = [str(inside(file.parent, name)) for name, samples in shards.items() if samples > 0]

@@ -12,12 +12,12 @@ LARGEST_SHARD = 2**36  # bytes; more counts as endless
 
 
 class RemoteShard:
-    """A shard at an http(s) URL. There are no retries after data has arrived.
+    """A shard at an http(s) URL. Only opening it is retried; a connection that breaks later is an error.
 
     Reading raises an OSError if the server stops, is far too slow or does not end.
 
     Raises:
-        FileNotFoundError: if the server says that there is no such file.
+        FileNotFoundError: if the server says that the file does not exist.
         OSError: if it cannot be reached, refuses, or stays busy.
     """
 

@@ -17,7 +17,7 @@ from minigpt4.common import errors
 from minigpt4.datasets.stream import Reading, Skipped
 
 SHUFFLE_BUFFER = 1000
-MOST = 10**9  # of what a position counts
+MAX_COUNT = 10**9  # of the epochs or samples in a position
 
 
 class ShardPart(NamedTuple):
@@ -43,11 +43,11 @@ class ReaderPosition(NamedTuple):
 
     @classmethod
     def of(cls, values: Any) -> "ReaderPosition":
-        """What a checkpoint holds of one. Raises CheckpointError if it is none."""
-        with errors.reading("the shards", failed="run.resume_ckpt_path: how far {} were read is damaged"):
+        """A position from a checkpoint. Raises CheckpointError if it is not one."""
+        with errors.reading("the shards", failed="run.resume_ckpt_path: the position in {} is damaged"):
             position = cls(*values)
             for number in (position.epoch, position.drawn, *position.counts):
-                if type(number) is not int or not 0 <= number < MOST:
+                if type(number) is not int or not 0 <= number < MAX_COUNT:
                     raise ValueError(f"{number!r} is not a number of epochs or samples")
             return position
 

@@ -16,16 +16,16 @@ from minigpt4.datasets.datasets.shard_bytes import DecompressionBomb, open_shard
 from minigpt4.datasets.datasets.tar_header import Header
 from minigpt4.datasets.stream import Skipped
 
-# Of all files of a sample together; what is larger is not read into memory.
+# Of all files of a sample together; larger samples are not read into memory.
 MAX_SAMPLE_BYTES = 100 * 2**20
 MAX_SAMPLE_FILES = 1000
 # Of a JSON or text file: read as JSON, it takes twenty times its size.
 MAX_TEXT_BYTES = 16 * 2**20
-# What is not wanted of a shard is read in such pieces.
+# Files that are not used are read in pieces of this size.
 PIECE = 2**16
 
-# `DIR/KEY.SUFFIX`: as for webdataset, a file's suffix begins at the first dot of its name. What has nothing
-# before the dot (macOS puts a `._NAME` beside each file) is no part of a sample.
+# `DIR/KEY.SUFFIX`: as for webdataset, a file's suffix begins at the first dot of its name. A file with
+# nothing before the dot (macOS puts a `._NAME` beside each file) is not part of a sample.
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
 
@@ -85,7 +85,7 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
 def read_shard(shard: str) -> Iterator[RawSample | Skipped]:
     """All samples up to where the shard is damaged, then what was wrong with it."""
     reasons: list[str] = []
-    sample, room = None, 0  # of which no more is read once there is no room for it
+    sample, room = None, 0  # room: bytes that the sample may still take; -1 once it is too large
     try:
         with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
             for info in tar:
@@ -130,7 +130,7 @@ def _data(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def _skip_rest(tar: tarfile.TarFile) -> None:
-    """Read on to the next header. tarfile would do so beyond the end, for as long as a header says."""
+    """Skip to the next header. tarfile itself would go on past the end, as far as the header says."""
     stream = tar.fileobj
     while tar.offset - 1 - stream.tell() > PIECE:  # type: ignore[attr-defined, union-attr]
         if len(stream.read(PIECE)) < PIECE:  # type: ignore[union-attr]

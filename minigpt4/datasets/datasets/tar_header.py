@@ -4,7 +4,7 @@ import tarfile
 from typing import IO
 
 _CHECKSUM = slice(148, 156)
-# Of a long name, a pax header or the map of a sparse file, which tarfile reads into memory whole.
+# Of a long name, a pax header or the map of a sparse file: tarfile reads all of it into memory.
 MAX_HEADER = 2**20
 
 
@@ -39,7 +39,7 @@ class Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        """What belongs to this header is read; it may be another header, whose own is read then."""
+        """As tarfile's, with a limit on the bytes of the header, which may include further headers."""
         if self.type == tarfile.REGTYPE:
             return super()._proc_member(tar)  # type: ignore[misc]
         stream = tar.fileobj
@@ -51,7 +51,7 @@ class Header(tarfile.TarInfo):
 
 
 class _HeaderBytes:
-    """A stream of which no more than MAX_HEADER bytes are read."""
+    """A stream that gives at most MAX_HEADER bytes."""
 
     def __init__(self, stream: IO[bytes] | None) -> None:
         assert stream is not None

@@ -119,7 +119,7 @@ class Manifest:
             key: the YAML key that names it, for messages.
 
         Raises:
-            DataError: if there is none, it is of another format, unfinished, or names files outside.
+            DataError: if it does not exist, is unfinished, has another format, or names files outside.
         """
         path = Path(expanded(place))
         path = path / MANIFEST if path.is_dir() else path
@@ -137,7 +137,7 @@ class Manifest:
             return cls(path.parent, dict(content["vision"]), _shape(content["shape"]), content["parts"])
         except FileNotFoundError as error:
             raise DataError(
-                f"{key}: there is no cache {str(place)!r} (no {path}); minigpt4 cache-features makes one"
+                f"{key}: no cache in {str(place)!r} ({path} is missing); minigpt4 cache-features makes one"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -159,7 +159,7 @@ class Manifest:
 
 
 def _check_part(part: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError, KeyError or TypeError for a part of a manifest that is none."""
+    """Raise ValueError, KeyError or TypeError if a part of a manifest is invalid."""
     for shard in part["shards"]:
         inside(folder, shard["file"])
         if not isinstance(shard["samples"], int):
@@ -169,7 +169,7 @@ def _check_part(part: dict[str, Any], folder: Path) -> None:
 
 
 def _shape(sizes: dict[str, int]) -> TokenShape:
-    """What a manifest says of the tokens. Raises ValueError or TypeError: memory is made by it."""
+    """The shape of the tokens. Raises ValueError or TypeError: memory is allocated by it."""
     shape = TokenShape(**sizes)
     if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in sizes.values()):
         raise ValueError(f"shape is {sizes}, each must be from 1 to {LARGEST_SIZE:,}")

@@ -151,17 +151,17 @@ class ShardWriter:
         self._lock.release()
 
     def abandon(self) -> None:
-        """Leave the shard to whoever comes next."""
+        """Give up the shard, so that another process can write it."""
         self._file.close()
         self._lock.release()
 
 
 def _writer(shard: Shard) -> ShardWriter | None:
-    """Who writes a shard; None if another process does, or has done it."""
+    """The writer of a shard; None if another process is writing it or has finished it."""
     try:
         writer = ShardWriter(shard)
     except Held as holder:
-        log.info("%s is being made by %s", shard.path, holder)
+        log.info("%s is being written by %s", shard.path, holder)
         return None
     if shard.record() is not None:
         writer.abandon()
