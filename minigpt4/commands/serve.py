@@ -128,8 +128,9 @@ def checked(args: argparse.Namespace, arch: str) -> "ServerSettings":
     from minigpt4.serving.openai.limits import ServerSettings
 
     for name in ("max_concurrency", "max_queue", "max_images", "max_new_tokens", "max_body_mb"):
-        if getattr(args, name) < (0 if name == "max_images" else 1):
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}, it must be at least 1")
+        value, least = getattr(args, name), 0 if name == "max_images" else 1
+        if value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, it must be at least {least}")
     return ServerSettings(
         name=args.model_name or arch,
         api_key=args.api_key or None,
