@@ -70,7 +70,7 @@ class Batcher(ReplyEngine):
         """Queue a request. Raises Full."""
         with self._wake:
             if len(self._waiting) >= self.most_waiting:
-                raise Full(f"{len(self._waiting)} requests are waiting already; please try again later")
+                raise Full(len(self._waiting))
             self._waiting.append(request)
             self._wake.notify()
 

@@ -13,6 +13,9 @@ from minigpt4.serving.replies import Reply
 class Full(UserError):
     """The queue is full."""
 
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} requests are already waiting; please try again later")
+
 
 @dataclass(eq=False)
 class Asked:

@@ -112,7 +112,7 @@ class VllmEngine(ReplyEngine):
     def submit(self, request: Asked) -> None:
         with self._lock:
             if len(self._requests) >= self.most:
-                raise Full(f"{self.load[1]} requests are waiting already; please try again later")
+                raise Full(self.load[1])
             self._requests.add(request)
         self._on_loop(self._reply(request))
 
