@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Chat on random weights: how soon a reply begins, and how fast it goes on.
+"""Chat on random weights: time to the first token, and throughput.
 
-The time to the first token is measured at turns 1 to 10 of a dialogue about an image, with the keys and
-values of the turns before and without; tokens per second at several batch sizes, as loaded and compiled, and
-of several askers at once, as serve.py answers them; images per second of captions of 20 tokens, as infer.py
-writes them. The first reply of the process is one of the figures. Each is written as soon as it is there.
+The time to the first token is measured at turns 1 to 10 of a dialogue about an image, with and without the
+cached keys and values of earlier turns; tokens per second at several batch sizes, as loaded and compiled, and
+for several concurrent requests, as in serve.py; images per second of captions of 20 tokens, as in infer.py.
+The first reply of the process is measured separately. Each figure is written as soon as it is measured.
 
 example:
   python -m benchmarks.chat --size tiny
@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> Any:
 
 
 def load(args: argparse.Namespace) -> "ChatModel":
-    """The model; it cannot end a reply before its time."""
+    """The model, without end tokens, so that all replies have full length."""
     from benchmarks import random_model
     from minigpt4.common.device import pick_device
     from minigpt4.processors import Blip2ImageEvalProcessor
@@ -101,7 +101,7 @@ def load(args: argparse.Namespace) -> "ChatModel":
 
 
 def speed(model: "ChatModel", batch: int, tokens: int) -> float:
-    """Tokens per second of greedy replies side by side, after the first token."""
+    """Tokens per second of greedy replies in one batch, after the first token."""
     dialogues = [[model.message("user", QUESTION, [picture(place)])] for place in range(batch)]
     replies = model.replies(dialogues, [greedy(tokens)] * batch)
     seconds = max(reply.seconds - (reply.first_token_seconds or 0) for reply in replies)
@@ -109,7 +109,7 @@ def speed(model: "ChatModel", batch: int, tokens: int) -> float:
 
 
 def served(model: "ChatModel", askers: int, tokens: int) -> float:
-    """Tokens per second of replies to several askers who come at once, from then to the last token."""
+    """Tokens per second of concurrent requests, from the first request to the last token."""
     from minigpt4.serving.batching import Batcher
     from minigpt4.serving.reply_engine import Asked
 
@@ -142,9 +142,9 @@ def first_tokens(model: "ChatModel", tokens: int, **limits: int) -> list[float]:
     """Seconds to the first token at each turn of a dialogue.
 
     Args:
-        model: which answers.
+        model: answers the questions.
         tokens: of each reply.
-        limits: keep_caches=0 reads every prompt afresh.
+        limits: keep_caches=0 computes every prompt anew.
     """
     from minigpt4.serving import ChatModel
 
@@ -158,7 +158,7 @@ def first_tokens(model: "ChatModel", tokens: int, **limits: int) -> list[float]:
 
 
 def greedy(tokens: int) -> "GenerationSettings":
-    """The likeliest tokens, so many of them."""
+    """Greedy decoding of so many tokens."""
     from minigpt4.serving import GenerationSettings
 
     return GenerationSettings(temperature=0, repetition_penalty=1.0, min_new_tokens=0, max_new_tokens=tokens)
@@ -172,7 +172,7 @@ def picture(seed: int) -> "np.ndarray":
 
 
 def shown(value: Any) -> str:
-    """A figure for a person."""
+    """A figure as text."""
     if isinstance(value, list):
         return " ".join(map(shown, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -97,7 +97,7 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 
     Args:
         size: one of SIZES.
-        folder: where its files go. They take next to no room: their tensors are holes, or share their zeros.
+        folder: where its files go. They take little disk space: they are sparse, or share their zeros.
         device: where it runs.
         keys: of a YAML's `model:`.
     """
@@ -149,7 +149,7 @@ def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
         model = AutoModelForCausalLM.from_config(config)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, parameter in model.named_parameters():  # a tied head is there once
+    for name, parameter in model.named_parameters():  # a tied head appears once
         start, end = end, end + 2 * parameter.numel()
         header[name] = {"dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()

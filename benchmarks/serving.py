@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""The server under load: clients who ask one question after another, and check that the reply is theirs.
+"""The server under load: concurrent clients, which check that each reply is the expected one.
 
-A server of the tiny Gemma is started in a process of its own. Each client shows pictures of its own and knows
-the reply from a model in this process, so a reply that belongs to another is noticed.
+The server runs the tiny Gemma in its own process. Each client sends its own pictures, and the expected
+replies come from a model in this process, so a reply to another client's question is noticed.
 
 example:
   python -m benchmarks.serving --clients 50 --seconds 60 --json output/serving.json
@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, default=50, help="who ask side by side (50)")
-    parser.add_argument("--seconds", type=float, default=60, help="for how long (60)")
+    parser.add_argument("--clients", type=int, default=50, help="concurrent clients (50)")
+    parser.add_argument("--seconds", type=float, default=60, help="duration (60)")
     parser.add_argument("--timeout", type=float, default=30, help="seconds a client waits for a reply (30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     args = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Start a server, and ask it."""
+    """Start a server, and send it requests."""
     import minigpt4
 
     model = minigpt4.load(CONFIG, "cpu", OPTIONS)
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def under_load(
     args: argparse.Namespace, server: "subprocess.Popen[bytes]", url: str, known: list[Any]
 ) -> dict[str, Any]:
-    """The figures of so many seconds."""
+    """Send requests for `args.seconds`; the figures."""
     import openai
 
     counts: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def under_load(
 
 
 def question(number: int) -> tuple[str, Any]:
-    """A question and a picture that nobody else has."""
+    """A question and a picture, different for each number."""
     from PIL import Image
 
     colour = (number * 37 % 256, number * 91 % 256, number * 53 % 256)
@@ -121,7 +121,7 @@ def question(number: int) -> tuple[str, Any]:
 
 
 def reply(client: Any, text: str, image: Any) -> str:
-    """What the server says."""
+    """The server's reply."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -133,7 +133,7 @@ def reply(client: Any, text: str, image: Any) -> str:
 
 
 def address(server: "subprocess.Popen[bytes]", log: Any) -> str:
-    """Where the server answers, once it does."""
+    """The server's URL, once it is ready."""
     while server.poll() is None:
         log.seek(0)
         said = log.read()

@@ -47,7 +47,7 @@ def main() -> None:
     )
     many.add_argument("--output", type=user_path, metavar="JSONL", help="the answers")
     many.add_argument(
-        "--images", type=user_path, metavar="DIR", help="where .jsonl files' pictures are (beside them)"
+        "--images", type=user_path, metavar="DIR", help="folder of .jsonl files' pictures (the file's own)"
     )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
     how = parser.add_argument_group(
@@ -107,19 +107,19 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
     for path in args.image:
         if not Path(expanded(path)).is_file():
-            raise ConfigError(f"--image: there is no file {Path(expanded(path)).absolute()}")
+            raise ConfigError(f"--image: file not found: {Path(expanded(path)).absolute()}")
     if args.output:
         require_writable(args.output, "--output")
         if args.output.exists():
             raise ConfigError(
-                f"--output: {args.output} is there already: please remove it or name another file"
+                f"--output: {args.output} already exists: please remove it or name another file"
             )
     elif is_launched() or args.num_shards or args.merge:
         raise ConfigError("--num-shards, --merge and torchrun share the questions of --input; please set it")
 
 
 def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
-    """The settings that were named. Outside of a dialogue replies are the likeliest ones by default.
+    """The settings from the command line. Outside of a dialogue, decoding is greedy by default.
 
     Raises:
         ConfigError: for one that is out of bounds.
@@ -133,7 +133,7 @@ def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
 
 
 def answer_many(cfg: "Config", args: argparse.Namespace, settings: "GenerationSettings") -> None:
-    """Answer this process's share of the questions, and put all shares together once they are there."""
+    """Answer this process's share of the questions, and merge all shares once they are complete."""
     from functools import partial
 
     from minigpt4.common.config import plain
@@ -179,7 +179,7 @@ def answer_share(
                 bar.update(len(records))
                 done += len(records)
     except KeyboardInterrupt as stop:
-        message = f"stopped; {file.part} keeps {done} answers, and the same command goes on from there"
+        message = f"stopped; {file.part} keeps {done} answers; run the same command again to resume"
         raise Interrupted(message, signal.SIGINT) from stop
     file.finish()
 

@@ -55,8 +55,8 @@ def main() -> None:
         nargs="+",
         default=["own"],
         metavar=("own|vllm", "KEY=VALUE"),
-        help="what generates; vllm lives in an environment of its own (docs/inference.md) and takes its "
-        "options, as tensor_parallel_size=2",
+        help="what generates replies; vllm needs its own environment (docs/inference.md), and takes options "
+        "such as tensor_parallel_size=2",
     )
     run(serve, parser.parse_args())
 
@@ -116,7 +116,7 @@ def engine_of(words: list[str]) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"--engine {name}: it must be own or vllm")
     if name == "vllm" and find_spec("vllm") is None:
         raise ConfigError(
-            "--engine vllm: vLLM is not in this environment; it needs one of its own: make vllm, then "
+            "--engine vllm: vLLM is not installed in this environment; it needs its own: make vllm, then "
             "source .venv-vllm/bin/activate"
         )
     return name, OmegaConf.to_container(OmegaConf.from_dotlist(options))  # type: ignore[return-value]

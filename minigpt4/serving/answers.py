@@ -26,10 +26,10 @@ READERS = 2
 def answer(
     model: ChatModel, inputs: Iterable[tuple[int, Input]], batch_size: int, settings: GenerationSettings
 ) -> Iterator[list[dict[str, Any]]]:
-    """Records of numbered questions, a list per batch, in order; meanwhile the next one's pictures are read.
+    """Records of numbered questions, per batch, in order. The next batch's pictures are read meanwhile.
 
     A record has `index`, `id`, `images`, `question`, and either `answer`, `finish_reason` and `tokens`, or
-    `error`: one bad question does not end the others.
+    `error`: a bad question does not affect the others.
     """
     numbered = iter(inputs)
     with ThreadPoolExecutor(READERS) as readers:
@@ -70,18 +70,18 @@ def _answer_batch(
 class AnswerFile:
     """A JSONL file that grows as `PATH.part`, and is renamed to PATH once it is complete.
 
-    Its first line says how its records were made; what was made otherwise is not continued.
+    Its first line holds the config, inputs and settings. A file made with others is not continued.
 
     Args:
         path: of the complete file.
-        made: how, in JSON's types.
+        made: this first line, in JSON's types.
 
     Attributes:
-        done: records that are there already.
-        complete: whether they are all.
+        done: number of records written so far.
+        complete: whether it has all records.
 
     Raises:
-        DataError: if what is there was made otherwise.
+        DataError: if the existing file was made with others.
     """
 
     def __init__(self, path: Path, made: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def merge(paths: Sequence[Path], out: Path, made: dict[str, Any]) -> dict[str, i
         How many `records` it has, and how many of them are `errors`.
 
     Raises:
-        DataError: if one was made otherwise, or records are missing.
+        DataError: if a file was made with another config, input or settings, or records are missing.
     """
     counts = {"records": 0, "errors": 0}
     with ExitStack() as stack:
@@ -145,7 +145,7 @@ def merge(paths: Sequence[Path], out: Path, made: dict[str, Any]) -> dict[str, i
 def _check_made(line: bytes, made: dict[str, Any], path: Path) -> None:
     if line != _line(made):
         raise DataError(
-            f"--output: {path} was made with another config, input or settings; remove it to begin anew, or "
+            f"--output: {path} was made with another config, input or settings; remove it to start over, or "
             "repeat that command to finish it"
         )
 

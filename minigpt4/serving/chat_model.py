@@ -110,9 +110,7 @@ class ChatModel:
         """The defaults with changes. Raises ConfigError."""
         for name in changes.keys() - vars(self.defaults).keys():
             known = list(vars(self.defaults))
-            raise ConfigError(
-                f"there is no setting {name!r}{nearest(name, known)} (known: {', '.join(known)})"
-            )
+            raise ConfigError(f"unknown setting {name!r}{nearest(name, known)} (known: {', '.join(known)})")
         return GenerationSettings(**{**vars(self.defaults), **changes})
 
     def message(

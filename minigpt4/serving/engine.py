@@ -204,7 +204,7 @@ class Engine:
 
     @torch.no_grad()
     def see(self, prompts: Sequence[Prompt]) -> torch.Tensor | None:
-        """Embeddings of the prompts' pictures, [N, P, D]; None where there are none."""
+        """Embeddings of the prompts' pictures, [N, P, D]; None for no picture."""
         return self._see([picture for prompt in prompts for picture in prompt.pictures])
 
     def _look(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ def _read(source: str, ask: str | None, images: Path | None) -> Iterator[Input]:
         raise ConfigError(f"--input: the folder {path.absolute()} contains neither pictures nor .tar shards")
     if suffix == "jsonl" or suffix in IMAGE_SUFFIXES:
         if not path.is_file():
-            raise ConfigError(f"--input: there is no file {path.absolute()}")
+            raise ConfigError(f"--input: file not found: {path.absolute()}")
         return _lines(path, ask, images) if suffix == "jsonl" else _shown(path, ask)
     if is_remote(source) or ".tar" in source or suffix == "json":
         return _samples(expand_shards(source, "--input"), ask)

@@ -116,5 +116,5 @@ class ChatSession:
 def _last_question(said: Sequence[Message]) -> int:
     places = [place for place, message in enumerate(said) if message.role == "user"]
     if not places:
-        raise DataError("there is no question yet")
+        raise DataError("no question has been asked yet")
     return places[-1]

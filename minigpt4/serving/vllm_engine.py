@@ -200,13 +200,13 @@ def sampling_params(settings: GenerationSettings, stop_ids: list[int]) -> Any:
     """Settings as `SamplingParams`, whose `repetition_penalty` also counts the prompt's tokens.
 
     Raises:
-        ConfigError: for beams, which vLLM's engine has not.
+        ConfigError: for beam search, which vLLM's engine does not support.
     """
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
     from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
     if settings.num_beams > 1:
-        raise ConfigError(f"settings.num_beams is {settings.num_beams}, vLLM's engine has no beams")
+        raise ConfigError(f"settings.num_beams is {settings.num_beams}, vLLM's engine has no beam search")
     drawn = settings.sampled and settings.top_p > 0
     return SamplingParams(
         temperature=settings.temperature if drawn else 0.0,
