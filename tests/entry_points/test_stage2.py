@@ -49,9 +49,9 @@ def stages(tmp_path_factory) -> tuple[dict[str, Any], Any, list[str]]:
         patch.setattr(PromptEncoder, "encode", remember)
         storage = f"{{train: {folder}/align, test: {folder}/held_out}}"
         report, runner = run(
-            *("minigpt4_tiny_gemma_stage2_finetune.yaml", "run.max_epoch=1", "run.iters_per_epoch=30"),
+            *("minigpt4_tiny_gemma_stage2_finetune.yaml", "run.max_epoch=1", "run.iters_per_epoch=60"),
             *(f"run.output_dir={folder}/stage2", f"datasets.cc_sbu_align.build_info.storage={storage}"),
-            *(f"model.ckpt={folder}/stage1/checkpoint_latest.pth", "run.log_freq=5"),
+            *(f"model.ckpt={folder}/stage1/checkpoint_latest.pth", "run.log_freq=5", "run.init_lr=3e-3"),
         )
     return report, runner, given
 
@@ -69,8 +69,8 @@ def test_stage_2_goes_on_from_stage_1(stages) -> None:
     report, runner, _ = stages
     losses = [record["loss"] for record in runner.reporter.log.read()]
     assert losses[-1] < 0.7 * losses[0]
-    assert report["loss"] < 0.85 * report["before"]["loss"]
-    assert report["exact_match"] > report["before"]["exact_match"] > 0  # stage 1 left something to build on
+    assert report["loss"] < 0.5 * report["before"]["loss"]
+    assert report["exact_match"] - 0.1 > report["before"]["exact_match"] > 0.3  # what stage 1 left to build on
     assert report["samples"] == 60 and report["bad_samples"] == {}
 
 
@@ -80,7 +80,7 @@ def test_stage_2s_prompts_are_inside_the_template(stages) -> None:
     model = runner.bare_model
     requests = (ROOT / "prompts" / "alignment.txt").read_text().splitlines()
     written = [f"<start_of_turn>user\n{request}<end_of_turn>\n<start_of_turn>model\n" for request in requests]
-    assert len(given) == 30 * 12
+    assert len(given) == 60 * 12
     assert set(given) <= set(written) and len(set(given)) > 10
     assert model.prompt_list[0] == written[0]
     chat = Conversation(model.template)
