@@ -199,11 +199,13 @@ def test_odd_tensors(folder, kind) -> None:
     assert Q_PROJ in refused(folder)
 
 
-def test_odd_dtypes_in_safetensors(folder) -> None:
-    whole = load_file(folder / WEIGHTS)[Q_PROJ]
-    for dtype in (torch.complex64, torch.int8):
-        change_tensors(folder, lambda tensors, dtype=dtype: tensors | {Q_PROJ: whole.to(dtype)})
-        assert Q_PROJ in refused(folder)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_odd_dtypes_in_safetensors(folder, dtype) -> None:
+    try:
+        change_tensors(folder, lambda tensors: tensors | {Q_PROJ: tensors[Q_PROJ].to(dtype)})
+    except KeyError:
+        pytest.skip(f"this version of safetensors cannot write {dtype}")
+    assert Q_PROJ in refused(folder)
 
 
 def test_headers_that_lie(folder) -> None:

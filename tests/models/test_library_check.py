@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AttentionInterface,
     AutoConfig,
+    AutoModelForCausalLM,
     BertConfig,
     DogeConfig,
     Gemma3Config,
@@ -18,11 +20,13 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.conversation.chat import Chat
 from minigpt4.conversation.messages import Conversation
+from minigpt4.models.execution import UNMASKED_SDPA
 from minigpt4.models.library_check import check_language_model
 from minigpt4.models.llm_loading import load_language_model
 from minigpt4.models.minigpt4 import MiniGPT4
@@ -107,7 +111,28 @@ def test_per_layer_inputs_that_are_found_by_embeddings_are_no_help(tmp_path) -> 
 
 
 def test_an_attention_that_needs_its_mask_keeps_it(tmp_path) -> None:
-    model = build(save(tmp_path, DogeConfig(**SIZES, **IDS)), attn_implementation="sdpa")
+    folder = save(tmp_path, DogeConfig(**SIZES, **IDS))
+    ids = torch.arange(20, 40)[None]
+    library = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        expected, begun = library(input_ids=ids).logits[0], library(input_ids=ids[:, :10]).logits[0]
+    if not torch.allclose(expected[:10], begun, atol=1e-4):  # transformers 5.4: its Doge sees what follows
+        with pytest.raises(ConfigError, match="different logits for embeddings than for ids"):
+            build(folder, attn_implementation="sdpa")
+        return
+    model = build(folder, attn_implementation="sdpa")
+    assert not model.language.drops_masks
+    with torch.no_grad():
+        ours = model.language.logits(model.language.embed(ids), torch.ones_like(ids), torch.arange(20))
+        torch.testing.assert_close(ours, expected.float())
+
+
+def test_an_attention_that_is_wrong_without_a_mask_keeps_it(tmp_path, monkeypatch) -> None:
+    def blind(*given: Any, **how: Any) -> Any:
+        return sdpa_attention_forward(*given, **how | {"is_causal": False})
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, UNMASKED_SDPA, blind)
+    model = build(save_model(tmp_path, "qwen2"), attn_implementation="sdpa")
     assert not model.language.drops_masks
     ids = torch.arange(20, 40)[None]
     with torch.no_grad():
