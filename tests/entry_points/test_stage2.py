@@ -70,7 +70,7 @@ def test_stage_2_goes_on_from_stage_1(stages) -> None:
     losses = [record["loss"] for record in runner.reporter.log.read()]
     assert losses[-1] < 0.7 * losses[0]
     assert report["loss"] < 0.5 * report["before"]["loss"]
-    assert report["exact_match"] - 0.1 > report["before"]["exact_match"] > 0.3  # what stage 1 left to build on
+    assert report["exact_match"] - 0.1 > report["before"]["exact_match"] > 0.3  # after stage 1
     assert report["samples"] == 60 and report["bad_samples"] == {}
 
 
