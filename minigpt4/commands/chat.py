@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 
-from minigpt4.common.cli import config_parser, run
+from minigpt4.common.cli import add_device, config_parser, run
 
 log = logging.getLogger("chat")
 
@@ -23,9 +23,7 @@ def main() -> None:
     parser = config_parser(__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpu-id", type=int, metavar="N", help="run on this GPU; the same as --device cuda:N")
-    where.add_argument(
-        "--device", metavar="D", help="cuda, cuda:0, mps (untested) or cpu; the best there is by default"
-    )
+    add_device(where)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="open a public link through gradio's servers")

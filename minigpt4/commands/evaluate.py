@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
-from minigpt4.common.cli import config_parser, run, user_path
+from minigpt4.common.cli import add_device, config_parser, run, user_path
 from minigpt4.common.files import expanded
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="samples per batch; by default run.batch_size_eval (32)"
     )
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best one by default"
-    )
+    add_device(parser)
     parts.add_arguments(parser)
     run(evaluate, parser.parse_args())
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
-from minigpt4.common.cli import config_parser, run, user_path
+from minigpt4.common.cli import add_device, config_parser, run, user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,9 +57,7 @@ def main() -> None:
         kind = float if field.type == "float" or field.type is float else int
         about = f"{field.metadata['doc']} ({field.default})"
         how.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar="X", help=about)
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
-    )
+    add_device(parser)
     parts.add_arguments(parser)
     run(infer, parser.parse_args())
 

@@ -10,7 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from minigpt4.common.cli import config_parser, run
+from minigpt4.common.cli import add_device, config_parser, run
 
 if TYPE_CHECKING:
     from minigpt4.serving.openai.limits import ServerSettings
@@ -47,9 +47,7 @@ def main() -> None:
         action="store_true",
         help="fetch images from http(s) URLs, but never from this machine or a private network",
     )
-    parser.add_argument(
-        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best by default"
-    )
+    add_device(parser)
     parser.add_argument(
         "--engine",
         nargs="+",

@@ -32,6 +32,13 @@ def config_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add `--device`, to a parser or to a group of one."""
+    parser.add_argument(
+        "--device", metavar="D", help="cuda, cuda:1, mps (untested) or cpu; the best one by default"
+    )
+
+
 def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run a command; after a user's mistake it ends with one line, or with `--debug` a traceback above it."""
     try:
