@@ -1,4 +1,4 @@
-"""What happens on the page: each method is an event, and gives what is to be shown."""
+"""The page's event handlers: each returns or yields what is to be shown."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ from minigpt4.processors.pictures import open_picture
 AT_ONCE = 4
 # Pictures of one dialogue.
 MOST_PICTURES = 32
-# Seconds for a reply that was stopped to end, before it counts as one that is on its way.
+# Seconds that a new question waits for a stopped reply to end, before the visitor is told to wait.
 ENDING = 2
-# What the sliders stand for, in their order.
+# The sliders' settings, in order.
 SETTINGS = ("temperature", "top_p", "max_new_tokens", "num_beams")
 
 # What a `gr.MultimodalTextbox` holds: `text`, and `files`, a list of paths.
@@ -34,7 +34,7 @@ Shown = Iterator[list[Any]]
 
 @dataclass
 class View:
-    """What changes on the page; the rest stays as it is, the box with what is being typed above all."""
+    """What changes on the page. None leaves a component alone: a reply must not erase what is typed."""
 
     visitor: Visitor
     dialogue: Any = None
@@ -51,10 +51,10 @@ class Events:
     """The events of one page.
 
     Args:
-        loader: has the model, or will have.
-        uploads: whose pictures are whose.
-        examples: what is offered in an empty dialogue.
-        language: the page's; None: each visitor's own.
+        loader: of the model.
+        uploads: which visitor uploaded which picture.
+        examples: offered in an empty dialogue.
+        language: of the page; None: each visitor's own.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Events:
         self._answering = Answering(loader, AT_ONCE)
 
     def load(self, request: gr.Request, visitor: Visitor) -> Shown:
-        """A page is opened: how far the model is loaded, and then what it is."""
+        """A page was opened: show how far the model is loaded, then its description."""
         labels = self._labels(request)
         while self._loader.model is None:
             yield View(visitor, status=self._loader.progress(labels)).outputs()
@@ -72,19 +72,23 @@ class Events:
         yield View(visitor, status=self._loader.description(labels)).outputs()
 
     def ask(self, request: gr.Request, typed: Typed | None, visitor: Visitor, *settings: float) -> Shown:
-        """What is in the box is sent; nothing where it is empty."""
+        """Send the content of the box, unless it is empty."""
         typed = typed or {}
         turn = Turn((typed.get("text") or "").strip(), list(typed.get("files") or ()))
         if turn.text or turn.files:
             yield from self._ask(request, visitor, turn, settings, from_box=True)
         else:
-            yield View(visitor).outputs()  # what yields nothing empties the box
+            yield View(visitor).outputs()  # Gradio empties the box if nothing is yielded
 
     def ask_example(
         self, request: gr.Request, event: gr.SelectData, visitor: Visitor, *settings: float
     ) -> Shown:
         """An example is chosen."""
-        example = self._examples[event.index]
+        place = _chosen_place(event.index)
+        if not 0 <= place < len(self._examples):
+            yield View(visitor).outputs()
+            return
+        example = self._examples[place]
         question, *further = example.questions
         turn = Turn(question, list(example.pictures), further=further)
         yield from self._ask(request, visitor, turn, settings)
@@ -92,7 +96,7 @@ class Events:
     def ask_further(
         self, request: gr.Request, event: gr.SelectData, visitor: Visitor, *settings: float
     ) -> Shown:
-        """A question that was offered below the last reply is chosen."""
+        """A question offered below the last reply is chosen."""
         further = [one for turn in visitor.turns[-1:] for one in turn.further]
         question = str(event.value)
         turn = Turn(question, [], further=[one for one in further if one != question])
@@ -102,42 +106,41 @@ class Events:
         """Another reply to the last question is wanted."""
 
         def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
+            if not visitor.turns:
+                raise Unanswered
             steps = self._answering.retry(visitor, _chosen(settings), labels)
             return visitor.turns[-1], steps
 
-        if visitor.turns:
-            yield from self._grow(request, visitor, begin)
-        else:
-            yield View(visitor, []).outputs()
+        yield from self._grow(request, visitor, begin)
 
     def edit(self, request: gr.Request, event: gr.EditData, visitor: Visitor, *settings: float) -> Shown:
         """A question was changed: it is asked again, and what followed it is forgotten."""
         # A message for each question and each reply.
-        message = event.index if isinstance(event.index, int) else event.index[0]
-        place, text = message // 2, str(event.value).strip()
+        place, text = _chosen_place(event.index) // 2, str(event.value).strip()
 
         def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
+            if not 0 <= place < len(visitor.turns) or not (text or visitor.turns[place].files):
+                raise Unanswered
             old, images = visitor.undo(len(visitor.turns) - place)
             turn = Turn(text, old.files, further=old.further)
             return turn, self._answering.ask(visitor, turn, images, _chosen(settings), labels)
 
-        if 0 <= place < len(visitor.turns) and (text or visitor.turns[place].files):
-            yield from self._grow(request, visitor, begin)
-        else:
-            yield View(visitor, shown(visitor.turns, self._labels(request))).outputs()
+        yield from self._grow(request, visitor, begin)
 
     def undo(self, request: gr.Request, typed: Typed | None, visitor: Visitor) -> list[Any]:
         """The last question is taken back into the box, if that is empty."""
         box = None
-        if visitor.turns and visitor.busy.acquire(timeout=ENDING):
-            turn, _ = visitor.undo()
-            visitor.busy.release()
-            if not typed or not (typed.get("text") or typed.get("files")):
+        if visitor.busy.acquire(timeout=ENDING):
+            try:
+                turn = visitor.undo()[0] if visitor.turns else None
+            finally:
+                visitor.busy.release()
+            if turn and not (typed and (typed.get("text") or typed.get("files"))):
                 box = {"text": turn.text, "files": turn.files}
         return View(visitor, shown(visitor.turns, self._labels(request)), box).outputs()
 
     def stop(self, visitor: Visitor) -> None:
-        """The reply that is on its way shall end."""
+        """Stop the current reply."""
         visitor.stop()
 
     def clear(self, visitor: Visitor) -> list[Any]:
@@ -146,7 +149,7 @@ class Events:
         return View(visitor, []).outputs()
 
     def add_photo(self, photo: str | None, typed: Typed | None) -> tuple[Typed | dict[str, Any], None]:
-        """A picture of the camera goes into the box."""
+        """A picture from the camera goes into the box."""
         if photo is None:
             return gr.skip(), None
         typed = typed or {}
@@ -196,8 +199,8 @@ class Events:
         Args:
             request: the visitor's.
             visitor: whose dialogue it is.
-            begin: gives the question and the steps of its reply. Raises Unanswered.
-            from_box: whether the question was in the box, where it goes again if there is no reply.
+            begin: returns the question and the steps of its reply. Raises Unanswered.
+            from_box: whether the question came from the box; it is put back there if it gets no reply.
         """
         labels = self._labels(request)
         if not visitor.busy.acquire(timeout=ENDING):
@@ -217,7 +220,7 @@ class Events:
         except Unanswered as unanswered:
             if unanswered.reason:
                 gr.Warning(unanswered.reason, title=labels["notice"])
-            # What was not sent is in the box still.
+            # A question that was not sent is still in the box.
             box = _box(False, {"text": turn.text, "files": turn.files} if from_box and turn else None)
         finally:
             visitor.busy.release()
@@ -225,9 +228,15 @@ class Events:
 
 
 def _box(replying: bool, value: Typed | None = None) -> dict[str, Any]:
-    """The box's button stops a reply or sends; what is in it stays, if there is no new value."""
+    """Show the box's button as stop or send; its content stays unless there is a new `value`."""
     changes = gr.update(submit_btn=not replying, stop_btn=replying)
     return changes if value is None else {**changes, "value": value}
+
+
+def _chosen_place(index: Any) -> int:
+    """The place that the browser names; -1 if it sent something else."""
+    place = index[0] if isinstance(index, (list, tuple)) and index else index
+    return place if isinstance(place, int) else -1
 
 
 def _chosen(settings: Sequence[float]) -> dict[str, Any]:

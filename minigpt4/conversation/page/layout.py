@@ -1,4 +1,4 @@
-"""What is where on the page."""
+"""The page's components, and which events they trigger."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from minigpt4.conversation.page.visitor import Visitor
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.processors.pictures import IMAGE_SUFFIXES
 
-# Uploaded pictures are looked through every hour, and deleted when they are a day old.
+# Every hour, uploaded pictures that are a day old are deleted.
 DELETE_CACHE = (60 * 60, 24 * 60 * 60)
-# A dialogue is forgotten when nothing was asked for so many seconds.
+# A dialogue is forgotten after this many seconds without a question.
 FORGET_AFTER = 24 * 60 * 60
 
 
 def _t(label: str) -> Any:
-    """A label, whose words come to the browser in all languages, and it takes its own."""
+    """A label; the browser gets it in all languages and shows its own."""
     return gr.I18n()(label)
 
 
@@ -34,13 +34,13 @@ def translations(language: str | None) -> gr.I18n:
 def build_page(
     loader: Loader, uploads: Uploads, examples: Sequence[Example] = (), language: str | None = None
 ) -> gr.Blocks:
-    """The page, which `serve_page` launches.
+    """The page, which `serving` launches.
 
     Args:
-        loader: has the model, or will have.
-        uploads: whose pictures are whose.
-        examples: what is offered in an empty dialogue.
-        language: the page's; None: each visitor's own.
+        loader: of the model.
+        uploads: which visitor uploaded which picture.
+        examples: offered in an empty dialogue.
+        language: of the page; None: each visitor's own.
     """
     pictures: list[Any] = [path for example in examples for path in example.pictures]
     gr.set_static_paths(pictures)
@@ -62,18 +62,14 @@ def build_page(
                 with gr.Accordion(_t("settings"), open=False, elem_id="settings"):
                     settings = _settings()
 
-        # Nothing is laid over the dialogue while a reply comes, or when there is none.
+        # Nothing may cover the dialogue, neither progress nor errors.
         quiet: dict[str, Any] = {
             "show_progress": "hidden",
             "api_visibility": "private",
             "concurrency_limit": None,
         }
         outputs = [visitor, dialogue, box, status]
-        growing: dict[str, Any] = {
-            "outputs": outputs,
-            "trigger_mode": "multiple",
-            **quiet,
-        }
+        growing: dict[str, Any] = {"outputs": outputs, "trigger_mode": "multiple", **quiet}
         page.load(events.load, [visitor], outputs, **quiet)
         box.submit(events.ask, [box, visitor, *settings], **growing)
         dialogue.example_select(events.ask_example, [visitor, *settings], **growing)
@@ -92,7 +88,7 @@ def _dialogue(examples: Sequence[Example]) -> gr.Chatbot:
         {"text": one.questions[0], "files": list(one.pictures), "display_text": one.questions[0]}
         for one in examples
     ]
-    # No Markdown of Gradio's, which takes HTML for HTML; and no button that shares with a third party.
+    # Not Gradio's Markdown, which passes HTML on; and no button that shares with a third party.
     return gr.Chatbot(
         label=_t("dialogue"),
         show_label=False,

@@ -1,4 +1,4 @@
-"""One visitor's dialogue, and how it goes on."""
+"""A visitor's dialogue, and how its questions are answered."""
 
 import logging
 import threading
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at a reply that grows; between two looks at a line.
+# Seconds between updates of a growing reply, and of a place in the line.
 PACE, PATIENCE = 0.05, 0.3
 
 
 class Unanswered(Exception):
-    """A question has no reply; the dialogue is as if it had not been asked.
+    """A question got no reply; the dialogue is as if it had not been asked.
 
     Args:
-        reason: for the visitor; empty where it was the visitor's wish.
+        reason: for the visitor; empty if the visitor stopped it.
     """
 
     def __init__(self, reason: str = "") -> None:
@@ -42,11 +42,11 @@ class Visitor:
         self._session: ChatSession | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Visitor":
-        """Gradio copies the first visitor for each one that comes."""
+        """Gradio copies the first visitor for each new one."""
         return Visitor()
 
     def stop(self) -> None:
-        """Have the reply end that is on its way."""
+        """Stop the current reply."""
         for turn in self.turns[-1:]:
             turn.stop()
 
@@ -64,11 +64,11 @@ class Visitor:
 
 
 class Answering:
-    """Answers visitors, in their order.
+    """Answers visitors, first come, first served.
 
     Args:
-        loader: has the model, or will have.
-        at_once: replies that are generated side by side; they take turns, token by token.
+        loader: of the model.
+        at_once: replies that are generated concurrently; they take turns, token by token.
     """
 
     def __init__(self, loader: Loader, at_once: int) -> None:
@@ -82,27 +82,36 @@ class Answering:
         settings: dict[str, Any],
         labels: dict[str, str],
     ) -> Iterator[None]:
-        """Ask a question. Comes back whenever the dialogue looks different.
+        """Ask a question. Yields whenever the dialogue has changed.
 
         Raises:
             Unanswered: if there is no reply.
         """
-        visitor.turns = [*visitor.turns, turn]
+        before, visitor.turns = visitor.turns, [*visitor.turns, turn]
 
         def begin(session: "ChatSession") -> "Reply":
             return session.ask(turn.text, images, stream=True, **settings)
 
-        return self._answer(visitor, turn, begin, labels)
+        return self._answer(visitor, before, turn, begin, labels)
 
     def retry(self, visitor: Visitor, settings: dict[str, Any], labels: dict[str, str]) -> Iterator[None]:
-        """Another reply to the last question; as `ask`."""
-        old = visitor.turns[-1]
-        turn = Turn(old.text, old.files, further=old.further)
-        visitor.turns = [*visitor.turns[:-1], turn]
-        return self._answer(visitor, turn, lambda session: session.retry(stream=True, **settings), labels)
+        """Generate another reply to the last question; otherwise as `ask`."""
+        before = visitor.turns
+        turn = Turn(before[-1].text, before[-1].files, further=before[-1].further)
+        visitor.turns = [*before[:-1], turn]
+
+        def begin(session: "ChatSession") -> "Reply":
+            return session.retry(stream=True, **settings)
+
+        return self._answer(visitor, before, turn, begin, labels)
 
     def _answer(
-        self, visitor: Visitor, turn: Turn, begin: "Callable[[ChatSession], Reply]", labels: dict[str, str]
+        self,
+        visitor: Visitor,
+        before: list[Turn],
+        turn: Turn,
+        begin: "Callable[[ChatSession], Reply]",
+        labels: dict[str, str],
     ) -> Iterator[None]:
         try:
             yield
@@ -116,7 +125,8 @@ class Answering:
         except Exception as error:
             if turn not in visitor.turns:
                 return  # forgotten meanwhile
-            visitor.turns = [one for one in visitor.turns if one is not turn]
+            # The session did the same: it is unchanged, or has dropped the question whose reply failed.
+            visitor.turns = before if turn.reply is None else visitor.turns[:-1]
             if isinstance(error, Unanswered):
                 raise
             if isinstance(error, UserError):
@@ -138,7 +148,7 @@ class Answering:
 
 
 def _in_time(reply: "Reply") -> Iterator[None]:
-    """Comes back when there is more, though not for each of many fast pieces."""
+    """Yield while the reply grows, though not for each of many fast pieces."""
     shown = 0.0
     for _ in reply:
         if time.monotonic() - shown >= PACE:

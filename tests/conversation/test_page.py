@@ -1,0 +1,74 @@
+"""The page's events without a browser: what the dialogue is when a question gets no reply."""
+
+import threading
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from minigpt4.conversation.page.events import Events
+from minigpt4.conversation.page.labels import LABELS
+from minigpt4.conversation.page.loader import Loader
+from minigpt4.conversation.page.messages import Turn
+from minigpt4.conversation.page.privacy import Uploads
+from minigpt4.conversation.page.visitor import Answering, Unanswered, Visitor
+from minigpt4.processors import Blip2ImageEvalProcessor
+from minigpt4.serving import ChatModel
+from tests.support.golden import build_golden_model
+
+pytestmark = pytest.mark.unit
+SETTINGS = {"temperature": 0.0, "max_new_tokens": 3}
+NO_REQUEST: Any = None  # only read for the visitor's language, and these pages have one
+
+
+@pytest.fixture(scope="module")
+def loader() -> Loader:
+    loader = Loader()
+    loader.model = ChatModel(build_golden_model().eval(), Blip2ImageEvalProcessor(image_size=56))
+    return loader
+
+
+@pytest.fixture
+def events(loader) -> Events:
+    return Events(loader, Uploads(), [], "en")
+
+
+def test_retry_stopped_in_the_line_keeps_the_reply(loader) -> None:
+    visitor, turn = Visitor(), Turn("what?", [])
+    list(Answering(loader, at_once=1).ask(visitor, turn, [], SETTINGS, LABELS["en"]))
+    steps = Answering(loader, at_once=0).retry(visitor, SETTINGS, LABELS["en"])  # which waits for ever
+    assert next(steps) is next(steps) is None and visitor.turns != [turn]
+    visitor.stop()
+    with pytest.raises(Unanswered):
+        next(steps)
+    assert visitor.turns == [turn] and turn.reply is not None
+    assert visitor.undo()[0] is turn and visitor._session is not None and not visitor._session.history
+
+
+def test_undo_of_a_question_that_is_withdrawn_meanwhile(events) -> None:
+    visitor = Visitor()
+    visitor.turns = [Turn("what?", [])]
+    visitor.busy.acquire()
+
+    def withdraw() -> None:
+        visitor.turns = []
+        visitor.busy.release()
+
+    threading.Timer(0.2, withdraw).start()
+    _, dialogue, box, _ = events.undo(NO_REQUEST, None, visitor)
+    assert dialogue == [] and box == gr.skip()
+    assert not visitor.busy.locked()
+
+
+@pytest.mark.parametrize("index", [0, 7, -1, None, "x", [], [[1]], {"a": 1}])
+def test_places_that_the_page_does_not_have_change_nothing(events, index) -> None:
+    visitor = Visitor()
+    chosen = gr.SelectData(None, {"index": index, "value": "what?"})
+    edited = gr.EditData(None, {"index": index, "value": "what?", "previous_value": ""})
+    for shown in (
+        events.ask_example(NO_REQUEST, chosen, visitor, 0, 1, 3, 1),
+        events.edit(NO_REQUEST, edited, visitor, 0, 1, 3, 1),
+        events.retry(NO_REQUEST, visitor, 0, 1, 3, 1),
+    ):
+        assert [one[1] in ([], gr.skip()) for one in shown] == [True]
+    assert not visitor.turns and not visitor.busy.locked()
