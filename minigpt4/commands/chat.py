@@ -31,7 +31,7 @@ def main() -> None:
         "--auth",
         default=os.environ.get(AUTH),
         metavar="USER:PASSWORD",
-        help=f"what visitors must enter; by default ${AUTH}, which other users of this machine do not see",
+        help=f"what visitors must enter; by default ${AUTH}, invisible to other users",
     )
     parser.add_argument(
         "--lang", choices=("en", "zh"), help="the page's language; by default each visitor's own"
@@ -46,7 +46,7 @@ def chat(args: argparse.Namespace) -> None:
     from minigpt4.common.config import Config
     from minigpt4.common.ports import listening
 
-    # The config, the address and the files are looked at before anything heavy is imported.
+    # The config, the address and the files are checked before anything heavy is imported.
     cfg = Config(args)
     auth = checked_auth(args.auth)
     device_name = args.device if args.gpu_id is None else f"cuda:{args.gpu_id}"
@@ -80,12 +80,12 @@ def checked_auth(auth: str | None) -> tuple[str, str] | None:
         return None
     user, _, password = auth.partition(":")
     if not user or not password:
-        raise ConfigError("--auth must be USER:PASSWORD")  # not what it is: it may be a password
+        raise ConfigError("--auth must be USER:PASSWORD")  # without the value: it may be a password
     return user, password
 
 
 def has_screen() -> bool:
-    """Whether a browser could be opened here."""
+    """Whether a browser can be opened here."""
     return sys.platform in ("darwin", "win32") or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )

@@ -1,4 +1,4 @@
-"""What can be known before the model's libraries are imported, which takes many seconds."""
+"""Checks before the model's libraries are imported, which takes many seconds."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ FILES = (*VISION_FILES, "llama_model", "ckpt")
 
 
 def check_model(cfg: Config, device: str | None, files: Sequence[str] = FILES) -> None:
-    """Look for the device and for the files of the model, without fetching any.
+    """Check that the device and the files of the model exist, without fetching any.
 
     Args:
         cfg: the whole configuration.
-        device: where the model goes; None is the best there is.
-        files: the keys of those that are needed.
+        device: where the model goes; None is the best one.
+        files: the keys of the files that are needed.
 
     Raises:
         ConfigError: naming the key or argument.

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Chat:
-    """Keeps a dialogue going. One `Chat` serves many conversations; whatever belongs to one is passed in.
+    """The original's chat, for code written for it. One `Chat` serves any number of conversations.
 
     A dialogue is a `Conversation(model.template)` and a list of its images, in order.
 
@@ -69,7 +69,7 @@ class Chat:
         return "Received."
 
     def encode_img(self, img_list: list[Any]) -> None:
-        """Replace each image in the list by its embeddings [1, P, D]; those that are embedded stay."""
+        """Replace each image in the list by its embeddings [1, P, D], unless it is embedded already."""
         for place, image in enumerate(img_list):
             if not _is_embedded(image):
                 img_list[place] = self._embed_image(image)
@@ -175,7 +175,7 @@ class Chat:
 
         Some pieces are empty: one comes per step, and closing the iterator between two of them stops
         the generation. With several beams the whole reply is in one piece, because which beam wins is
-        not known before. For `settings` see `answer_prepare`.
+        not known earlier. For `settings` see `answer_prepare`.
         """
         arguments = self.answer_prepare(conv, img_list, **settings)
         return self._stream(arguments, conv.messages[-1])
@@ -219,6 +219,6 @@ def _is_embedded(image: Any) -> bool:
 
 
 def _drop_unanswered(conv: Conversation) -> None:
-    """Take back a reply that was opened and never came."""
+    """Remove a reply that was opened but never generated."""
     if conv.messages and conv.messages[-1] == [conv.roles[1], None]:
         conv.messages.pop()

@@ -1,1 +1,1 @@
-"""The web page: a dialogue about pictures with a model that is built meanwhile."""
+"""The web page: a dialogue about pictures; it opens while the model is being built."""

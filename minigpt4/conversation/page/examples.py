@@ -1,4 +1,4 @@
-"""Pictures with questions that fit, which are offered in an empty dialogue."""
+"""Example pictures with questions, offered in an empty dialogue."""
 
 import json
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ _TINY = resources.files("minigpt4") / "assets" / "tiny"
 
 @dataclass(frozen=True)
 class Example:
-    """Pictures, and questions to be asked about them one after the other.
+    """Pictures, and questions to ask about them in turn.
 
     Attributes:
         pictures: paths.
-        questions: in the language that the model was taught.
+        questions: in the language that the model was trained in.
     """
 
     pictures: tuple[str, ...]
@@ -25,7 +25,7 @@ class Example:
 
 
 def examples_for(model_cfg: DictConfig) -> list[Example]:
-    """Those that come with the tiny models; other models have none."""
+    """The tiny models' examples; other models have none."""
     folder = Path(str(_TINY)) / "examples"
     if not str(model_cfg.get("model_type", "")).startswith("tiny") or not folder.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""What the page says, in the languages it speaks. The first is the one for everybody else."""
+"""The page's texts. Visitors with other languages get the first one."""
 
 LABELS: dict[str, dict[str, str]] = {
     "en": {
@@ -12,11 +12,11 @@ LABELS: dict[str, dict[str, str]] = {
         "temperature": "Temperature",
         "temperature_info": "0 always takes the likeliest token",
         "top_p": "Top-p",
-        "top_p_info": "draws from the likeliest tokens that have this probability together",
+        "top_p_info": "samples from the likeliest tokens whose probabilities add up to this",
         "max_new_tokens": "Longest reply",
         "max_new_tokens_info": "in tokens",
         "num_beams": "Beams",
-        "num_beams_info": "above 1, the likeliest reply is searched for, and comes in one piece",
+        "num_beams_info": "above 1: beam search; the reply appears all at once",
         "loading": "Loading the model: {step} ({seconds} s)",
         "weights": "step 1 of 2, reading weights",
         "warm_up": "step 2 of 2, warming up",
@@ -24,17 +24,17 @@ LABELS: dict[str, dict[str, str]] = {
         "thinking": "The model is about to reply",
         "no_words": "(no words)",
         "picture": "Picture",
-        "length": "The reply ended at the longest length.",
+        "length": "The reply reached the longest length.",
         "cancelled": "Stopped.",
-        "left_out": "{turns} earlier turns had no room and were left out.",
+        "left_out": "{turns} earlier turns did not fit and were left out.",
         "go_on": "Continue",
         "go_on_question": "Continue.",
         "notice": "Not sent",
         "busy": "A reply is on its way. Stop it or wait, then ask again.",
         "failed": "The model could not reply ({error}).",
         "many_pictures": "A dialogue has room for {most} pictures. Start a new chat for more.",
-        "unreadable": "The image {name} cannot be read. Take it away, or add another.",
-        "not_yours": "That picture is not here any more. Please add it again.",
+        "unreadable": "The image {name} cannot be read. Remove it or add another.",
+        "not_yours": "That picture is no longer available. Please add it again.",
         "tokens_per_second": "{speed} tokens/s",
         "no_checkpoint": "untrained projection",
     },
@@ -80,6 +80,6 @@ LANGUAGES = tuple(LABELS)
 
 
 def language_of(accepted: str) -> str:
-    """The language for a visitor, by the header Accept-Language, whose first is the browser's own."""
+    """A visitor's language: the first one of the header Accept-Language, if the page has it."""
     first = accepted.split(",")[0].strip().lower()
     return next((name for name in LANGUAGES if first.split("-")[0] == name), LANGUAGES[0])

@@ -1,4 +1,4 @@
-"""Who is answered next: visitors wait in a line."""
+"""The line in which visitors wait."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ class Line:
     """First come, first served.
 
     Args:
-        at_once: how many are served side by side.
+        at_once: how many are served concurrently.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -19,7 +19,7 @@ class Line:
 
     @contextmanager
     def place(self) -> Iterator[Callable[[], int]]:
-        """Stand in the line, to its end; tells how many must leave before one is served."""
+        """Wait at the end of the line. The function says how many must leave before it is this one's turn."""
         me = object()
         with self._lock:
             self._here.append(me)

@@ -1,4 +1,4 @@
-"""A model that is built while its page is up already."""
+"""A model that is built while its page is already open."""
 
 import time
 from collections.abc import Callable
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Loader:
-    """The model, once there is one.
+    """Builds the model and holds it.
 
     Args:
-        checkpoint: what `model.ckpt` says; visitors are shown its last part.
+        checkpoint: `model.ckpt`; visitors are shown its file name.
 
     Attributes:
-        model: None while it is built.
-        step: what is being done: `weights`, `warm_up`.
+        model: None while it is being built.
+        step: the current one: `weights` or `warm_up`.
     """
 
     def __init__(self, checkpoint: str | None = None) -> None:
@@ -27,14 +27,14 @@ class Loader:
         self._began = time.monotonic()
 
     def load(self, build: "Callable[[], ChatModel]") -> None:
-        """Build the model, and have it reply once."""
+        """Build the model and warm it up."""
         model = build()
         self.step = "warm_up"
         model.warm_up()
         self.model = model
 
     def progress(self, labels: dict[str, str]) -> str:
-        """How far it is."""
+        """How far the model is loaded."""
         seconds = int(time.monotonic() - self._began)
         return labels["loading"].format(step=labels[self.step], seconds=seconds)
 

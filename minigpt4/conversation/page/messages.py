@@ -1,7 +1,7 @@
 """A dialogue as the page shows it.
 
-What models and visitors write is text, or Markdown, and never HTML: all of HTML is escaped, and pictures from
-elsewhere are links, so that nothing is loaded from where a model says.
+What visitors write is text and what models write is Markdown, never HTML: HTML is escaped, and pictures from
+elsewhere become links, so that the browser loads nothing from an address that a model names.
 """
 
 import html
@@ -21,12 +21,12 @@ class Turn:
     """A question and its reply.
 
     Attributes:
-        text: the question's.
+        text: of the question.
         files: the paths of its pictures.
-        reply: None while the visitor waits for it.
-        notice: what is shown instead.
-        stopped: whether it is not wanted any more.
-        further: questions that are offered below the reply.
+        reply: None until generation starts.
+        notice: what is shown until then.
+        stopped: whether the visitor has stopped the reply.
+        further: questions to be offered below the reply.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Turn:
     further: list[str] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Have its reply end."""
+        """Stop its reply."""
         self.stopped = True
         if self.reply is not None:
             self.reply.stop()
@@ -52,7 +52,7 @@ _MARKDOWN = _markdown()
 
 
 def shown(turns: Sequence[Turn], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """The messages for a `gr.Chatbot` that renders no Markdown: for each turn the question and the reply."""
+    """Messages for a `gr.Chatbot` without Markdown: for each turn, the question and the reply."""
     messages = []
     for turn in turns:
         pictures = [{"path": path, "alt_text": labels["picture"]} for path in turn.files]
@@ -81,7 +81,7 @@ def _reply(turn: Turn, labels: dict[str, str]) -> str:
         thinking = f'<span class="typing" role="img" aria-label="{labels["thinking"]}"></span>'
         return f'{thinking}<span class="note">{html.escape(turn.notice)}</span>' if turn.notice else thinking
     text = reply.text or (labels["no_words"] if reply.finish_reason == "stop" else "")
-    # The source, for the button that copies it.
+    # The source, for the copy button.
     written = f"<!--{quote(text)}-->{_MARKDOWN.render(text)}"
     return written + "".join(f'<p class="note">{note}</p>' for note in _notes(reply, labels))
 

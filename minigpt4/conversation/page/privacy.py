@@ -1,8 +1,8 @@
-"""What a browser may ask of the page's server, and whose the uploaded pictures are.
+"""What a browser may request from the page's server, and which visitor owns an uploaded picture.
 
-Gradio serves every file in its folder of uploads to anybody who knows its path, fetches addresses for
-visitors, and has tools for developers. Here only what the page itself uses is answered, and a picture is
-served to the visitor who uploaded it, by a cookie.
+Gradio serves every file in its folder of uploads to anybody who knows the path, fetches URLs for visitors,
+and has tools for developers. Here only requests of the page itself are answered, and a picture is served only
+to the visitor who uploaded it, identified by a cookie.
 """
 
 import json
@@ -22,50 +22,50 @@ COOKIE = "minigpt4_visitor"
 API = "/gradio_api"
 FILE = f"{API}/file="
 UPLOAD = f"{API}/upload"
-# What the page uses; for all else there is nothing here.
+# The paths that the page uses; any other is a 404.
 ANSWERED = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login|logout|user|login_check"
     rf"|(assets|static|svelte)/.+)?|{API}/(startup-events|app_id|heartbeat/\w+|queue/(join|data)|cancel|reset"
     r"|upload|upload_progress|login_check|token|user|file=.+)/?"
 )
-# No font, script or picture comes from elsewhere, whatever a model or a library says.
+# No font, script or picture is loaded from elsewhere, whatever a model or a library says.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
-# Pictures whose owners are remembered; of older ones nobody is served any more.
+# Pictures whose owners are remembered; older ones are no longer served.
 MOST_FILES = 10_000
 
 
 class Uploads:
-    """Who uploaded which file."""
+    """Which visitor uploaded which file."""
 
     def __init__(self) -> None:
         self._owners: OrderedDict[str, set[str]] = OrderedDict()
         self._public: set[str] = set()
 
     def publish(self, paths: Iterable[str]) -> None:
-        """These are for everybody."""
+        """Let every visitor see these."""
         self._public.update(paths)
 
     def add(self, visitor: str, path: str) -> None:
-        """This visitor has uploaded this file."""
+        """Record that the visitor uploaded the file."""
         self._owners.setdefault(path, set()).add(visitor)
         self._owners.move_to_end(path)
         while len(self._owners) > MOST_FILES:
             self._owners.popitem(last=False)
 
     def may_see(self, visitor: str | None, path: str) -> bool:
-        """Whether the file is this visitor's, or everybody's."""
+        """Whether the file is public or the visitor's own."""
         return path in self._public or visitor in self._owners.get(path, ())
 
 
 class Doorkeeper:
-    """Stands before the application (ASGI): answers what is not the visitor's business with 404.
+    """ASGI middleware that answers 404 to everything that the visitor may not see.
 
     Args:
         app: the application.
-        uploads: whose files are whose.
+        uploads: which visitor uploaded which file.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], uploads: Uploads) -> None:
@@ -74,7 +74,7 @@ class Doorkeeper:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        # Shared links and proxies put a path before ours.
+        # Shared links and proxies add a prefix.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         known = visitor_of(_header(scope, b"cookie"))
         if not self._answered(scope, path, known):
@@ -95,13 +95,13 @@ class Doorkeeper:
         await self.app(scope, receive, answer)
 
     def _answered(self, scope: Scope, path: str, visitor: str | None) -> bool:
-        # As it came: a path that is escaped twice is none of ours.
+        # Not unquoted again: the page has no path that is escaped twice.
         if ".." in path or not ANSWERED.fullmatch(path):
             return False
         return not path.startswith(FILE) or self.uploads.may_see(visitor, path.removeprefix(FILE))
 
     def _note(self, visitor: str, body: bytes) -> None:
-        """Remember whose files these are, before the visitor is told their paths."""
+        """Remember the owner of uploaded files before the response tells the visitor their paths."""
         try:
             paths = json.loads(body)
         except ValueError:

@@ -14,20 +14,20 @@ from minigpt4.conversation.page.privacy import Doorkeeper, Uploads
 from minigpt4.conversation.page.style import CSS, HEAD, theme
 
 MAX_UPLOAD = "20mb"
-# Visitors whose dialogues are kept; whoever has not been seen longest is forgotten first.
+# Visitors whose dialogues are kept; the least recently seen is forgotten first.
 MOST_VISITORS = 100
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page is, and for whom.
+    """Where the page is served, and for whom.
 
     Attributes:
         host: address to serve.
-        port: its port; 0 takes one that is free.
-        share: whether a public link is opened through Gradio's servers.
-        auth: user and password; None: everybody may come in.
-        browser: whether a browser is opened.
+        port: 0 takes a free one.
+        share: whether to open a public link through Gradio's servers.
+        auth: user and password; None lets everybody in.
+        browser: whether to open the page in a browser.
     """
 
     host: str
@@ -41,8 +41,8 @@ class Address:
 def serving(
     page: gr.Blocks, uploads: Uploads, address: Address, language: str | None = None
 ) -> Iterator[None]:
-    """Serve the page meanwhile."""
-    # It would keep what is said and shown in the browser.
+    """Serve the page within the context."""
+    # Gradio would keep dialogues in the browser's storage.
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     try:
         page.launch(
