@@ -5,6 +5,7 @@ import binascii
 import io
 import re
 import time
+from http.client import HTTPException
 
 from minigpt4.common.web import open_url
 from minigpt4.serving.openai.protocol import ApiError
@@ -48,7 +49,7 @@ def _from_web(url: str, most: int) -> bytes:
                     raise _wrong(f"the image is larger than {most:,} bytes")
                 if time.monotonic() > end:
                     raise _wrong(f"the image did not arrive within {PATIENCE:.0f} s")
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         # Without the reason: it would tell clients about machines that they cannot reach.
         raise _wrong("the image could not be fetched") from error
     return data.getvalue()
