@@ -93,7 +93,10 @@ class ChatSession:
 
         Raises:
             DataError: if there are fewer questions.
+            ValueError: if `turns` is less than 1.
         """
+        if turns < 1:
+            raise ValueError(f"turns is {turns}, it must be at least 1")
         said = self._stopped_history()
         for _ in range(turns):
             place = _last_question(said)

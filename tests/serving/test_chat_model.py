@@ -155,6 +155,8 @@ def test_a_dialogue_remembers(model) -> None:
     assert chat.undo(2).text == "what is this?" and chat.history == []
     with pytest.raises(DataError, match="no question"):
         chat.retry()
+    with pytest.raises(ValueError, match="turns is 0"):
+        chat.undo(0)
 
 
 def test_after_an_error_a_dialogue_goes_on_from_before(model, monkeypatch) -> None:
