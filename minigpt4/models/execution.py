@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -55,11 +55,6 @@ def without_cudnn_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
-def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether a token never sees those after it."""
-    return getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
-
-
 @contextmanager
 def unmasked(llm: PreTrainedModel, length: int) -> Iterator[None]:
     """Let a causal model that is given no mask run without one, and without waiting for the device.
@@ -73,7 +68,7 @@ def unmasked(llm: PreTrainedModel, length: int) -> Iterator[None]:
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     fits = all(length < (window or length + 1) for window in windows)
     usual = config._attn_implementation
-    if usual == "sdpa" and llm._supports_attention_backend and is_causal(config) and fits:
+    if usual == "sdpa" and llm._supports_attention_backend and fits:
         config._attn_implementation = UNMASKED_SDPA
     try:
         yield

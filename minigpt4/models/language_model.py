@@ -18,7 +18,6 @@ from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.models.backbones.base_backbone import BaseBackbone
 from minigpt4.models.execution import (
     compile_blocks,
-    is_causal,
     layers_of,
     own_precision,
     recompute_blocks,
@@ -46,7 +45,7 @@ class CausalLM(PreTrainedModel):
 class LanguageModel(nn.Module):
     """A causal language model that reads embeddings.
 
-    What it is given may be on any device: under `device_map: auto` it lies elsewhere than the other parts.
+    Inputs may be on any device: with `device_map: auto` it is not on the device of the other parts.
 
     Args:
         model: as transformers loads it.
@@ -60,7 +59,7 @@ class LanguageModel(nn.Module):
         frozen: whether none of its weights is trained.
         recomputed: whether its layers keep their input alone for the backward pass.
         compiled: whether its layers were compiled for training; chat compiles a step of its own then.
-        drops_masks: whether it may run without a mask where all it would say is that attention is causal.
+        drops_masks: whether attention kernels get no mask when it would only be the causal one.
         fingerprint: of the embeddings it came with, whatever is trained later. It tells language models apart
             whose folders have one name, and finds one again that was renamed.
     """
@@ -164,36 +163,29 @@ class LanguageModel(nn.Module):
             The losses, on that device too.
         """
         with own_precision(self.frozen, self.device):
-            hidden, head = self._decode(embeds, tokens.attention_mask, tokens.target_index)
+            hidden, head = self._decode(embeds, tokens.target_index)
             losses = head_losses(
                 hidden, tokens.target_ids, head, self.config.vocab_size, trained=not self.frozen
             )
         return losses.to(embeds.device)
 
-    def logits(self, embeds: torch.Tensor, mask: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def logits(self, embeds: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Logits [places, V] in float32.
 
         Args:
-            embeds: [B, T, D].
-            mask: [B, T], 0 for padding, which is at the right end.
+            embeds: [B, T, D], padded on the right.
             index: [places], of the flattened B*T.
         """
         with own_precision(self.frozen, self.device):
-            hidden, head = self._decode(embeds, mask, index)
+            hidden, head = self._decode(embeds, index)
             return head(hidden)
 
-    def _decode(
-        self, embeds: torch.Tensor, mask: torch.Tensor, index: torch.Tensor
-    ) -> tuple[torch.Tensor, Head]:
+    def _decode(self, embeds: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, Head]:
         """Hidden states [places, D], and the function that computes their logits."""
-        device = self.device
+        # Padding needs no mask: it is on the right, where causal attention does not look. Models that do look
+        # there are refused when they are loaded (`library_check`).
         with unmasked(self.model, embeds.shape[1]) if self.drops_masks else nullcontext():
-            outputs = decoder_of(self.model)(
-                inputs_embeds=embeds.to(device),
-                # Padding is at the right end, where causal attention does not look.
-                attention_mask=None if is_causal(self.config) else mask.to(device),
-                use_cache=False,
-            )
+            outputs = decoder_of(self.model)(inputs_embeds=embeds.to(self.device), use_cache=False)
         hidden = outputs.last_hidden_state
         # Under `device_map: auto` the last layer may be on another card than the first.
         places = hidden.flatten(0, 1).index_select(0, index.to(hidden.device))

@@ -75,7 +75,7 @@ def check_gradient(language: LanguageModel) -> None:
     ids = sentence_ids(language)[None]
     with _one_line(language, language.name, "cannot be trained through"):
         embeds = language.embed(ids).detach().requires_grad_()
-        logits = language.logits(embeds, torch.ones_like(ids), torch.arange(ids.shape[1] - 1))
+        logits = language.logits(embeds, torch.arange(ids.shape[1] - 1))
         loss = F.cross_entropy(logits, ids[0, 1:].to(logits.device))
         (gradient,) = torch.autograd.grad(loss, embeds)
         if not gradient.any():
@@ -117,7 +117,7 @@ def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor,
     embeds = torch.where(mask[..., None] > 0, embeds, embeds[0].mean(0))
     allowed = EXACT if language.model.dtype == torch.float32 else ROUNDED
     _agree(
-        language.logits(embeds, mask, index),
+        language.logits(embeds, index),
         torch.cat([expected, expected[:half]]),
         allowed,
         f"model.llama_model: {source} gives different logits for embeddings than for ids",
