@@ -20,6 +20,7 @@ from minigpt4.models.settings import RANDOM, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
+from minigpt4.prompts.templates import PromptTemplate
 from minigpt4.weights.locations import BLIP2_URL
 from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file, resolve_model
 
@@ -145,21 +146,14 @@ def build_prompts(
 ) -> PromptEncoder:
     """How dialogues become ids: turns as the language model's family or the YAML writes them.
 
-    Prompts are no longer than leaves room for an answer in the positions of the language model.
+    Prompts are limited so that prompt and answer fit into the language model's context.
 
     Raises:
-        ConfigError: where a caption under the longest request is longer than that already.
+        ConfigError: if the longest request and a caption of `max_txt_len` do not fit.
     """
     template = language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym)
-    taught = language.backbone.taught_marks()
-    if settings.prompt_template and taught not in (None, template.marks):
-        log.warning(
-            "model.prompt_template writes turns as %r, but %s was taught %r: leave prompt_template out, "
-            "unless the checkpoint was trained with it",
-            "...".join(template.marks),
-            language.name,
-            "...".join(taught),
-        )
+    if settings.prompt_template:
+        _warn_of_other_marks(template, language)
     prompts = PromptEncoder(
         language.tokenizer,
         language.backbone.bos_id,
@@ -176,8 +170,20 @@ def build_prompts(
     return prompts
 
 
+def _warn_of_other_marks(template: PromptTemplate, language: LanguageModel) -> None:
+    taught = language.backbone.taught_marks()  # may start a process, to render a chat template
+    if taught not in (None, template.marks):
+        log.warning(
+            "model.prompt_template writes turns as %r, but %s was taught %r: leave prompt_template out, "
+            "unless the checkpoint was trained with it",
+            "...".join(template.marks),
+            language.name,
+            "...".join(taught),
+        )
+
+
 def _check_lengths(prompts: PromptEncoder, positions: int) -> None:
-    """Raise ConfigError if a caption under a request is longer than what the language model was made for."""
+    """Raise ConfigError if the longest request and a caption do not fit into the context."""
     longest = max(len(prompts.ids(Dialogue((request,)))[0]) for request in prompts.requests)
     tokens = longest + prompts.max_txt_len
     if tokens > positions:
