@@ -165,8 +165,9 @@ def judge(kind: str) -> Verdict:
 
 
 def _short(error: Exception) -> str:
-    """The first line of a message, without what every model's has."""
-    line = (str(error) or type(error).__name__).splitlines()[-1].strip()
+    """The last line of a message, without the part that is the same for all models."""
+    said = repr(error) if isinstance(error, KeyError) else str(error) or type(error).__name__
+    line = said.splitlines()[-1].strip()
     line = re.sub(r"^model\.llama_model: it(, an? [\w-]+,)? |: they differ by \d+%| \(docs/\S+\)", "", line)
     return line if len(line) < 100 else line[:100].rsplit(" ", 1)[0] + " …"
 
@@ -236,6 +237,8 @@ in the other lists.
 {text}
 
 ## Refused
+
+"Cannot be used here" is followed by the error that transformers raises when the family is given embeddings.
 
 {refused}
 
