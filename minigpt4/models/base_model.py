@@ -98,7 +98,7 @@ class BaseModel(nn.Module):
         """In words, what a checkpoint was trained with that differs here; None if nothing does."""
 
     def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
-        """What to add to a message about a shape of a checkpoint's tensors."""
+        """A hint for the message about a tensor of a checkpoint that has another shape here."""
         return ""
 
     def scales_embeddings(self) -> bool:

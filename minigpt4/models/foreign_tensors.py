@@ -1,7 +1,7 @@
-"""What other code's checkpoints hold beside what was trained.
+"""Tensors in other code's checkpoints that were not trained.
 
-The original's runner, and the Gemma fork's, leave frozen parameters out of their files, but neither buffers
-nor the second name of a parameter that has two (a head that is tied to the embedding table).
+The runners of the original and the Gemma fork leave frozen parameters out of their files, but not buffers,
+nor the second name of a shared parameter (a head that is tied to the embedding table).
 """
 
 import re
@@ -22,21 +22,24 @@ FORK_NAME = re.compile(r"^llm_model\.")
 def split_derived(
     tensors: Mapping[str, torch.Tensor], second_names: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A checkpoint's tensors by the original's names -> what was trained (or is unknown), what follows."""
+    """A checkpoint's tensors -> those that were trained or are unknown, those that follow from the model.
+
+    Both are under the original's names.
+    """
     tensors = {FORK_NAME.sub("llama_model.", key): value for key, value in tensors.items()}
     follow = {key: value for key, value in tensors.items() if key in second_names or DERIVED.fullmatch(key)}
     return {key: value for key, value in tensors.items() if key not in follow}, follow
 
 
 def second_names(model: nn.Module, key_of: Callable[[str], str]) -> dict[str, nn.Parameter]:
-    """The further names that checkpoints have for parameters which are in the model more than once."""
+    """The further names of shared parameters, as checkpoints have them."""
     first = {name for name, _ in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return {key_of(name): parameter for name, parameter in every if name not in first}
 
 
 def find_other(tensors: Mapping[str, torch.Tensor], own: Mapping[str, nn.Parameter]) -> str | None:
-    """In words, which parameter that is in the model more than once has other values in a checkpoint."""
+    """Which shared parameter has other values in a checkpoint, in words; None if none has."""
     for key in tensors.keys() & own.keys():
         if not _agree(tensors[key], own[key]):
             return f"was trained for another language model: its {key} is not that of model.llama_model"
@@ -59,7 +62,7 @@ def endings_of(keys: Iterable[str]) -> str:
 
 
 def why_unexpected(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that the model has no place for."""
+    """The message for a key that the model does not have."""
     if LORA.search(key):
         return (
             f"it holds LoRA weights ({key}), as MiniGPT-v2's checkpoints do, and models with LoRA are not "

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
-    """A section `model:` as the user wrote it -> in this project's keys, in which it stays as it is.
+    """A section `model:` in the user's keys -> in this project's; translating twice changes nothing.
 
     Here `llm_backbone` is the family and `llama_model` the language model.
 
@@ -54,7 +54,7 @@ def _check_family(name: Any) -> None:
 
 
 def _names_a_model(backbone: Any) -> bool:
-    """Whether it is a path, a hub id, or what asks for one ("please set ..."). A family is one word."""
+    """Whether it is a path, a hub id, or a placeholder for one ("please set ..."). A family is one word."""
     if not isinstance(backbone, str) or backbone in registry.tables["backbone"].declared():
         return False
     return bool(re.search(r"[/\\\s]", backbone)) or Path(backbone).exists()

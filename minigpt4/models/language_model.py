@@ -28,7 +28,7 @@ from minigpt4.models.head_loss import Head, head_losses
 from minigpt4.models.library_head import decoder_of, logits_of
 from minigpt4.prompts.encoder import TokenBatch
 
-# True, and meant so: the original penalises repetitions within the reply alone, too.
+# That is intended: the original, too, only penalises repetitions within the reply.
 warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
 
 
@@ -242,7 +242,7 @@ def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:
 
 
 def _ids(value: Any) -> int | list[int] | None:
-    """An id or a list of them, without what no table of embeddings has."""
+    """An id or a list of them, without values that cannot be ids."""
     given = value if isinstance(value, list) else [value]
     ids = [one for one in given if type(one) is int and 0 <= one < 2**31]
     return (ids if isinstance(value, list) else ids[0]) if ids else None

@@ -43,7 +43,7 @@ def check_language_model(language: LanguageModel, source: str, *, english: bool 
 
     Raises:
         ConfigError: if it cannot take embeddings, gives different logits for them than for ids, or gives
-            logits that are not numbers.
+            logits that are not finite.
     """
     ids = sentence_ids(language)
     training = language.training
@@ -54,8 +54,9 @@ def check_language_model(language: LanguageModel, source: str, *, english: bool 
         loss = sanity_loss(expected, ids)
         if not math.isfinite(loss):
             raise ConfigError(
-                f"model.llama_model: {source} computes no numbers: a plain English sentence costs {loss} "
-                "nats per token. Are the files whole, and is model.llm_precision one the model survives?"
+                f"model.llama_model: {source} gives logits that are not finite: a plain English sentence "
+                f"costs {loss} nats per token. Are the files complete, and is model.llm_precision one "
+                "that the model survives?"
             )
         if english:
             _warn_if_dead(loss, source, len(expected[0]))
@@ -108,12 +109,12 @@ def _one_line(language: LanguageModel, source: str, fault: str) -> Iterator[None
 
 
 def _compare(language: LanguageModel, ids: torch.Tensor, expected: torch.Tensor, source: str) -> None:
-    """Of a sentence [T] with the logits [T, V] that the library computes from its ids."""
+    """Compare the logits for embeddings of a sentence [T] with the library's for its ids, [T, V]."""
     whole, half = len(ids), len(ids) // 2
     mask = torch.tensor([[1] * whole, [1] * half + [0] * (whole - half)], device=ids.device)
     index = mask.flatten().nonzero().flatten()
     embeds = language.embed(ids * mask)
-    # Padded with what no id stands for, as no id does for an image: Gemma 4 looks ids up by their embeddings.
+    # Padded with an embedding of no id, like an image's: Gemma 4 looks ids up by their embeddings.
     embeds = torch.where(mask[..., None] > 0, embeds, embeds[0].mean(0))
     allowed = EXACT if language.model.dtype == torch.float32 else ROUNDED
     _agree(
@@ -151,7 +152,7 @@ def _agree(ours: torch.Tensor, expected: torch.Tensor, allowed: float, fault: st
 
     On average, because a mixture of experts may send one token another way for a rounding error.
     """
-    possible = expected.isfinite().all(0)  # some heads rule rows of their padding out
+    possible = expected.isfinite().all(0)  # some heads give padding rows -inf
     ours, expected = ours.to(expected.device)[:, possible], expected[:, possible]
     spread = (expected - expected.mean(1, keepdim=True)).norm(dim=1).clamp(min=1e-30)
     far = ((ours - expected).norm(dim=1) / spread).mean().item()

@@ -109,7 +109,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
         batch = samples if isinstance(samples, Batch) and samples.tokens else self.prepare(samples)
         assert batch.tokens is not None
         tokens = batch.tokens.to(self.device)
-        # Without images, no token goes through the projection, whose gradient is zero then, and not missing.
+        # Without images, the projection gets no tokens, so that its gradient is zero, not missing.
         if batch.images is None:
             seen = torch.empty(0, 1, self.token_shape.width, device=self.device)
         else:
@@ -167,7 +167,7 @@ class MiniGPTBase(OriginalNames, BaseModel):
             _check_image_count(dialogue, count)
         tokens = self.prompts.encode(dialogues, learn_all=not evaluation)
         if not tokens.targets:
-            raise DataError("a batch without one target token: all answers are empty, or missing")
+            raise DataError("a batch without target tokens: all answers are empty or missing")
         return replace(batch, dialogues=dialogues, tokens=tokens)
 
     def image_tokens(self, images: torch.Tensor) -> torch.Tensor:
@@ -189,9 +189,9 @@ class MiniGPTBase(OriginalNames, BaseModel):
 
     @property
     def end_text(self) -> str:
-        """What ends a reply by being spelled in it, such as "###".
+        """The end symbol that is searched for in the text of a reply, such as "###".
 
-        It is "" where the end symbol is a token of its own, among `stop_ids`: spelled out, it is text.
+        "" if the end symbol is a token in `stop_ids`: spelled out, it does not end a reply.
         """
         end = self.template.end
         token = self.backbone.added_tokens.get(end)

@@ -43,7 +43,7 @@ def load_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:
         rows: of the model's embedding table.
 
     Raises:
-        ConfigError: if there is none, if it does not decode what it encodes, or if it has ids without a row.
+        ConfigError: if it is missing, does not decode what it encodes, or has ids beyond the table.
     """
     where = location(source)
     files = [name for name in TOKENIZER_FILES if (source / name).is_file()]

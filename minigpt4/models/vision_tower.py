@@ -83,11 +83,11 @@ class VisionTower(nn.Module):
         return images.to(weight.dtype)
 
     def warn_of_other_statistics(self, processor: object, where: str) -> None:
-        """Say so if an image processor normalises pictures otherwise than those that the encoder knows.
+        """Warn if an image processor's mean and std are not those that the encoder was trained with.
 
         Args:
-            processor: its `mean` and `std` are None where it leaves that to the encoder.
-            where: what the YAML calls it.
+            processor: its `mean` and `std` are None if it leaves normalisation to the encoder.
+            where: its key in the YAML.
         """
         given = [getattr(processor, name, None) for name in ("mean", "std")]
         if given == [None, None]:

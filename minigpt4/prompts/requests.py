@@ -13,7 +13,7 @@ def read_requests(path: str) -> list[str]:
         path: a path, or `pkg://module/file` inside an installed package; empty means no requests.
 
     Raises:
-        ConfigError: if there is no such file, no line of it has an image, or a tokenizer cannot be given one.
+        ConfigError: if the file does not exist, has no line with an image, or cannot be tokenised.
     """
     if not path:
         return []
