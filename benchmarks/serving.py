@@ -96,6 +96,8 @@ def under_load(
     for thread in threads:
         thread.join()
     waits = sorted(wait for some in latencies for wait in some)
+    if not waits:
+        sys.exit(f"no replies: {dict(counts)}")
     replies = [len(some) for some in latencies]
     return {
         "clients": args.clients,
