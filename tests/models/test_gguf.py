@@ -88,7 +88,6 @@ LIES = {
     "a wider model": lambda b: set_number(b, b"llama.embedding_length", 1 << 31),
     "no heads": lambda b: set_number(b, b"llama.attention.head_count", 0),
     "a larger vocabulary": lambda b: set_number(b, b"llama.vocab_size", 1 << 31),
-    "an end beyond the vocabulary": lambda b: set_number(b, b"tokenizer.ggml.eos_token_id", 1 << 31),
     "another architecture": lambda b: b.replace(b"llama", b"lamma"),
     "an unknown type": lambda b: change_entry(b, -12, struct.pack("<I", 777)),
     "a tensor beyond the end": lambda b: change_entry(b, -8, struct.pack("<Q", 1 << 50)),
@@ -123,6 +122,18 @@ def test_a_file_that_lies(tmp_path, lie) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     path.write_bytes(LIES[lie](path.read_bytes()))
     refused(path)
+
+
+def test_an_end_beyond_the_vocabulary_ends_no_reply(tmp_path) -> None:
+    """Newer versions of transformers do not load such a file at all."""
+    path = write_gguf(tmp_path / "tiny.gguf")
+    path.write_bytes(set_number(path.read_bytes(), b"tokenizer.ggml.eos_token_id", 1 << 31))
+    try:
+        language = load_language_model(path, backbone="plain", device=torch.device("cpu"))
+    except ConfigError:
+        refused(path)
+    else:
+        assert language.model.generation_config.eos_token_id is None
 
 
 @pytest.mark.parametrize("seed", range(25))
