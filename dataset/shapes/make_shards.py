@@ -23,12 +23,17 @@ from dataset.shapes import world
 SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
 
 
+def sample(split: str, rng: random.Random) -> tuple[world.Scene, bytes]:
+    """Draws a scene of a split, with its JPEG file."""
+    scene = world.sample_scene(split, SINGLE_SHARE[split], rng)
+    return scene, world.jpeg(world.draw(scene, world.lay_out(scene, rng)))
+
+
 def samples(split: str, count: int, seed: int) -> Iterator[tuple[world.Scene, bytes]]:
     """Draws `count` scenes of a split, each with its JPEG file."""
     rng = random.Random(f"{split} {seed}")
     for _ in range(count):
-        scene = world.sample_scene(split, SINGLE_SHARE[split], rng)
-        yield scene, world.jpeg(world.draw(scene, world.lay_out(scene, rng)))
+        yield sample(split, rng)
 
 
 def metadata(scene: world.Scene, key: str) -> dict[str, object]:

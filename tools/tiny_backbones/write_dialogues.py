@@ -30,9 +30,9 @@ def write_split(folder: Path, split: str, count: int, rng: random.Random) -> Non
         for turn in range(turns):
             fresh = arrivals.count(turn)
             for _ in range(fresh):
-                scene = world.sample_scene(split, make_shards.SINGLE_SHARE[split], rng)
+                scene, picture = make_shards.sample(split, rng)
                 names.append(f"{split}/{number}_{len(shown)}.jpg")
-                (folder / names[-1]).write_bytes(world.jpeg(world.draw(scene, world.lay_out(scene, rng))))
+                (folder / names[-1]).write_bytes(picture)
                 shown.append(scene)
             asked = language.ask_about(shown, fresh, rng)
             said += [{"user": "<image> " * fresh + asked.question}, {"assistant": asked.answer}]
