@@ -29,7 +29,7 @@ def read_samples(shards: Iterable[str]) -> Iterator[RawSample]:
     for shard in shards:
         for sample in read_shard(shard):
             if not isinstance(sample, RawSample):
-                raise DataError(f"{sample.where}: {sample.reason}; minigpt4 check-shards lists all there is")
+                raise DataError(f"{sample.where}: {sample.reason}; minigpt4 check-shards lists every problem")
             yield sample
 
 

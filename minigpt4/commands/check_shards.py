@@ -117,7 +117,7 @@ def check(args: argparse.Namespace) -> None:
         draw_histograms(total.histograms, args.png)
     if args.write_manifest:
         write_manifest(args.write_manifest, {shard: findings.good for shard, findings in found.items()})
-    # Last, since nobody may read it (`... | head`).
+    # Last: it fails if the reader has gone (`... | head`).
     print("\n".join(report(found, total, twice, seconds)))
     sys.exit(1 if total.bad or twice else 0)
 
@@ -163,7 +163,7 @@ def read_shard(shard: str, caption_key: str | None = None) -> Findings:
 
 
 def _kept(caption: str) -> str:
-    """A caption as it is; one of which stage 1's processor leaves nothing is empty, as in training."""
+    """The caption unchanged, or nothing if stage 1's text processor leaves nothing of it."""
     from minigpt4.processors.blip_processors import BlipCaptionProcessor
 
     return caption if BlipCaptionProcessor()(caption).strip() else ""

@@ -40,8 +40,8 @@ _URL = re.compile(r"https?://[^\s\ufffd]+", re.IGNORECASE)
 _ODD = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
 
 
-# What ijson's parser in C crashes on, or does not end with: an integer too long for Python, and lists within
-# lists. A chunk holds at least half of each.
+# ijson's C parser crashes or hangs on integers that are too long for Python, and on deeply nested lists. Each
+# match is half as long as that, because a chunk may end in the middle.
 _HOSTILE = re.compile(r"[0-9]{2000}|(?:[\[{]\s*){2000}")
 
 
@@ -101,7 +101,7 @@ def convert(source: Path, target: Path) -> Counts:
     """
     write = _writer_for(target)
     if not source.is_file():
-        raise DataError(f"there is no file {source}")
+        raise DataError(f"file not found: {source}")
     counts = Counts()
     try:
         with source.open("rb") as file, _progress(source) as bar, replacing(target) as part:
@@ -140,7 +140,7 @@ class _Utf8:
 
 
 def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
-    """The entries of the array, one after the other. Raises DataError where it is none or breaks off."""
+    """The entries of the array, one after the other. Raises DataError if it is not an array or breaks off."""
     head = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
     if not head.startswith(b"["):
         raise DataError(f"{source} is not a JSON array: it begins with {head[:20]!r}")
@@ -150,7 +150,7 @@ def _entries(file: BinaryIO, source: Path, bar: tqdm) -> Iterator[Any]:
         for entry in ijson.items(stream, "item", buf_size=CHUNK):
             yield entry
             number += 1
-    except (JSONError, ArithmeticError, ValueError) as error:  # the parser lets some of Python's through
+    except (JSONError, ArithmeticError, ValueError) as error:  # ijson does not wrap all of Python's own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{source} breaks off or is damaged after {number:,} entries, before byte {stream.position:,} of "

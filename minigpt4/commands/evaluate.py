@@ -126,7 +126,7 @@ def evaluate_in_parts(
         task: sums up.
         records: makes the records, by split and batch.
         share: this process's.
-        made: what a part depends on: others are not mixed with it.
+        made: the settings that a part depends on; parts made with others are refused.
         head: how the report begins.
         args: the command line.
     """
@@ -160,7 +160,7 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
         unmixed = (
             ": no batch has two different answers to exchange the pictures of" if head["shuffled"] else ""
         )
-        raise DataError(f"there is no sample to evaluate{unmixed}")
+        raise DataError(f"no samples to evaluate{unmixed}")
     metrics = task.summarize(records)
     if out:
         content = {**head, "samples": len(records), **metrics.to_json()}
@@ -170,13 +170,13 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
         except OSError as error:
             raise ConfigError(f"--out: {out} could not be written: {error}") from error
         log.info("wrote %s", out)
-    # Last, since nobody may read it (`... | head`).
+    # Last: it fails if the reader has gone (`... | head`).
     for name, value in {"samples": len(records), **metrics.values}.items():
         print(f"{name.replace('_', ' '):32} {format_metric(value, name in metrics.percentages):>10}")
 
 
 def identity_of(ckpt: str | None) -> list[int] | None:
-    """Size and time of a local checkpoint: under the same name there may be another later."""
+    """Size and time of a local checkpoint, which may be overwritten under the same name."""
     path = Path(expanded(ckpt or ""))
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
@@ -195,7 +195,7 @@ def check_arguments(args: argparse.Namespace, share: "Share") -> None:
     if args.out:
         require_writable(args.out, "--out")
     elif share.count > 1:
-        raise ConfigError(f"--out is missing: the {share.count} shares are put together there")
+        raise ConfigError(f"--out is missing: the {share.count} shares are merged into it")
 
 
 def use_shards(cfg: "Config", pattern: str) -> None:

@@ -40,7 +40,7 @@ def write_part(path: Path, made: dict[str, Any], records: Records) -> None:
 
     Args:
         path: of the part.
-        made: what it depends on.
+        made: the settings that it depends on.
         records: of this share's batches.
     """
     write_json(
@@ -60,7 +60,7 @@ def read_part(path: Path, made: dict[str, Any]) -> Records:
     """Read a part.
 
     Raises:
-        ConfigError: if it is none, or was made of something else.
+        ConfigError: if it is not one, or was made with other settings.
     """
     with reading(path, ConfigError, failed="--out: {} is not part of a report, please remove it"):
         content = json.loads(path.read_bytes())

@@ -44,7 +44,7 @@ def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     try:
         _run(command, args)
     except OSError:
-        _end_output("\n")  # which cannot be written either, if it was our output that could not
+        _end_output("\n")  # fails as well if the output is what could not be written
         raise
     except SystemExit:
         _end_output()
@@ -82,12 +82,12 @@ def _run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace
 
 
 def _end_output(last: str = "") -> None:
-    """Write out what was printed. Where nobody reads it (`... | head`), end as the shell's own tools do."""
+    """Write out what was printed. If the reader has gone (`... | head`), exit as the shell's own tools do."""
     try:
         print(end=last, flush=True)
     except OSError as error:
-        # Else the interpreter tries once more at its end, and says so.
+        # Otherwise the interpreter tries again when it exits, and prints an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(128 + 13)  # SIGPIPE
-        sys.exit(f"error: what was printed could not be written: {error.strerror}")
+        sys.exit(f"error: the output could not be written: {error.strerror}")

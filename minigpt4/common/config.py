@@ -71,7 +71,7 @@ def _with_options(config: DictConfig, written: Written, options: Sequence[str]) 
         if not equals:
             raise ConfigError(f"--options wants key=value, found {word!r}")
         if text.strip() == MISSING:
-            raise ConfigError(f"--options {word}: {MISSING} stands for a value that is missing")
+            raise ConfigError(f"--options {word}: {MISSING} marks a missing value")
         one = OmegaConf.create()
         try:
             value, as_text = written_value(text)
@@ -118,7 +118,7 @@ def _check_references(config: DictConfig) -> None:
         raise ConfigError("the YAML is nested too deeply, or a ${...} leads to itself") from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError(f"{missing[0]} is {MISSING}, a value that is missing: please set it")
+        raise ConfigError(f"{missing[0]} is {MISSING}, which marks a missing value: please set it")
 
 
 def _schema(kind: str, name: Any, where: str) -> Any:
@@ -191,7 +191,7 @@ class Config:
         return merge(next(iter(defaults.values()), {}), section or {}, f"datasets.{name}")
 
     def _check_texts(self) -> None:
-        """Check all. Where text is wanted, and YAML has made a number or True of it, it is as written."""
+        """Check every section. Where a key wants text but YAML read another value, take it as written."""
         while True:
             try:
                 return self._check()

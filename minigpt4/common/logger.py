@@ -84,7 +84,7 @@ class JsonLines:
             temporary.write_bytes(b"".join(_json(record) for record in records if record["step"] <= step))
 
     def _read(self) -> tuple[list[dict[str, Any]], list[bytes]]:
-        """The records, and the lines that are none."""
+        """The records, and the damaged lines."""
         # Split at newlines only: str.splitlines() would also split at rarer line ends, inside of texts.
         *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
         found = [(line, _record(line)) for line in lines]

@@ -34,7 +34,7 @@ PACKAGES = {
     "runner": "minigpt4.runners",
     "lr_scheduler": "minigpt4.runners",
 }
-# kind of thing -> what every class of that kind has
+# kind of thing -> a method that every class of that kind has
 METHODS = {
     "builder": "build_datasets",
     "task": "train_step",
@@ -208,7 +208,7 @@ def _import(place: str) -> type[Any]:
         if path.startswith("minigpt4."):
             raise  # a library is missing or broken: the traceback says which
         if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
-            reason = f"there is no module {error.name!r}; it must be installed, or its folder on PYTHONPATH"
+            reason = f"no module {error.name!r}; install it, or add its folder to PYTHONPATH"
         else:
             reason = f"importing it fails ({type(error).__name__}: {error})"
         raise ConfigError(f"{place}: {reason}") from error

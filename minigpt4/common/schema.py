@@ -35,7 +35,7 @@ class NotText(ConfigError):
         self.key = key
 
 
-# What stays of a variable that is not set, or of a user who is unknown.
+# A variable that is not set, or an unknown user, after expansion.
 _UNKNOWN = re.compile(r"\$\w+|\$\{\w+\}|^~\w*")
 LARGEST = 2**63 - 1  # whole number that torch and numpy can hold
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "null"}
@@ -167,7 +167,7 @@ def merge(defaults: Any, section: Any, where: str) -> Any:
         return OmegaConf.merge(defaults, section)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{where}: it does not fit what stands there otherwise, a list in place of a mapping or the "
+            f"{where}: cannot be merged with what is set elsewhere: a list in place of a mapping, or the "
             f"reverse ({str(error).splitlines()[0]})"
         ) from error
 
@@ -184,7 +184,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def _scalars(kind: Any) -> set[Any]:
-    """What a kind is made of, e.g. `{str}` of `list[str]`."""
+    """The types in a kind, e.g. `{str}` for `list[str]`."""
     return set().union(*map(_scalars, get_args(kind))) if get_args(kind) else {kind}
 
 
@@ -206,7 +206,7 @@ def _path(value: str, where: str) -> str:
     path = expanded(value)
     unknown = None if os.path.exists(path) else _UNKNOWN.search(path)
     if unknown:
-        raise ConfigError(f"{where} is {value!r}, but {unknown[0]} is not known here")
+        raise ConfigError(f"{where} is {value!r}, but {unknown[0]} is not defined")
     return path
 
 

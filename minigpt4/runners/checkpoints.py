@@ -149,10 +149,10 @@ def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[st
         if key not in checkpoint:
             raise CheckpointError(f"run.resume_ckpt_path: {path} has no {key!r}, it cannot be resumed")
         if type(checkpoint[key]) is not kind:
-            raise CheckpointError(f"run.resume_ckpt_path: {key!r} in {path} is no {kind.__name__}")
+            raise CheckpointError(f"run.resume_ckpt_path: {key!r} in {path} is not a {kind.__name__}")
     for rank in checkpoint["sampler"]:
         if type(rank) is not dict or list(map(type, map(rank.get, ("drawn", "loaders")))) != [int, dict]:
-            raise CheckpointError(f"run.resume_ckpt_path: 'sampler' in {path} does not say where the data is")
+            raise CheckpointError(f"run.resume_ckpt_path: 'sampler' in {path} holds no position in the data")
     for change in config_changes(checkpoint["config"], config, ignored):
         log.warning("changed since %s was written: %s", path.name, change)
     return checkpoint

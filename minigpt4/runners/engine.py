@@ -202,12 +202,12 @@ class Engine:
     def load_optimizer(self, state: dict[str, Any]) -> None:
         """Load the optimizer's state from a checkpoint; the model loads the weights.
 
-        Of the state, what was learned counts: the averages of gradients. Decay and the like stay as the
-        settings say now; the schedule sets the learning rate before each update.
+        Only the averages of gradients are restored. Decay and the other hyperparameters come from the current
+        settings; the schedule sets the learning rate before each update.
 
         Raises:
-            KeyError, ValueError: if it is not of these parameters. The optimizer itself notices that in its
-                next step.
+            KeyError, ValueError: if it does not fit the parameters, which the optimizer itself would only
+                notice in its next step.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for place, values in state["optimizer"]["state"].items():

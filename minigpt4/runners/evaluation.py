@@ -46,7 +46,7 @@ def check_splits(datasets: Datasets, settings: RunSettings) -> None:
 
 
 def warn_if_unknown_texts(values: Mapping[str, float], vocabulary: int) -> None:
-    """Say so if held-out texts are less likely to an untrained model than to random weights.
+    """Warn if held-out texts are less likely to an untrained model than to random weights.
 
     The tiny language models know a drawn world; on top of them, nothing learns to write about another.
 
@@ -116,7 +116,7 @@ class Evaluator:
             raise StoppedEvaluation
         records = gather_object([] if shared and not accelerator.is_main_process else records)
         if not records:
-            raise DataError(f"there is no sample to evaluate in the splits {', '.join(splits)}")
+            raise DataError(f"no samples to evaluate in the splits {', '.join(splits)}")
         return records
 
     def _gives_up(self) -> bool:

@@ -38,7 +38,7 @@ def run_lock(folder: Path) -> Lock:
 def check_unused(folder: Path) -> None:
     """Raise ConfigError if another run is using the folder."""
     lock = run_lock(folder)
-    if launch.rank() == 0 and lock.path.exists():  # the ranks of one run are no other run
+    if launch.rank() == 0 and lock.path.exists():  # the other ranks belong to the same run
         try:
             with lock:
                 pass
@@ -49,6 +49,6 @@ def check_unused(folder: Path) -> None:
 def in_use(folder: Path, holder: object) -> ConfigError:
     """The error if another run is using the folder."""
     return ConfigError(
-        f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait for its end, or "
-        "choose another folder"
+        f"run.output_dir: another run writes to {folder.absolute()} ({holder}): please wait until it ends, "
+        "or choose another folder"
     )

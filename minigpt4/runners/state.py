@@ -1,6 +1,7 @@
 """How far a run has come, in numbers; a checkpoint holds them as a dict."""
 
 from dataclasses import asdict, dataclass, field, fields
+from types import NoneType
 from typing import Any
 
 from minigpt4.runners.engine import UpdateResult
@@ -95,13 +96,12 @@ class RunState:
         return cls(**_known(cls(), values | {"window": window}))
 
 
-def _known(usual: RunState | Window, values: dict[str, Any]) -> dict[str, Any]:
-    """Those values that there are fields for, of the same types as usual."""
-    known = {one.name: getattr(usual, one.name) for one in fields(usual)}
-    for name, value in values.items():
-        kind = type(known.get(name, value))
-        number = isinstance(value, int | float) and kind in (int, float)
-        optional = known.get(name, value) is None and isinstance(value, int | float)
-        if not (number or optional or type(value) is kind) or (kind is int and value < 0):
+def _known(defaults: RunState | Window, values: dict[str, Any]) -> dict[str, Any]:
+    """The values that have a field. Raises ValueError for one of another type than the field's default."""
+    known = {one.name: values[one.name] for one in fields(defaults) if one.name in values}
+    for name, value in known.items():
+        default = getattr(defaults, name)
+        number = isinstance(value, int | float) and type(default) in (int, float, NoneType)
+        if not (number or type(value) is type(default)) or (type(default) is int and value < 0):
             raise ValueError(f"{name} is {value!r}")
-    return {name: value for name, value in values.items() if name in known}
+    return known

@@ -33,7 +33,7 @@ class BrokenOffError(Exception):
 
 
 class TooSlowError(BrokenOffError):
-    """The server was waited for in vain, or nearly so."""
+    """The server sent nothing in time, or far too little."""
 
 
 class HopelessError(BrokenOffError):
@@ -91,7 +91,7 @@ class Download:
                 self._request()
                 break
             except BrokenOffError as error:
-                # What drips in while it is waited for is no progress: it would never come to an end.
+                # A trickle before a timeout is not progress: the attempts would never end.
                 if self.size > furthest + (SLOW_BYTES if isinstance(error, TooSlowError) else 0):
                     furthest, waits = self.size, iter(WAITS)
                 wait = next(waits, None)
@@ -162,7 +162,7 @@ class Download:
                 f"{self.key}: {self.shown} is a web page, not a file: give the address of the download "
                 "itself, or a local path"
             )
-        length = answer.length  # None also where what it announces is no number
+        length = answer.length  # None too if Content-Length is not a number
         # First the old bytes are deleted, then the old notes: notes never describe another file's bytes.
         self.part.write_bytes(b"")
         self.validator, self.total = _validator(answer), length
@@ -212,7 +212,7 @@ def _validator(answer: HTTPResponse) -> str | None:
 
 
 def _lasts(error: Exception) -> bool:
-    """Whether a request failed for what will not pass: its address, or a network that is off."""
+    """Whether trying again cannot help: a bad address, a refused connection, no network."""
     reason = getattr(error, "reason", error)
     cause = reason if isinstance(reason, Exception) else error.__cause__
     lasting = (

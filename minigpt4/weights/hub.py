@@ -183,7 +183,7 @@ def _explained(repo: str, key: str) -> Iterator[None]:
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ConfigError(
-            f"{key}: there is no local file or folder {repo!r}, and no such repository on the hub: it is "
+            f"{key}: no local file or folder {repo!r}, and no such repository on the hub: it is "
             "misspelt, or private and not visible to your token"
         ) from error
     except LocalEntryNotFoundError as error:

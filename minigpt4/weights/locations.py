@@ -94,7 +94,7 @@ class RemoteFile:
         try:
             url, fragment = urldefrag(value)
             parts = urlsplit(url)
-            _ = parts.port  # is read here, since that may raise
+            _ = parts.port  # raises for an invalid port
         except ValueError as error:
             raise ConfigError(f"{key}: the address {without_query(value)} is malformed ({error})") from error
         if not parts.hostname or "@" in parts.netloc:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from minigpt4.weights.hub import HubFile, HubModel
 
 PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
-# What runs write, and where: never a repository on the hub, whose owner may have any other name.
+# Keys, folders and files of runs: such a path is never taken for a repository on the hub.
 LOCAL_KEYS = ("run.resume_ckpt_path",)
 LOCAL_FOLDERS = (
     *("output", "outputs", "weight", "weights", "ckpt", "ckpts", "checkpoint", "checkpoints"),
@@ -162,12 +162,12 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     if on_hub and is_file_name == bool(on_hub[2]) and not _is_of_a_run(path, source):
         return _on_hub(on_hub[1], on_hub[2], source)
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    place = "" if str(path.absolute()) == value or "://" in value else f" (it would be {path.absolute()})"
+    place = "" if str(path.absolute()) == value or "://" in value else f" (looked for {path.absolute()})"
     raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{nearest(path.name, siblings)}")
 
 
 def _is_of_a_run(path: Path, source: WeightSource) -> bool:
-    """Whether a relative path that is not there looks like one of this machine, and not like a repository."""
+    """Whether a relative path that does not exist looks local, and not like a repository on the hub."""
     first = path.parts[0]
     ours = first in LOCAL_FOLDERS or source.key in LOCAL_KEYS or RUNS_FILE.fullmatch(path.name)
     return bool(ours) or Path(first).is_dir()
@@ -271,10 +271,10 @@ def _unpickle(path: Path, mapped: bool) -> Any:
 
 
 def _require_plain(content: Any, path: Path, keys: tuple) -> None:
-    """Raise CheckpointError if a file holds a tensor that is more, or less, than an array of numbers."""
+    """Raise CheckpointError if a file holds a tensor that is not a plain array of real numbers."""
     if torch.is_tensor(content):
         plain = content.layout is torch.strided and content.device.type == "cpu" and not content.is_complex()
-        # Repeated without being stored so often: it would take any amount of memory once it is copied.
+        # The last: an expanded view of a few stored values, whose copy could take any amount of memory.
         if not plain or content.is_quantized or content.nbytes > content.untyped_storage().nbytes():
             where = ".".join(map(str, keys))
             kind = f"{content.layout}, {content.dtype}, {content.device}, {list(content.shape)}"

@@ -233,7 +233,7 @@ def test_forms_of_options(tmp_path, options, expected) -> None:
         (["run.test_splits=[val"], "run.test_splits is '[val', it must be a list of names"),
         (["rnu.seed=1"], "unknown section 'rnu'; did you mean 'run'?"),
         (["run=1"], "run is 1, it must be a mapping"),
-        (["run.job_name.x=1", "run.job_name=[1]"], "--options run.job_name=[1]: it does not fit"),
+        (["run.job_name.x=1", "run.job_name=[1]"], "--options run.job_name=[1]: cannot be merged"),
     ],
 )
 def test_bad_forms_of_options(tmp_path, options, message) -> None:
@@ -244,8 +244,11 @@ def test_bad_forms_of_options(tmp_path, options, message) -> None:
 @pytest.mark.parametrize(
     ("section", "facts"),
     [
-        ("model:\n  arch: minigpt4\n  model_type: tiny_gemma\n  vit_kwargs: [1]\n", "model: it does not fit"),
-        ("datasets:\n  cc_sbu:\n    build_info: [1]\n", "datasets.cc_sbu: it does not fit"),
+        (
+            "model:\n  arch: minigpt4\n  model_type: tiny_gemma\n  vit_kwargs: [1]\n",
+            "model: cannot be merged",
+        ),
+        ("datasets:\n  cc_sbu:\n    build_info: [1]\n", "datasets.cc_sbu: cannot be merged"),
     ],
 )
 def test_a_list_where_the_defaults_have_a_mapping(tmp_path, section, facts) -> None:

@@ -101,7 +101,7 @@ def test_parse_looks_names_up_and_expands_paths(monkeypatch) -> None:
     assert parse(Named, {"task": "short_answer"}, "run").task == "short_answer"
     with pytest.raises(ConfigError, match=r"^run\.task: no task.*did you mean 'short_answer'"):
         parse(Named, {"task": "short_anwser"}, "run")
-    with pytest.raises(ConfigError, match=r"^run\.task: nowhere:Mine: there is no module 'nowhere'"):
+    with pytest.raises(ConfigError, match=r"^run\.task: nowhere:Mine: no module 'nowhere'"):
         parse(Named, {"task": "nowhere:Mine"}, "run")
 
 

@@ -148,5 +148,5 @@ def test_paths_have_home_and_variables_resolved(monkeypatch) -> None:
     for path, resolved in (("~/a", "/home/me/a"), ("$RUNS/a", "/scratch/a"), ("a~b", "a~b"), ("a b", "a b")):
         assert parse(RunSettings, needed | {"output_dir": path}, "run").output_dir == resolved
     for path in ("$NOBODY_SET_THIS/a", "~nobody_of_this_name/a"):
-        with pytest.raises(ConfigError, match=r"^run\.output_dir is .* is not known here"):
+        with pytest.raises(ConfigError, match=r"^run\.output_dir is .* is not defined"):
             parse(RunSettings, needed | {"output_dir": path}, "run")

@@ -97,7 +97,7 @@ def test_what_is_no_list_or_breaks_off(tmp_path) -> None:
     assert "not a JSON array: it begins with b'{}'" in refused(written(tmp_path, "{}"), out)
     assert "not a JSON array: it begins with b''" in refused(written(tmp_path, ""), out)
     assert "no entry with a url and a caption (0 rows)" in refused(written(tmp_path, "[]"), out)
-    assert "there is no file" in refused(tmp_path / "absent.json", out)
+    assert "file not found" in refused(tmp_path / "absent.json", out)
     assert "out.csv must end in .tsv or .parquet" in refused(written(tmp_path, "[]"), tmp_path / "out.csv")
 
 

@@ -72,7 +72,7 @@ def test_evaluate_refuses_a_damaged_part(run, tmp_path) -> None:
 
 def test_evaluate_in_shares_needs_a_file(run) -> None:
     message = run(evaluate, "--num-shards", 2, "--shard-index", 0)
-    assert message == "error: --out is missing: the 2 shares are put together there"
+    assert message == "error: --out is missing: the 2 shares are merged into it"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

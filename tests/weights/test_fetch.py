@@ -143,7 +143,7 @@ def test_options_and_what_cannot_be_fetched(server, run, tmp_path) -> None:
         ["run.resume_ckpt_path", "missing"],
     ]
     assert errors == [
-        f"error: model.llama_model: no file or folder 'weight/none' (it would be {Path.cwd()}/weight/none)",
+        f"error: model.llama_model: no file or folder 'weight/none' (looked for {Path.cwd()}/weight/none)",
         "error: run.resume_ckpt_path is '/path/to/x.pth': please set it to a real path in the YAML or with "
         "--options",
     ]

@@ -284,7 +284,7 @@ def test_a_repository_that_is_missing_or_private(server, tmp_path, monkeypatch, 
         log_in(tmp_path, monkeypatch, "file")
     for name in ("org/tiny-lama", REPO, "org/a--b"):
         assert refused(name, resolve) == (
-            f"{KEY}: there is no local file or folder '{name}', and no such repository on the hub: it is "
+            f"{KEY}: no local file or folder '{name}', and no such repository on the hub: it is "
             "misspelt, or private and not visible to your token"
         )
 

@@ -70,7 +70,7 @@ def test_the_home_folder(here, monkeypatch) -> None:
     make("weight/x.pth")
     assert resolve_file("~/weight/x.pth", KEY) == here / "weight" / "x.pth"
     assert refused(resolve_file, "~/weight/y.pth") == (
-        f"{KEY}: no file or folder '~/weight/y.pth' (it would be {here}/weight/y.pth); did you mean 'x.pth'?"
+        f"{KEY}: no file or folder '~/weight/y.pth' (looked for {here}/weight/y.pth); did you mean 'x.pth'?"
     )
     assert "no file or folder '~nobody_of_this_name/x.pth'" in refused(
         resolve_file, "~nobody_of_this_name/x.pth"

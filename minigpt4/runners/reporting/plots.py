@@ -21,8 +21,7 @@ from minigpt4.tasks.records import Record
 
 RIGHT, WRONG, UNKNOWN = "#1a7f37", "#b42318", "#374151"
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
-# A logarithmic axis has no 0. It is drawn at the higher of these, which does not squeeze all that matters, or
-# at the smallest loss below that; less than the lower is rounding.
+# A logarithmic axis has no 0: smaller losses are drawn at SMALLEST_LOSS, or at the least above ROUNDING.
 SMALLEST_LOSS, ROUNDING = 1e-4, 1e-7
 # Height of a line above a picture, in inches.
 LINE = 0.17

@@ -168,7 +168,7 @@ class Reporter:
             name, value = state.best_metric, state.best_value
             report |= {"best_metric": name, f"best_valid_{name}": value, "best_step": state.best_step}
         if self.accelerator.is_main_process:
-            self.log.drop_after(state.step)  # nothing but lines that were damaged meanwhile
+            self.log.drop_after(state.step)  # moves lines aside that were damaged meanwhile
             write_json(self.folder / "report.json", report)
             self._draw(state)
             drawn = _draw_pictures(records, self.folder / "samples.png")
@@ -201,7 +201,7 @@ def keep_earlier_run(folder: Path, lock: Lock) -> None:
 
     Args:
         folder: the output folder.
-        lock: held in it; as well afterwards.
+        lock: held in the folder, before and after.
     """
     if not (folder / "log.jsonl").exists() and not list(folder.glob("checkpoint_*.pth")):
         return

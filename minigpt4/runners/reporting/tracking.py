@@ -81,7 +81,7 @@ def _start(name: str, folder: Path, config: dict[str, Any], run_name: str, step:
     """One of accelerate's trackers, begun."""
     from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
-    id_file = folder / "tracker_id.txt"  # a run that goes on in this folder is the same run
+    id_file = folder / "tracker_id.txt"  # a run resumed in this folder is the same run
     run_id = id_file.read_bytes().decode("ascii", "replace").strip() if id_file.is_file() else ""
     if not RUN_ID.fullmatch(run_id):
         run_id = secrets.token_hex(4)

@@ -41,7 +41,7 @@ def preflight(
     Raises:
         ConfigError: naming the YAML key.
     """
-    if not model.language.sharded:  # which lies on the CPU still, where a step may take minutes
+    if not model.language.sharded:  # a sharded one is still on the CPU, where a step may take minutes
         check_gradient(model.language)
     folder = Path(settings.output_dir)
     check_output(folder)
