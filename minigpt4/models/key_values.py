@@ -23,7 +23,8 @@ def keeps_tokens(language: LanguageModel) -> bool:
     Layers with a recurrent state (Mamba) cannot drop their last tokens.
     """
     # Older versions of transformers give models with a recurrent state a cache of their own.
-    if not language.model._supports_default_dynamic_cache():
+    model: Any = language.model
+    if not model._supports_default_dynamic_cache():
         return False
     layers = DynamicCache(config=language.config).layers
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
