@@ -1,7 +1,6 @@
 """Replies side by side are those of one at a time, whoever comes and goes."""
 
 import random
-import threading
 import time
 
 import pytest
@@ -10,7 +9,8 @@ from PIL import Image
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel
 from minigpt4.serving.batching import Batcher
-from minigpt4.serving.reply_engine import Asked, Full
+from minigpt4.serving.reply_engine import Full
+from tests.support.asking import ask
 from tests.support.golden import build_golden_model
 
 QUESTIONS = ("what is this?", "hi", "describe the picture, please, in many words", "is it red or blue?")
@@ -26,13 +26,6 @@ def batcher(model):
     batcher = Batcher(model.engine, together=4, waiting=100)
     yield batcher
     batcher.close()
-
-
-def ask(model: ChatModel, text: str, images=(), **settings) -> tuple[Asked, threading.Event]:
-    ended = threading.Event()
-    prompt = model.prompt([model.message("user", text, images)])
-    asked = Asked(prompt, model.settings(**settings), lambda: asked.reply.finish_reason and ended.set())
-    return asked, ended
 
 
 def test_replies_are_those_of_one_at_a_time(model, batcher) -> None:

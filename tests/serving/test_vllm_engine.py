@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import threading
 import time
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from minigpt4.common.config import Config
 from minigpt4.common.errors import ConfigError
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel, from_config
-from minigpt4.serving.reply_engine import Asked, Full
+from minigpt4.serving.reply_engine import Full
 from minigpt4.serving.vllm_engine import VllmEngine, prepare, sampling_params
 from tests.support import GOLDEN, ROOT
+from tests.support.asking import ask
 from tests.support.golden import build_golden_model
 
 RED = Image.new("RGB", (60, 60), "red")
@@ -72,13 +72,6 @@ def vllm(monkeypatch) -> StandIn:
 @pytest.fixture
 def chat() -> ChatModel:
     return ChatModel(build_golden_model(end_sym="###").eval(), Blip2ImageEvalProcessor(56))
-
-
-def ask(chat: ChatModel, text: str, images=(), **settings) -> tuple[Asked, threading.Event]:
-    ended = threading.Event()
-    prompt = chat.prompt([chat.message("user", text, images)])
-    asked = Asked(prompt, chat.settings(**settings), lambda: asked.reply.finish_reason and ended.set())
-    return asked, ended
 
 
 def test_vllm_is_handed_ids_and_what_the_images_look_like(chat, vllm) -> None:
