@@ -85,7 +85,7 @@ class Answering:
         """Ask a question. Yields whenever the dialogue has changed.
 
         Raises:
-            Unanswered: if there is no reply.
+            Unanswered: if nothing was generated.
         """
         before, visitor.turns = visitor.turns, [*visitor.turns, turn]
 
