@@ -27,6 +27,8 @@ class Sample:
         image_id: for records and logs.
         group: evaluation reports each group by itself.
         size: (height, width) of the image before it was resized; boxes are given in it.
+        references: every right answer, where an evaluation knows several; empty: the dialogue's alone.
+        candidates: the answers that an evaluation lets the model choose from; empty: any.
 
     Raises:
         ValueError: for another type or shape, or another number of images than the dialogue has places for.
@@ -38,6 +40,8 @@ class Sample:
     image_id: str = ""
     group: str = ""
     size: tuple[int, int] | None = None
+    references: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.dialogue, Dialogue):
@@ -67,7 +71,7 @@ class Batch:
         dialogues: B.
         images: of all samples in order, [N, 3, H, W] or features [N, P, width]; None without any.
         image_counts: n of each sample.
-        image_ids, groups, sizes: of each sample, as in `Sample`.
+        image_ids, groups, sizes, references, candidates: of each sample, as in `Sample`.
         bad: reason -> how many samples were skipped since the batch before.
         reader: where the reader of the data set stands after this batch; only the loader looks at it.
         tokens: what the model's `prepare` makes of the dialogues.
@@ -79,6 +83,8 @@ class Batch:
     image_ids: list[str]
     groups: list[str]
     sizes: list[tuple[int, int] | None]
+    references: list[tuple[str, ...]]
+    candidates: list[tuple[str, ...]]
     bad: dict[str, int] = field(default_factory=dict)
     reader: Any = None
     tokens: TokenBatch | None = None
@@ -100,6 +106,8 @@ class Batch:
             image_ids=[sample.image_id for sample in samples],
             groups=[sample.group for sample in samples],
             sizes=[sample.size for sample in samples],
+            references=[sample.references for sample in samples],
+            candidates=[sample.candidates for sample in samples],
             bad=dict(bad or {}),
             reader=reader,
         )
@@ -123,6 +131,8 @@ class Batch:
             image_ids=[str(one) for one in samples.get("image_id", [""] * len(answers))],
             groups=list(samples.get("group", [""] * len(answers))),
             sizes=[None] * len(answers),
+            references=[()] * len(answers),
+            candidates=[()] * len(answers),
         )
 
     def __len__(self) -> int:
@@ -149,7 +159,7 @@ class Batch:
         seen = [images for row in sources if (images := self.images_of(row)) is not None]
         picked = {
             name: [getattr(self, name)[row] for row in rows]
-            for name in ("dialogues", "image_ids", "groups", "sizes")
+            for name in ("dialogues", "image_ids", "groups", "sizes", "references", "candidates")
         }
         return replace(
             self,

@@ -5,6 +5,9 @@ from minigpt4.common.registry import lazily, registry
 TASKS = {
     "image_text_pretrain": "minigpt4.tasks.image_text_pretrain:ImageTextPretrainTask",
     "short_answer": "minigpt4.tasks.short_answer:ShortAnswerTask",
+    "vqa": "minigpt4.tasks.vqa:VqaTask",
+    "refer": "minigpt4.tasks.refer:ReferTask",
+    "grounded_caption": "minigpt4.tasks.grounded_caption:GroundedCaptionTask",
 }
 
 registry.declare("task", TASKS)

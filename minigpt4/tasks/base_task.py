@@ -47,7 +47,12 @@ class BaseTask:
 
     `minigpt4/tasks/short_answer.py` is one to copy. `run.task` finds a task outside the package by its import
     path, `my_module:LengthTask`.
+
+    Attributes:
+        max_new_tokens: the longest prediction; None: `model.max_txt_len`.
     """
+
+    max_new_tokens: int | None = None
 
     def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""
@@ -144,14 +149,15 @@ class BaseTask:
         """What the records come to, and which value decides the best checkpoint."""
         raise NotImplementedError
 
-    @staticmethod
-    def predict(model: MiniGPTBase, batch: Batch, count: int) -> list[str]:
+    def predict(self, model: MiniGPTBase, batch: Batch, count: int) -> list[str]:
         """What the model answers to the first `count` samples of a batch, greedily."""
         if not count:
             return []
         first, request = batch.rows(range(count)), model.prompts.requests[0]
         dialogues = [dialogue.requested(request).unanswered() for dialogue in first.dialogues]
-        return model.generate(first.images, dialogues, max_new_tokens=model.max_txt_len)
+        return model.generate(
+            first.images, dialogues, max_new_tokens=self.max_new_tokens or model.max_txt_len
+        )
 
 
 def new_records(model: MiniGPTBase, batch: Batch, pictures: int) -> list[Record]:
@@ -163,6 +169,7 @@ def new_records(model: MiniGPTBase, batch: Batch, pictures: int) -> list[Record]
             group=batch.groups[row],
             prompt=_question(dialogue),
             truth=dialogue.answer or "",
+            references=batch.references[row],
         )
         images = batch.images_of(row)
         if row < pictures and images is not None and images.ndim == 4:  # cached features show nothing

@@ -48,6 +48,7 @@ class Record:
         group: metrics are also reported for each group by itself; empty for none.
         prompt: what the model was asked; None where it was asked for a caption.
         truth: the right answer.
+        references: every right answer, where there are several; empty: `truth` alone.
         prediction: what the model answered; None where it was not asked.
         loss: of the right answer, in nats per token; None where it was not taken.
         tokens: over how many tokens `loss` is the mean.
@@ -64,11 +65,19 @@ class Record:
     tokens: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
     picture: "np.ndarray | None" = None
+    references: Sequence[str] = ()
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """All right answers."""
+        return self.references or [self.truth]
 
     def to_json(self) -> dict[str, Any]:
         """What is there, without the picture; each score is a key of its own."""
         content = {**vars(self), **{name: float(score) for name, score in self.scores.items()}}
         del content["scores"], content["picture"]
+        if not self.references:
+            del content["references"]
         return {key: _for_json(value) for key, value in content.items() if value is not None}
 
 
@@ -128,6 +137,24 @@ def mean_score(records: Iterable[Record], name: str) -> dict[str, float]:
     for group in sorted({group for group, _ in scored if group}):
         means[f"{name}_{group}"] = _mean([score for own, score in scored if own == group])
     return means
+
+
+def yes_share(records: Sequence[Record]) -> dict[str, float]:
+    """`yes`: how often "yes" was answered, where each answer is yes or no (POPE's question); else nothing.
+
+    Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Language Models".
+    """
+    truths = {record.truth.strip(" .").lower() for record in records}
+    if not truths or not truths <= {"yes", "no"}:
+        return {}
+    said = [(record.prediction or "").strip().lower().startswith("yes") for record in records]
+    return {"yes": _mean([float(one) for one in said])}
+
+
+def accuracy_metrics(records: Sequence[Record]) -> Metrics:
+    """The mean of the score `accuracy`, of all and of each group; the share of "yes" of yes/no sets."""
+    values = mean_score(records, "accuracy") | yes_share(records)
+    return Metrics(values, best="accuracy", higher_is_better=True, percentages=frozenset(values))
 
 
 def format_metric(value: float | None, percent: bool = False) -> str:

@@ -7,7 +7,7 @@ from minigpt4.common.registry import registry
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.sample import Batch
 from minigpt4.tasks.base_task import BaseTask
-from minigpt4.tasks.records import Metrics, Record, mean_score
+from minigpt4.tasks.records import Metrics, Record, accuracy_metrics
 
 ARTICLES = {"a", "an", "the"}
 DECIMAL_POINT = re.compile(r"(?<=\d)\.(?=\d)")
@@ -23,15 +23,15 @@ def normalized(answer: str) -> str:
 
 @registry.register_task("short_answer")
 class ShortAnswerTask(BaseTask):
-    """Questions with one right answer each. The most accurate checkpoint is the best one."""
+    """Questions whose answer is right or wrong. The most accurate checkpoint is the best one."""
 
     def score(self, model: MiniGPTBase, batch: Batch, records: list[Record], predictions: int) -> None:
         """Every question is answered: the accuracy decides which checkpoint is the best."""
         for record, answer in zip(records, self.predict(model, batch, len(records)), strict=True):
             record.prediction = answer
-            record.scores["accuracy"] = float(normalized(answer) == normalized(record.truth))
+            right = {normalized(one) for one in record.answers}
+            record.scores["accuracy"] = float(normalized(answer) in right)
 
     def summarize(self, records: list[Record]) -> Metrics:
         """The accuracy, of all and of each group."""
-        accuracy = mean_score(records, "accuracy")
-        return Metrics(accuracy, best="accuracy", higher_is_better=True, percentages=frozenset(accuracy))
+        return accuracy_metrics(records)

@@ -120,8 +120,8 @@ def test_predict_where_only_some_samples_have_images(golden_model) -> None:
     """Text alone before pictures: each is answered as it is by itself."""
     text = Sample(dialogue=Dialogue.of([("Why?", "d")]))
     batch = Batch.of([text, sample(200, Dialogue.caption("e"))])
-    together = BaseTask.predict(golden_model, batch, 2)
+    together = Noting().predict(golden_model, batch, 2)
     assert [
-        *BaseTask.predict(golden_model, batch, 1),
-        *BaseTask.predict(golden_model, batch.rows([1]), 1),
+        *Noting().predict(golden_model, batch, 1),
+        *Noting().predict(golden_model, batch.rows([1]), 1),
     ] == (together)
