@@ -1,6 +1,5 @@
 """Data sets that are a folder of images and files of annotations: the base class for sets of your own."""
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 
 from minigpt4.common.errors import BadSample, CheckpointError, DataError
-from minigpt4.common.files import inside, open_regular
+from minigpt4.common.files import inside
+from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
 from minigpt4.prompts.sample import Sample
@@ -51,7 +51,8 @@ class BaseDataset(SampleStream):
         vis_processor: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: text -> text.
         vis_root: the folder of the images.
-        ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations`.
+        ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations` or
+            `data`.
 
     Raises:
         DataError: for files that are not as they should be.
@@ -169,19 +170,9 @@ class BaseDataset(SampleStream):
 
 
 def read_annotations(path: str | Path) -> list[Any]:
-    """The entries of an annotation file: a list, or a mapping with a list under `annotations`.
+    """The entries of an annotation file: a list, or a mapping with one under `annotations` or `data`.
 
     Raises:
         DataError: if it does not exist, or holds something else.
     """
-    try:
-        with open_regular(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))  # with or without a byte-order mark
-    except FileNotFoundError as error:
-        raise DataError(f"the annotation file {path} does not exist") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    entries = content.get("annotations") if isinstance(content, dict) else content
-    if not isinstance(entries, list):
-        raise DataError(f"{path} must hold a list of entries, or a mapping with one under 'annotations'")
-    return entries
+    return list(stream_list(path))
