@@ -3,66 +3,111 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Any
 
+from torch.utils.data import IterableDataset
+
 from minigpt4.common.errors import DataError
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
+from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.loader import TrainLoader
+from minigpt4.datasets.source import TrainSource
+from minigpt4.datasets.stream import this_worker
 from minigpt4.datasets.workers import BROKEN, death
+from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.sample import Batch
 
 log = logging.getLogger(__name__)
 
 
-def mix(
-    loaders: Sequence[Iterable[Batch]], ratios: Sequence[float], seed: int, start: int = 0
-) -> Generator[Batch, None, None]:
-    """Draw each batch from one of the loaders, with probabilities in proportion to `ratios`.
+def draw(ratios: Sequence[float], seed: int, number: int) -> int:
+    """Which of several data sets a batch comes from, with probabilities in proportion to `ratios`.
 
-    The draw depends on the seed and the number of the batch alone, so every rank draws the same data set
-    for the same step and none waits for another.
+    The draw depends on the seed and the number of the batch alone, so every rank draws the same data set for
+    the same step and none waits for another.
+    """
+    (chosen,) = random.Random(f"{seed}/{number}").choices(range(len(ratios)), weights=ratios)
+    return chosen
+
+
+class MixedBatches(IterableDataset):
+    """Batches of several data sets, mixed; each worker process yields those whose turn is its own.
+
+    One set of workers reads all data sets: with a set for each, 25 data sets would start 25 times as many
+    processes.
 
     Args:
-        loaders: endless.
-        ratios: one per loader.
-        seed: the same on all ranks.
-        start: how many batches were drawn before.
-
-    Raises:
-        DataError: if a loader ends.
+        streams: of the data sets, endless.
+        ratios: one per data set.
+        seed: of the draws.
+        start: number of the first batch.
     """
-    iterators = [iter(loader) for loader in loaders]
-    for number in count(start):
-        (chosen,) = random.Random(f"{seed}/{number}").choices(range(len(iterators)), weights=ratios)
-        try:
-            yield next(iterators[chosen])
-        except StopIteration:
-            raise DataError("a data set that is trained on has ended; it must be read without end") from None
+
+    def __init__(
+        self, streams: Sequence[BatchStream], ratios: Sequence[float], seed: int, start: int
+    ) -> None:
+        super().__init__()
+        self.streams, self.ratios, self.seed, self.start = streams, ratios, seed, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        process, workers = this_worker()
+        batches = [iter(stream) for stream in self.streams]
+        for number in count(self.start + process, workers):
+            try:
+                yield next(batches[draw(self.ratios, self.seed, number)])
+            except StopIteration:
+                raise DataError(
+                    "a data set that is trained on has ended; it must be read without end"
+                ) from None
 
 
 class TrainStream:
     """All that is trained on, mixed, on this rank.
 
     Args:
-        loaders: by name.
-        ratios: one per loader.
+        sources: by name.
+        ratios: one per source.
         seed: of the mixing.
         drawn: how many batches were drawn before.
+        max_bad_fraction: as for `BatchStream`.
+        workers: as for `TrainLoader`, and for the sources.
+        pin_memory: as for `TrainLoader`.
+        prompts: as for `BatchStream`.
     """
 
     def __init__(
-        self, loaders: Mapping[str, TrainLoader], ratios: Sequence[float], seed: int, drawn: int = 0
+        self,
+        sources: Mapping[str, TrainSource],
+        ratios: Sequence[float],
+        seed: int,
+        drawn: int = 0,
+        *,
+        max_bad_fraction: float,
+        workers: int,
+        pin_memory: bool,
+        prompts: PromptEncoder | None = None,
     ) -> None:
-        self.loaders = loaders
-        self.drawn = drawn
-        self._batches = mix(list(loaders.values()), ratios, seed, drawn)
+        self.sources = sources
+        self.ratios, self.seed, self.drawn = ratios, seed, drawn
+        first_worker = drawn % max(workers, 1)
+        streams = [one.batches(first_worker, max_bad_fraction, prompts) for one in sources.values()]
+        self.loader = TrainLoader(MixedBatches(streams, ratios, seed, drawn), workers, pin_memory)
 
     @classmethod
     def of(
-        cls, datasets: Datasets, splits: Sequence[str], seed: int, state: Mapping[str, Any], **options: Any
+        cls,
+        datasets: Datasets,
+        splits: Sequence[str],
+        seed: int,
+        state: Mapping[str, Any],
+        *,
+        rank: int,
+        world_size: int,
+        workers: int,
+        **options: Any,
     ) -> "TrainStream":
         """These splits of all data sets, from where a stream's `state()` left them.
 
@@ -71,31 +116,39 @@ class TrainStream:
             splits: names.
             seed: of the mixing, and of each data set's order and draws.
             state: of an earlier stream, or `{"drawn": 0, "loaders": {}}`.
-            options: what else a `TrainLoader` takes.
+            rank, world_size: as for `TrainSource`.
+            workers: as for `TrainLoader`.
+            options: what else a `TrainStream` takes.
         """
-        loaders, ratios = {}, []
+        sources, ratios = {}, []
         for name, (builder, by_split) in datasets.items():
             for split in splits:
                 key = f"{name}.{split}"
-                resumed = state["loaders"].get(key)
-                loaders[key] = TrainLoader(
-                    by_split[split], builder.batch_size, seed=seed, name=key, state=resumed, **options
+                sources[key] = TrainSource(
+                    by_split[split],
+                    builder.batch_size,
+                    seed=seed,
+                    rank=rank,
+                    world_size=world_size,
+                    workers=workers,
+                    name=key,
+                    state=state["loaders"].get(key),
                 )
                 ratios.append(builder.sample_ratio)
-        return cls(loaders, ratios, seed, state["drawn"])
+        return cls(sources, ratios, seed, state["drawn"], workers=workers, **options)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        batch = next(self.loader)
+        list(self.sources.values())[draw(self.ratios, self.seed, self.drawn)].taken(batch)
         self.drawn += 1
         return batch
 
     def __enter__(self) -> "TrainStream":
         # Here, and not when the first batch is awaited: a request to stop may interrupt that.
-        for loader in self.loaders.values():
-            loader.start()
+        self.loader.start()
         return self
 
     def __exit__(
@@ -109,11 +162,8 @@ class TrainStream:
         Raises:
             DataError: if it was the death of a worker that ended the block.
         """
-        broken = isinstance(error, BROKEN)
-        dead = [worker for loader in self.loaders.values() if broken for worker in loader.dead_workers()]
-        self._batches.close()
-        for loader in self.loaders.values():
-            loader.close()
+        dead = self.loader.dead_workers() if isinstance(error, BROKEN) else []
+        self.loader.close()
         if dead:
             raise death(dead, "With run.num_workers: 0 the main process reads") from error
 
@@ -123,24 +173,24 @@ class TrainStream:
         Args:
             resumed: the names in the checkpoint; empty without one.
         """
-        for name, loader in self.loaders.items():
-            readers = loader.order["ranks"] * loader.order["workers"]
-            if loader.dataset.size < readers:
-                log.info("%s: %d readers share %d shards or entries", name, readers, loader.dataset.size)
-            if loader.reordered:
+        for name, source in self.sources.items():
+            readers = source.order["ranks"] * source.order["workers"]
+            if source.dataset.size < readers:
+                log.info("%s: %d readers share %d shards or entries", name, readers, source.dataset.size)
+            if source.reordered:
                 log.warning(
                     "%s is read in a new order, since the checkpoint's cannot be resumed (%s)",
                     name,
-                    loader.reordered,
+                    source.reordered,
                 )
-        for name in sorted({*resumed} ^ {*self.loaders} if resumed else ()):
-            known = "is new" if name in self.loaders else "is no longer trained on"
+        for name in sorted({*resumed} ^ {*self.sources} if resumed else ()):
+            known = "is new" if name in self.sources else "is no longer trained on"
             log.warning("%s %s since the checkpoint: the batches are drawn in a new order", name, known)
 
     def bad(self) -> Counter[str]:
         """What was skipped so far on this rank, by reason."""
-        return sum((loader.bad() for loader in self.loaders.values()), Counter())
+        return sum((source.bad() for source in self.sources.values()), Counter())
 
     def state(self) -> dict[str, Any]:
         """What `run.resume_ckpt_path` needs to resume with the next batch."""
-        return {"drawn": self.drawn, "loaders": {name: at.state() for name, at in self.loaders.items()}}
+        return {"drawn": self.drawn, "loaders": {name: one.state() for name, one in self.sources.items()}}

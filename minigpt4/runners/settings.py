@@ -65,7 +65,7 @@ class RunSettings:
 
     seed: int = key(42, "decides everything that is random", low=0, high=2**32 - 1)
     device: str | None = key(None, "`cuda`, `mps` (untested) or `cpu`; null: the best there is", effect=False)
-    num_workers: int = key(4, "processes that read data, for each data set", low=0, high=256, effect=False)
+    num_workers: int = key(4, "processes that read the training data", low=0, high=256, effect=False)
 
     output_dir: str = key(doc="folder for everything that is written", path=True, effect=False)
     resume_ckpt_path: str | None = key(

@@ -10,7 +10,8 @@ import torch
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.datasets import collate
 from minigpt4.datasets.collate import BatchStream
-from minigpt4.datasets.loader import TrainLoader
+from minigpt4.datasets.mixing import TrainStream
+from minigpt4.datasets.source import TrainSource
 from minigpt4.datasets.stream import Skipped
 from minigpt4.prompts.context import fitted
 from minigpt4.prompts.dialogue import Dialogue
@@ -80,11 +81,12 @@ def test_long_dialogues_are_skipped_and_counted(tmp_path, prompts, caplog) -> No
     assert [batch.image_ids for batch in batches] == [["0", "1", "2", "4"], ["5", "6", "8"]]
     assert sum((Counter(batch.bad) for batch in batches), Counter()) == {LONG: 2}
     assert [line.getMessage().split(" (the")[0] for line in caplog.records] == [f"skipped 3: {LONG}"]
-    options = {"seed": 0, "max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "pin_memory": False}
-    loader = TrainLoader(dataset, 3, workers=0, prompts=prompts, **options)
-    read = {key for batch in islice(loader, 12) for key in batch.image_ids}
+    source = TrainSource(dataset, 3, seed=0, rank=0, world_size=1, workers=0)
+    how = {"max_bad_fraction": 0.5, "workers": 0, "pin_memory": False, "prompts": prompts}
+    stream_of_one = TrainStream({"one": source}, [1], 0, **how)
+    read = {key for batch in islice(stream_of_one, 12) for key in batch.image_ids}
     assert read == {"0", "1", "2", "4", "5", "6", "8"}
-    assert loader.bad()[LONG] >= 8
+    assert source.bad()[LONG] >= 8
 
 
 @pytest.mark.unit

@@ -18,8 +18,8 @@ from minigpt4.datasets.datasets.caption import CCSBUAlignDataset
 from minigpt4.datasets.datasets.shard_order import parts_of_epoch
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import caption_dialogue
-from minigpt4.datasets.loader import TrainLoader
 from minigpt4.datasets.mixing import TrainStream
+from minigpt4.datasets.source import TrainSource
 from minigpt4.datasets.stream import Reading, SampleStream, Skipped
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
@@ -90,21 +90,29 @@ def damaged_shards(folder: Path) -> tuple[list[str], Counter[str]]:
     )
 
 
-def loader(dataset: SampleStream, workers: int = 0, **options: Any) -> TrainLoader:
-    arguments = {"seed": 0, "max_bad_fraction": 1.0, "rank": 0, "world_size": 1, "pin_memory": False}
-    return TrainLoader(dataset, 4, workers=workers, **arguments | options)
+class OneSource(TrainStream):
+    """A stream of one data set, which the tests below ask for its state."""
+
+    def __init__(self, dataset: SampleStream, workers: int = 0, name: str = "cc", **options: Any) -> None:
+        arguments = {"seed": 0, "rank": 0, "world_size": 1, "name": name} | options
+        self.source = TrainSource(dataset, 4, workers=workers, **arguments)
+        how = {"max_bad_fraction": 1.0, "pin_memory": False, "workers": workers}
+        super().__init__({name: self.source}, [1], 0, self.source.given, **how)
+
+    def state(self) -> dict[str, Any]:
+        return self.source.state()
 
 
 def test_two_processes_read_disjoint_halves(tmp_path) -> None:
     """Workers are processes: two of them, and two of each of two ranks."""
     halves = stream(write_good(tmp_path, shards=4, each=8))
     first, second = ([] for _ in range(2))
-    for number, batch in enumerate(islice(loader(halves, workers=2), 8)):
+    for number, batch in enumerate(islice(OneSource(halves, workers=2), 8)):
         (first, second)[number % 2].extend(numbers(batch.answers))
     assert set(first).isdisjoint(second) and sorted(first + second) == list(range(32))
     read = []
     for rank in (0, 1):
-        for batch in islice(loader(halves, workers=2, rank=rank, world_size=2), 4):
+        for batch in islice(OneSource(halves, workers=2, rank=rank, world_size=2), 4):
             read += numbers(batch.answers)
     assert sorted(read) == list(range(32))
 
@@ -188,7 +196,7 @@ def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -
     """Pixels, captions, ids and counts of bad ones, over several epochs."""
     dataset = shards_or_folder(kind, tmp_path)
     steps, after = 60, 4
-    whole = loader(dataset, workers, seed=3)
+    whole = OneSource(dataset, workers, seed=3)
     batches, states = [], [whole.state()]
     for batch in islice(whole, steps + after):
         batches.append(batch)
@@ -196,8 +204,8 @@ def test_resumed_at_any_step_the_batches_are_the_same(tmp_path, kind, workers) -
     assert sum((Counter(b.bad) for b in batches), Counter()) == whole.bad()
     assert len(whole.bad()) == (2 if kind == "folder" else 7)
     for step in range(steps) if not workers else random.Random(workers).sample(range(steps), 5):
-        resumed = loader(dataset, workers, seed=3, state=states[step])
-        assert not resumed.reordered
+        resumed = OneSource(dataset, workers, seed=3, state=states[step])
+        assert not resumed.source.reordered
         for expected, batch in zip(batches[step:], islice(resumed, after), strict=False):
             assert same(expected, batch)
         assert json.loads(json.dumps(resumed.state())) == states[step + after]
@@ -211,13 +219,13 @@ def test_a_resume_decodes_nothing_that_was_seen_and_reads_no_shard_that_is_throu
     read, transform = webdataset_stream.read_shard, dataset.image_transform
     monkeypatch.setattr(webdataset_stream, "read_shard", lambda shard: opened.append(shard) or read(shard))
     dataset.image_transform = lambda image: decoded.append(1) or transform(image)
-    whole = loader(dataset)
+    whole = OneSource(dataset)
     (*_, last) = islice(whole, 280)  # 1,120 samples, 800 of them in epochs that are over
     state = whole.state()
-    following = next(iter(loader(dataset, state=state)))
+    following = next(iter(OneSource(dataset, state=state)))
     opened.clear()
     decoded.clear()
-    resumed = next(iter(loader(dataset, state=state)))
+    resumed = next(iter(OneSource(dataset, state=state)))
     assert resumed.answers == following.answers != last.answers
     assert len(decoded) == 5  # a batch, and the sample that it waited for
     assert len(opened) <= 4  # the one that was begun, and what still lay in the buffer
@@ -227,12 +235,12 @@ def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
     """What lay in the buffer and is gone is bad; the run goes on."""
     shards = write_good(tmp_path, shards=3, each=9)
     dataset = stream(shards)
-    whole = loader(dataset)
+    whole = OneSource(dataset)
     (*_, state) = (whole.state() for _ in islice(whole, 3))
     for shard in shards:
         write_shard(Path(shard), sample("a", caption="picture 0"))
     bad = Counter()
-    for batch in islice(loader(dataset, state=state), 3):
+    for batch in islice(OneSource(dataset, state=state), 3):
         bad.update(batch.bad)
     assert bad["shard changed"] > 0
 
@@ -248,21 +256,21 @@ def test_a_shard_that_has_shrunk_since_is_counted(tmp_path) -> None:
 )
 def test_other_readers_begin_a_new_order_and_say_so(tmp_path, caplog, change, reason) -> None:
     shards = write_good(tmp_path, shards=3, each=20)
-    whole = loader(stream(shards))
+    whole = OneSource(stream(shards))
     first = [batch.answers for batch in islice(whole, 4)]
     state = whole.state()
     other = stream(shards[: change.pop("shards", 3)])
-    resumed = loader(other, state=state, **change)
-    assert resumed.reordered == reason
+    resumed = OneSource(other, state=state, **change)
+    assert resumed.source.reordered == reason
     with caplog.at_level(logging.INFO):
-        TrainStream({"cc": resumed}, [1], seed=0).describe({"cc", "laion"})
+        resumed.describe({"cc", "laion"})
     assert f"cc is read in a new order, since the checkpoint's cannot be resumed ({reason})" in caplog.text
     assert "laion is no longer trained on since the checkpoint" in caplog.text
     answers = [batch.answers for batch in islice(resumed, 4)]
     assert answers != first
     # What goes on with the new order stays in it.
-    again = loader(other, state=resumed.state(), **change)
-    assert not again.reordered and again.reading == resumed.reading
+    again = OneSource(other, state=resumed.state(), **change)
+    assert not again.source.reordered and again.source.reading == resumed.source.reading
     assert next(iter(again)).answers not in answers
 
 
@@ -274,8 +282,8 @@ def test_a_state_that_an_earlier_version_wrote_is_resumed(tmp_path) -> None:
         "given": 9,
         "readers": [{"worker": 0, "good": 36, "bad": {}, "position": [1, 9, [9]]}],
     }
-    resumed = loader(stream(write_good(tmp_path, shards=3, each=9)), seed=3, state=state)
-    assert not resumed.reordered
+    resumed = OneSource(stream(write_good(tmp_path, shards=3, each=9)), seed=3, state=state)
+    assert not resumed.source.reordered
     assert [[int(one) for one in batch.image_ids] for batch in islice(resumed, 3)] == [
         [11, 12, 15, 17],
         [13, 18, 22, 5],
@@ -304,21 +312,21 @@ def test_a_state_that_an_earlier_version_wrote_is_resumed(tmp_path) -> None:
 )
 def test_a_state_that_is_damaged_is_one_line(tmp_path, kind, damage) -> None:
     dataset = shards_or_folder(kind, tmp_path)
-    state = loader(dataset, seed=3).state()
+    state = OneSource(dataset, seed=3).state()
     with pytest.raises(CheckpointError, match=r"^run\.resume_ckpt_path: "):
-        next(iter(loader(dataset, seed=3, state=state | damage)))
+        next(iter(OneSource(dataset, seed=3, state=state | damage)))
 
 
 def test_more_readers_than_shards_are_told(tmp_path, caplog) -> None:
     few = stream(write_good(tmp_path, shards=3, each=8))
     with caplog.at_level(logging.INFO):
-        TrainStream({"cc.train": loader(few, workers=2, world_size=2)}, [1], seed=0).describe([])
+        OneSource(few, workers=2, world_size=2, name="cc.train").describe([])
     assert "cc.train: 4 readers share 3 shards or entries" in caplog.text
 
 
 def test_zero_workers_and_one_read_the_same(tmp_path) -> None:
     dataset = stream(write_good(tmp_path, shards=2, each=10))
-    here, there = loader(dataset), loader(dataset, workers=1)
+    here, there = OneSource(dataset), OneSource(dataset, workers=1)
     for first, second in zip(islice(here, 9), islice(there, 9), strict=True):
         assert same(first, second)
     assert here.state() == there.state()

@@ -111,7 +111,7 @@ def test_stop_while_a_validation_waits_owes_it(shapes, tmp_path, monkeypatch, un
 
 def test_train_stream_names_a_worker_that_died(shapes, tmp_path, monkeypatch) -> None:
     before_batch(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(DataError, match=r"^cc_sbu\.train: worker \d+ was killed by SIGKILL\. ") as error:
+    with pytest.raises(DataError, match=r"^training data: worker \d+ was killed by SIGKILL\. ") as error:
         train(run_config(shapes, tmp_path / "job", num_workers=1))
     assert "run.num_workers: 0" in str(error.value)
     assert not active_children()
@@ -135,8 +135,8 @@ def test_train_loader_names_a_worker_that_hangs_and_waits(shapes, tmp_path, monk
     before_batch(monkeypatch, 2, hang)
     train(run_config(shapes, tmp_path / "job", num_workers=1))
     message, (name, seconds, workers) = logged[0]
-    assert (name, seconds, len(workers)) == ("cc_sbu.train", 2, 1)
-    assert message.startswith("cc_sbu.train: no batch for 2 s; ")
+    assert (name, seconds, len(workers)) == ("training data", 2, 1)
+    assert message.startswith("training data: no batch for 2 s; ")
     assert losses(tmp_path / "job") == losses(tmp_path / "undisturbed")
 
 
@@ -146,6 +146,6 @@ def test_train_stream_starts_its_workers_before_it_is_waited_for(shapes, tmp_pat
     datasets = setup_task(cfg).build_datasets(cfg)
     reading = {"max_bad_fraction": 0.5, "rank": 0, "world_size": 1, "workers": 2, "pin_memory": False}
     with TrainStream.of(datasets, ["train"], 0, START_OF_DATA, **reading) as stream:
-        (workers,) = (loader.workers for loader in stream.loaders.values())
+        workers = stream.loader.workers
         assert [worker.is_alive() for worker in workers] == [True, True]
     assert [worker.is_alive() for worker in workers] == [False, False]
