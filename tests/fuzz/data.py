@@ -14,6 +14,7 @@ from dataset.shapes.make_shards import write_split
 from minigpt4.common.config import Config
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
+from minigpt4.datasets.datasets import annotation_store
 from minigpt4.datasets.validate import validate
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.processors.blip_processors import Blip2ImageEvalProcessor
@@ -31,6 +32,8 @@ PROCESSORS = {
     "vis_processor": {"train": {"name": "blip2_image_train", "image_size": 56}},
     "text_processor": {"train": {"name": "blip_caption"}},
 }
+
+DIGEST = bytes(32)
 
 
 @cache
@@ -100,6 +103,18 @@ def write_align(folder: Path) -> None:
 
 def read_align(folder: Path) -> None:
     train_on("cc_sbu_align", {"storage": "."})
+
+
+def write_stored_entries(folder: Path) -> None:
+    with (folder / "a.json.entries").open("wb") as file:
+        annotation_store.write(file, [{"id": n, "says": ["a", None, 0.5]} for n in range(5)], DIGEST)
+
+
+def read_stored_entries(folder: Path) -> None:
+    with suppress(OSError, ValueError):  # then it is written anew
+        entries = annotation_store.StoredEntries.mapped(Path("a.json.entries"), DIGEST)
+        for number in range(len(entries)):
+            entries.entry(number)
 
 
 def write_cache(folder: Path) -> None:

@@ -30,6 +30,7 @@ TARGETS: dict[str, Target] = {
     "manifest": Target(data.write_shards, data.read_manifest, 0.2),
     "jsonl": Target(data.write_jsonl, data.read_jsonl, 0.2),
     "align": Target(data.write_align, data.read_align, 0.2),
+    "entries": Target(data.write_stored_entries, data.read_stored_entries),
     "cache": Target(data.write_cache, data.read_cache, 0.3),
     "questions": Target(data.write_questions, data.read_questions, 0.3),
     "checkpoint": Target(weights.write_checkpoint, weights.read_checkpoint),

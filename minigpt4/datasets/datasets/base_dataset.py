@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -12,6 +13,7 @@ import torch
 
 from minigpt4.common.errors import BadSample, CheckpointError, DataError
 from minigpt4.common.files import inside
+from minigpt4.datasets.datasets.annotation_store import AnnotationStore, store
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
@@ -53,6 +55,7 @@ class BaseDataset(SampleStream):
         vis_root: the folder of the images.
         ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations` or
             `data`.
+        options: keyword arguments of `entries`, where a subclass has some.
 
     Raises:
         DataError: for files that are not as they should be.
@@ -66,28 +69,46 @@ class BaseDataset(SampleStream):
         text_processor: Callable[[str], str],
         vis_root: str | Path,
         ann_paths: Sequence[str | Path],
+        **options: Any,
     ) -> None:
         self.vis_processor = vis_processor
         self.text_processor = text_processor
         self.vis_root = Path(vis_root)
-        self.annotation = self.read_entries(ann_paths)
+        self.annotation = self.read_entries(ann_paths, **options)
         if not self.annotation:
             raise DataError(f"no entries in {', '.join(map(str, ann_paths))}")
         if not self.vis_root.is_dir():
             raise DataError(f"the picture folder {self.vis_root} does not exist")
 
-    def read_entries(self, ann_paths: Sequence[str | Path]) -> Sequence[Any]:
-        """All entries of the annotation files. Raises DataError."""
-        annotation: list[dict[str, Any]] = []
-        for path in ann_paths:
-            entries = read_annotations(path)
-            for number, entry in enumerate(entries):
-                try:
-                    self.check_entry(entry)
-                except ValueError as error:
-                    raise DataError(f"{path}, entry {number}: {error}") from error
-            annotation += entries
-        return annotation
+    @classmethod
+    def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
+        """The entries of an annotation file, one after the other.
+
+        Subclasses override it for other formats, with keyword arguments if they need any. Entries must be
+        what JSON can hold: those of a large file are stored, and the file is read again only when it, the
+        arguments or the source of the class have changed.
+
+        Raises:
+            DataError: if the file cannot be used.
+        """
+        yield from stream_list(path)
+
+    def read_entries(self, ann_paths: Sequence[str | Path], **options: Any) -> Sequence[Any]:
+        """All entries of the annotation files, checked. Raises DataError."""
+        return AnnotationStore(
+            [
+                store(path, partial(self._checked_entries, path, options), type(self), options)
+                for path in ann_paths
+            ]
+        )
+
+    def _checked_entries(self, path: str | Path, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for number, entry in enumerate(self.entries(path, **options)):
+            try:
+                self.check_entry(entry)
+            except ValueError as error:
+                raise DataError(f"{path}, entry {number}: {error}") from error
+            yield entry
 
     def check_entry(self, entry: Any) -> None:
         """Raise ValueError if an entry cannot be used, whatever its image is."""
@@ -167,12 +188,3 @@ class BaseDataset(SampleStream):
                 shuffled, order = epoch, np.random.default_rng([reading.seed, epoch]).permutation(len(self))
             index = int(order[place])
             yield self._sample(index, reading.rng(epoch, index)), taken + 1
-
-
-def read_annotations(path: str | Path) -> list[Any]:
-    """The entries of an annotation file: a list, or a mapping with one under `annotations` or `data`.
-
-    Raises:
-        DataError: if it does not exist, or holds something else.
-    """
-    return list(stream_list(path))
