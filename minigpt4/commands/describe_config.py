@@ -46,7 +46,11 @@ def describe() -> str:
     from minigpt4.runners.settings import RunSettings
 
     parts = [HEAD.strip(), "## `model:`", _about(ModelSettings)]
-    parts += [f"Model types: {_code(ModelSettings.TYPES)}.", table(ModelSettings)]
+    schemas = registry.tables["model"].schemas
+    for schema in dict.fromkeys(schemas.values()):
+        names = [name for name, own in schemas.items() if own is schema]
+        parts.append(f"Model types of {_code(names)}: {_code(schema.TYPES)}.")  # type: ignore[attr-defined]
+    parts.append(table(ModelSettings))
     parts += ["## `datasets.<entry>:`", _about(DatasetSettings), table(DatasetSettings)]
     by_info: dict[type, list[str]] = {}
     for name in registry.tables["builder"].declared():

@@ -1,11 +1,18 @@
 """The models that a YAML's `model.arch` may name, imported on first use: their settings need no torch."""
 
 from minigpt4.common.registry import lazily, registry
-from minigpt4.models.settings import ModelSettings
+from minigpt4.models.fork_keys import V2_WITH_GEMMA
+from minigpt4.models.settings import MiniGPTv2Settings, ModelSettings
 
-MODELS = {"minigpt4": "minigpt4.models.minigpt4:MiniGPT4"}
+MINIGPT_V2 = "minigpt4.models.minigpt_v2:MiniGPTv2"
+MODELS = {
+    "minigpt4": "minigpt4.models.minigpt4:MiniGPT4",
+    "minigpt_v2": MINIGPT_V2,
+    V2_WITH_GEMMA: MINIGPT_V2,
+}
+SCHEMAS = {"minigpt4": ModelSettings, "minigpt_v2": MiniGPTv2Settings, V2_WITH_GEMMA: MiniGPTv2Settings}
 
-registry.declare("model", MODELS, {"minigpt4": ModelSettings})
+registry.declare("model", MODELS, SCHEMAS)
 
 __getattr__ = lazily(
     *MODELS.values(),

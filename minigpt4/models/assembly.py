@@ -2,10 +2,13 @@
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from minigpt4.common.device import dtype_for
+from minigpt4.common.device import dtype_for, room_for_weights
 from minigpt4.common.errors import ConfigError, reading
 from minigpt4.models.bridges import JoinedPatches
 from minigpt4.models.encoders.base_encoder import BaseEncoder
@@ -15,14 +18,16 @@ from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.library_check import check_language_model
 from minigpt4.models.llm_loading import load_language_model
+from minigpt4.models.lora import PEFT_PREFIX, Lora
 from minigpt4.models.qformer import QFormerBridge, build_qformer, load_blip2
 from minigpt4.models.settings import RANDOM, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
+from minigpt4.prompts.requests import read_requests
 from minigpt4.prompts.templates import PromptTemplate
 from minigpt4.weights.locations import BLIP2_URL
-from minigpt4.weights.resolver import WeightSource, read_tensors, resolve_file, resolve_model
+from minigpt4.weights.resolver import WeightSource, locate, read_tensors, resolve_file, resolve_model
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +60,46 @@ def parts_from_files(settings: ModelSettings) -> tuple[str, ...]:
     beginnings = {
         "model.vit_weights": ("visual_encoder.", "ln_vision."),
         "model.q_former_model": ("Qformer.", "query_tokens"),
-        "model.llama_model": ("llama_model.",),
+        "model.llama_model": (f"llama_model.{PEFT_PREFIX}" if settings.lora_r else "llama_model.",),
     }
     return tuple(name for source in weight_sources(settings) for name in beginnings.get(source.key, ()))
+
+
+def find_sources(settings: ModelSettings) -> Path | None:
+    """Check that all sources can be found before anything is fetched or read; return the place of `ckpt`.
+
+    Raises:
+        ConfigError: naming what is mistyped.
+    """
+    for source in weight_sources(settings):
+        locate(source)
+    return resolve_file(settings.ckpt, "model.ckpt") if settings.ckpt else None
+
+
+class Parts(NamedTuple):
+    """What a model is composed of."""
+
+    vision: VisionTower | CachedVision
+    language: LanguageModel
+    projection: nn.Linear
+    prompts: PromptEncoder
+
+
+def build_parts(settings: ModelSettings, device: torch.device, features: TokenShape | None) -> Parts:
+    """All parts with their weights; the projection is untrained.
+
+    Args:
+        settings: of the model.
+        device: where they go.
+        features: where the image tokens come from a cache: their shape. No encoder is built then.
+    """
+    requests = read_requests(settings.prompt_path or "")
+    with room_for_weights(device):
+        vision = cached_vision(settings, features) if features else build_vision(settings, device)
+        language = build_language(settings, device)
+    prompts = build_prompts(settings, requests, language, vision.token_shape.count)
+    projection = nn.Linear(vision.token_shape.width, language.width).to(device)
+    return Parts(vision, language, projection, prompts)
 
 
 def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
@@ -128,7 +170,8 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
         name=name.rstrip("/").rsplit("/", 1)[-1],
         backbone=settings.llm_backbone,
         precision="8bit" if settings.low_resource else settings.llm_precision,
-        trainable=settings.llm_trainable,
+        trainable="full" if settings.llm_trainable == "full" else "frozen",
+        lora=_lora(settings),
         device=device,
         attention=settings.attn_implementation,
         device_map=settings.device_map,
@@ -136,9 +179,17 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
     check_language_model(language, name, english=settings.llm_sanity_check)
     if settings.compile:
         language.compile_layers()
-    if settings.llm_grad_checkpoint:
+    if settings.llm_grad_checkpoint or settings.use_grad_checkpoint_llm:
         language.recompute_layers()
     return language
+
+
+def _lora(settings: ModelSettings) -> Lora | None:
+    if not settings.lora_r:
+        return None
+    named = settings.lora_target_modules
+    targets = named if isinstance(named, str) else tuple(named)
+    return Lora(settings.lora_r, settings.lora_alpha, settings.lora_dropout, targets)
 
 
 def build_prompts(

@@ -17,13 +17,8 @@ from minigpt4.models.foreign_tensors import (
     split_derived,
     why_unexpected,
 )
-from minigpt4.models.settings import (
-    FIRST_LAYER_INPUT,
-    TABLE_ROW,
-    ModelSettings,
-    defaults_path,
-    merge_defaults,
-)
+from minigpt4.models.model_types import defaults_path, merge_defaults
+from minigpt4.models.settings import FIRST_LAYER_INPUT, TABLE_ROW, ModelSettings
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.weights.resolver import WeightSource
 

@@ -65,7 +65,7 @@ def why_unexpected(key: str, known: Iterable[str]) -> str:
     """The message for a key that the model does not have."""
     if LORA.search(key):
         return (
-            f"it holds LoRA weights ({key}), as MiniGPT-v2's checkpoints do, and models with LoRA are not "
-            "supported yet"
+            f"it holds LoRA weights ({key}), as MiniGPT-v2's checkpoints do: please set model.lora_r and "
+            "model.lora_alpha as it was trained, and name these layers in model.lora_target_modules"
         )
     return f"unexpected key {key!r}{nearest(key, known)}"

@@ -1,4 +1,5 @@
-"""The Gemma fork's keys for a language model: `llm_backbone` is its folder, `llm_type` its family."""
+"""The Gemma fork's keys: `llm_backbone` is the language model's folder, `llm_type` its family, and its
+`minigptv2_gemma` is MiniGPT-v2 with Gemma."""
 
 import logging
 import re
@@ -10,6 +11,10 @@ from minigpt4.common.registry import registry
 
 log = logging.getLogger(__name__)
 
+# The fork's `arch` -> ours, and its model types -> ours.
+V2_WITH_GEMMA = "minigptv2_gemma"
+V2_TYPES = {None: "pretrain_gemma", "pretrain": "pretrain_gemma"}
+
 
 def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
     """A section `model:` in the user's keys -> in this project's; translating twice changes nothing.
@@ -20,6 +25,9 @@ def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
         ConfigError: for an unknown family in `llm_type`, or two families or language models in one section.
     """
     section = dict(section)
+    if section.get("arch") == V2_WITH_GEMMA:
+        named = section.get("model_type")
+        section |= {"arch": "minigpt_v2", "model_type": V2_TYPES.get(named, named)}
     family, backbone = section.pop("llm_type", None), section.get("llm_backbone")
     if family is not None:
         _check_family(family)

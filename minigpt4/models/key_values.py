@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from minigpt4.models.execution import own_precision, without_cudnn_attention
+from minigpt4.models.execution import without_cudnn_attention
 from minigpt4.models.language_model import LanguageModel
 
 
@@ -121,7 +121,7 @@ class KeyValues:
         language = self.language
         # The layers compiled for training do not fit a growing cache.
         eager = torch.compiler.set_stance("force_eager") if language.compiled else nullcontext()
-        with eager, own_precision(language.frozen, language.device), without_cudnn_attention():
+        with eager, language.in_own_precision(), without_cudnn_attention():
             out = language.model(
                 **given,
                 attention_mask=self._mask,

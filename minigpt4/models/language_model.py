@@ -6,7 +6,7 @@ Shapes: B batch, T text and image tokens, D width, V vocabulary.
 import hashlib
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from minigpt4.models.execution import (
 )
 from minigpt4.models.head_loss import Head, head_losses
 from minigpt4.models.library_head import decoder_of, logits_of
+from minigpt4.models.lora import Lora, lora_layers
 from minigpt4.prompts.encoder import TokenBatch
 
 # That is intended: the original, too, only penalises repetitions within the reply.
@@ -52,11 +53,14 @@ class LanguageModel(nn.Module):
         tokenizer: its tokenizer.
         backbone: its family.
         trainable: which of its weights are trained: none (`frozen`) or all (`full`).
+        lora: an adapter to add, which is trained beside frozen weights.
         name: of its folder or file; checkpoints remember it.
         sharded: whether the ranks are to hold a part of every layer each.
+        device: of the adapter; None: of the weights.
 
     Attributes:
-        frozen: whether none of its weights is trained.
+        frozen: whether its own weights stay as they are.
+        trains_head: whether anything behind the decoder is trained.
         recomputed: whether its layers keep their input alone for the backward pass.
         compiled: whether its layers were compiled for training; chat compiles a step of its own then.
         drops_masks: whether attention kernels get no mask when it would only be the causal one.
@@ -71,12 +75,14 @@ class LanguageModel(nn.Module):
         backbone: BaseBackbone,
         *,
         trainable: str = "frozen",
+        lora: Lora | None = None,
         name: str = "",
         sharded: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
-        self.trainable, self.name, self.sharded = trainable, name, sharded
+        self.frozen, self.lora, self.name, self.sharded = trainable == "frozen", lora, name, sharded
         self.recomputed = self.compiled = False
         self.drops_masks = True
         self.fingerprint = self._take_fingerprint()
@@ -84,11 +90,10 @@ class LanguageModel(nn.Module):
         # only the arguments of `generate` count.
         model.generation_config = _ids_alone(model.generation_config)
         model.requires_grad_(not self.frozen)
+        if lora is not None:
+            lora.add_to(model, device)
+        self.trains_head = not self.frozen or _adapted_behind(model)
         self.train(self.training)
-
-    @property
-    def frozen(self) -> bool:
-        return self.trainable == "frozen"
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -133,9 +138,20 @@ class LanguageModel(nn.Module):
             return self.embed(ids).double().norm().item() / rows.double().norm().item()
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """If frozen, it stays in evaluation mode, without dropout."""
+        """If frozen, it stays in evaluation mode, without dropout but that of LoRA."""
         super().train(mode and not self.frozen)
+        for layer in lora_layers(self.model):
+            layer.lora_dropout.train(mode)
         return self
+
+    def in_own_precision(self) -> AbstractContextManager:
+        """The context to run it in: frozen weights compute in their own dtype, trained ones in autocast's.
+
+        An adapter follows autocast, too, where that has the frozen weights' dtype, so that these compute as
+        before.
+        """
+        shared = self.lora is not None and torch.get_autocast_dtype(self.device.type) == self.model.dtype
+        return own_precision(self.frozen and not shared, self.device)
 
     @torch.no_grad()
     def _take_fingerprint(self) -> str:
@@ -162,10 +178,10 @@ class LanguageModel(nn.Module):
         Returns:
             The losses, on that device too.
         """
-        with own_precision(self.frozen, self.device):
+        with self.in_own_precision():
             hidden, head = self._decode(embeds, tokens.target_index)
             losses = head_losses(
-                hidden, tokens.target_ids, head, self.config.vocab_size, trained=not self.frozen
+                hidden, tokens.target_ids, head, self.config.vocab_size, trained=self.trains_head
             )
         return losses.to(embeds.device)
 
@@ -176,7 +192,7 @@ class LanguageModel(nn.Module):
             embeds: [B, T, D], padded on the right.
             index: [places], of the flattened B*T.
         """
-        with own_precision(self.frozen, self.device):
+        with self.in_own_precision():
             hidden, head = self._decode(embeds, index)
             return head(hidden)
 
@@ -225,7 +241,7 @@ class LanguageModel(nn.Module):
                 "model.llm_grad_checkpoint: transformers does not say what the layers of a "
                 f"{self.model.config.model_type} are"
             )
-        recompute_blocks(self.layers, random=not self.frozen)
+        recompute_blocks(self.layers, random=not self.frozen or self.lora is not None)
         self.recomputed = True
 
     def compile_layers(self) -> None:
@@ -234,6 +250,11 @@ class LanguageModel(nn.Module):
         self.compiled = True
         # Decoding steps do not fit the compiled layers.
         self.model.generate = torch.compiler.set_stance("force_eager")(self.model.generate)
+
+
+def _adapted_behind(model: CausalLM) -> bool:
+    decoder = {id(parameter) for parameter in decoder_of(model).parameters()}
+    return any(p.requires_grad and id(p) not in decoder for p in model.parameters())
 
 
 def _ids_alone(generation: GenerationConfig | None) -> GenerationConfig:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from minigpt4.common.device import is_out_of_memory, summarized
 from minigpt4.common.errors import ConfigError
-from minigpt4.models.execution import own_precision
 from minigpt4.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,8 @@ def check_language_model(language: LanguageModel, source: str, *, english: bool 
     ids = sentence_ids(language)
     training = language.training
     language.eval()
-    exact = own_precision(language.frozen, language.device)
-    with _one_line(language, source, "cannot be used here"), torch.no_grad(), exact:
+    own = language.in_own_precision()
+    with _one_line(language, source, "cannot be used here"), torch.no_grad(), own:
         expected = language.model(input_ids=ids[None], use_cache=False).logits[0].float()
         loss = sanity_loss(expected, ids)
         if not math.isfinite(loss):

@@ -15,6 +15,7 @@ from minigpt4.models.backbones.base_backbone import choose_backbone, claimed_by
 from minigpt4.models.execution import plain_attention_wins
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.llm_files import check_files, load_whole
+from minigpt4.models.lora import Lora
 from minigpt4.models.pretrained import from_pretrained, loading, location
 from minigpt4.models.settings import QUANTIZED, SHARD
 from minigpt4.models.text_model import text_model
@@ -42,6 +43,7 @@ def load_language_model(
     backbone: str = "auto",
     precision: str = "bf16",
     trainable: str = "frozen",
+    lora: Lora | None = None,
     device: torch.device,
     attention: str | None = None,
     device_map: str | None = None,
@@ -54,6 +56,7 @@ def load_language_model(
         backbone: `auto` or the name of a registered family.
         precision: bf16, fp16, fp32, 8bit or 4bit, while it is frozen; what is trained is kept in float32.
         trainable: which of its weights are trained: none (`frozen`) or all (`full`).
+        lora: an adapter to add, which is trained.
         device: where it will run.
         attention: transformers' name (sdpa, eager, flash_attention_2, ...); None for the best supported one.
         device_map: `auto` spreads it over GPUs and CPU memory; `shard` leaves it on the CPU, to be sharded.
@@ -69,7 +72,7 @@ def load_language_model(
         family = choose_backbone(backbone, config.model_type, tokenizer)
     # fp16 overflow depends on the model's own family, not on that of its template.
     overflows = family.fp16_overflows or claimed_by(config.model_type).fp16_overflows
-    arguments = _precision_arguments("fp32" if trainable != "frozen" else precision, overflows, device)
+    arguments = _precision_arguments("fp32" if trainable == "full" else precision, overflows, device)
     sharded = ranks_share_layers(device_map)
     if sharded:
         _check_sharding(precision, trainable)
@@ -85,7 +88,16 @@ def load_language_model(
     if source.suffix == ".gguf":
         model = model.to(home)
     _keep_backward_pass(model)
-    return LanguageModel(model, tokenizer, family, trainable=trainable, name=name, sharded=sharded)
+    return LanguageModel(
+        model,
+        tokenizer,
+        family,
+        trainable=trainable,
+        lora=lora,
+        name=name,
+        sharded=sharded,
+        device=device if sharded else None,
+    )
 
 
 def _attention_argument(

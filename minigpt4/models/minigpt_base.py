@@ -6,34 +6,39 @@ language model, V its vocabulary.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers import PreTrainedModel
 
+from minigpt4.common.device import pick_device
 from minigpt4.common.errors import DataError
+from minigpt4.models import assembly
+from minigpt4.models.answering import Answering, check_image_count
 from minigpt4.models.backbones.base_backbone import BaseBackbone
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.original_names import OriginalNames
-from minigpt4.models.settings import TABLE_ROW
+from minigpt4.models.settings import TABLE_ROW, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
-from minigpt4.prompts.dialogue import Dialogue, Turn
+from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
-from minigpt4.prompts.reply_end import StopAtText, read_reply
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import PromptTemplate
+from minigpt4.weights.resolver import WeightSource
+
+M = TypeVar("M", bound="MiniGPTBase")
 
 log = logging.getLogger(__name__)
 
 
-class MiniGPTBase(OriginalNames, BaseModel):
+class MiniGPTBase(Answering, OriginalNames, BaseModel):
     """A vision tower and a language model, joined by a projection.
 
     Args:
@@ -41,6 +46,8 @@ class MiniGPTBase(OriginalNames, BaseModel):
         language: reads embeddings.
         projection: image tokens -> embeddings, Linear(width, D).
         prompts: how dialogues become ids.
+        chat_template: whether `instruction_input` of data sets written for the original is a request, which
+            the template wraps, and not a whole prompt.
     """
 
     def __init__(
@@ -49,13 +56,53 @@ class MiniGPTBase(OriginalNames, BaseModel):
         language: LanguageModel,
         projection: nn.Linear,
         prompts: PromptEncoder,
+        *,
+        chat_template: bool = False,
     ) -> None:
         super().__init__()
         self.vision = vision
         self.language = language
         self.projection = projection
         self.prompts = prompts
+        self.chat_template = chat_template
         self.stop_ids = self.backbone.end_ids(language.model.generation_config, self.template.end)
+
+    @classmethod
+    def from_config(
+        cls: type[M],
+        cfg: Mapping[str, Any] | ModelSettings,
+        device: str | torch.device | None = None,
+        features: TokenShape | None = None,
+    ) -> M:
+        """Build from a YAML's `model:` section and load its `ckpt`, if it names one.
+
+        Args:
+            cfg: the section; what it leaves out comes from the defaults of its `model_type`, if it has one.
+            device: where the model goes; None takes the GPU of `device_8bit`, or the best there is.
+            features: where the image tokens come from a cache: their shape. No encoder is built then.
+
+        Raises:
+            ConfigError: for unknown keys, placeholders and paths that do not exist.
+            CheckpointError: for weights that do not fit.
+        """
+        settings = cls.settings(cfg)
+        if device is None and settings.device_8bit is not None and torch.cuda.is_available():
+            device = f"cuda:{settings.device_8bit}"
+        ckpt = assembly.find_sources(settings)
+        parts = assembly.build_parts(settings, pick_device(device), features)
+        model = cls(*parts, chat_template=settings.chat_template)
+        if ckpt is not None:
+            model.load_checkpoint(
+                ckpt,
+                allow_missing=assembly.parts_from_files(settings),
+                allow_mismatch=settings.ckpt_allow_mismatch,
+                embedding_convention=settings.ckpt_embedding_convention,
+            )
+        return model
+
+    @classmethod
+    def weight_sources(cls, cfg: Mapping[str, Any] | ModelSettings) -> list[WeightSource]:
+        return assembly.weight_sources(cls.settings(cfg))
 
     @property
     def device(self) -> torch.device:
@@ -137,18 +184,6 @@ class MiniGPTBase(OriginalNames, BaseModel):
             embeds.view(-1, embeds.shape[-1]).index_copy_(0, tokens.image_index, images)
         return embeds
 
-    def get_context_emb(self, prompt: str | Dialogue, img_list: Sequence[torch.Tensor]) -> torch.Tensor:
-        """A dialogue to go on with, and its images' embeddings [1, P, D] each -> [1, T, D].
-
-        Args:
-            prompt: a text is a whole prompt, with IMAGE_PLACEHOLDER where an image goes.
-            img_list: in the order of their places.
-        """
-        dialogue = _as_dialogue(prompt)
-        _check_image_count(dialogue, len(img_list))
-        tokens = self.prompts.encode([dialogue]).to(self.device)
-        return self.embed(tokens, torch.cat(list(img_list)) if img_list else None)
-
     def prepare(self, samples: Batch | Mapping[str, Any], *, evaluation: bool = False) -> Batch:
         """The host's share of a step: put the requests of captions, tokenise, check the images' places.
 
@@ -162,13 +197,17 @@ class MiniGPTBase(OriginalNames, BaseModel):
         """
         batch = samples if isinstance(samples, Batch) else Batch.from_mapping(samples)
         request = self.prompts.requests[0] if evaluation else self.prompts.draw_request()
-        dialogues = [dialogue.requested(request) for dialogue in batch.dialogues]
+        dialogues = [dialogue.requested(request) for dialogue in self._in_template(batch.dialogues)]
         for dialogue, count in zip(dialogues, batch.image_counts, strict=True):
-            _check_image_count(dialogue, count)
+            check_image_count(dialogue, count)
         tokens = self.prompts.encode(dialogues, learn_all=not evaluation)
         if not tokens.targets:
             raise DataError("a batch without target tokens: all answers are empty or missing")
         return replace(batch, dialogues=dialogues, tokens=tokens)
+
+    def _in_template(self, dialogues: list[Dialogue]) -> list[Dialogue]:
+        """With `chat_template`, whole prompts as requests."""
+        return [dialogue.in_template() for dialogue in dialogues] if self.chat_template else dialogues
 
     def image_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """[N, 3, H, W] (uint8, or normalised floats) -> tokens [N, P, width], before the projection."""
@@ -186,67 +225,6 @@ class MiniGPTBase(OriginalNames, BaseModel):
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """[..., T] -> [..., T, D] as the first layer sees them (Gemma's factor is in here)."""
         return self.language.embed(ids)
-
-    @property
-    def end_text(self) -> str:
-        """The end symbol that is searched for in the text of a reply, such as "###".
-
-        "" if the end symbol is a token in `stop_ids`: spelled out, it does not end a reply.
-        """
-        end = self.template.end
-        token = self.backbone.added_tokens.get(end)
-        return "" if token in self.stop_ids else end
-
-    def text_stops(self) -> StoppingCriteriaList:
-        """What ends a reply beside `stop_ids`."""
-        end = self.end_text
-        return StoppingCriteriaList([StopAtText(self.language.tokenizer, end)] if end else [])
-
-    @torch.no_grad()
-    def generate(
-        self,
-        images: torch.Tensor | None,
-        texts: Sequence[str | Dialogue],
-        num_beams: int = 1,
-        max_new_tokens: int = 20,
-        min_length: int = 1,
-        top_p: float = 0.9,
-        repetition_penalty: float = 1.0,
-        length_penalty: float = 1.0,
-        temperature: float = 1.0,
-        do_sample: bool = False,
-    ) -> list[str]:
-        """Answer a batch of prompts, each with its images.
-
-        Args:
-            images: [N, 3, H, W], or cached features [N, P, width], for all IMAGE_PLACEHOLDERs of `texts`
-                in order; None without any.
-            texts: dialogues to go on with, or whole prompts as `template.turn` writes them.
-
-        Returns:
-            One reply per prompt, without its end symbol and surrounding white space.
-        """
-        dialogues = [_as_dialogue(text) for text in texts]
-        _check_image_count(dialogues, 0 if images is None else len(images))
-        tokens = self.prompts.encode(dialogues, pad_left=True).to(self.device)
-        embeds = None if images is None else self.project(self.vision(images))
-        sampling = {"top_p": float(top_p), "temperature": float(temperature)} if do_sample else {}
-        ids = self.language.generate(
-            inputs_embeds=self.embed(tokens, embeds),
-            attention_mask=tokens.attention_mask,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_length,
-            repetition_penalty=repetition_penalty,
-            length_penalty=length_penalty,
-            do_sample=do_sample,
-            eos_token_id=self.stop_ids,
-            stopping_criteria=self.text_stops(),
-            **sampling,
-        )
-        return [
-            read_reply(self.language.tokenizer, row, self.stop_ids, self.end_text) for row in ids.tolist()
-        ]
 
     def part_to_shard(self) -> PreTrainedModel | None:
         return self.language.model if self.language.sharded else None
@@ -280,14 +258,3 @@ class MiniGPTBase(OriginalNames, BaseModel):
             name: value * factor if name.startswith("projection.") else value
             for name, value in tensors.items()
         }
-
-
-def _as_dialogue(prompt: str | Dialogue) -> Dialogue:
-    return prompt if isinstance(prompt, Dialogue) else Dialogue((Turn("user", prompt, verbatim=True),))
-
-
-def _check_image_count(dialogues: Dialogue | Sequence[Dialogue], images: int) -> None:
-    dialogues = [dialogues] if isinstance(dialogues, Dialogue) else dialogues
-    wanted = sum(dialogue.images for dialogue in dialogues)
-    if wanted != images:
-        raise ValueError(f"the prompts have {wanted} <ImageHere>, but {images} images were given")

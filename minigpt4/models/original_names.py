@@ -15,18 +15,20 @@ from torch import nn
 from transformers import Blip2QFormerModel, PreTrainedTokenizerBase
 
 from minigpt4.models.language_model import CausalLM, LanguageModel
+from minigpt4.models.lora import original_key
 from minigpt4.models.qformer import to_original_key
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 
 T = TypeVar("T")
 
+LANGUAGE_MODEL = "llama_model."
 # beginning of a tensor's name -> the original's
 CHECKPOINT_NAMES = (
     ("vision.encoder.module.", "visual_encoder."),
     ("vision.ln_vision.", "ln_vision."),
     ("vision.bridge.", ""),
-    ("language.model.", "llama_model."),
+    ("language.model.", LANGUAGE_MODEL),
     ("projection.", "llama_proj."),
 )
 # Beginnings of the checkpoint keys of what an image passes on its way to the projection.
@@ -118,12 +120,14 @@ class OriginalNames(nn.Module):
         start = len(self.prompts.bos)
         return self.embed(tokens, img_embeds)[:, start:], tokens.attention_mask[:, start:]
 
-    @staticmethod
-    def checkpoint_key(name: str) -> str:
+    def checkpoint_key(self, name: str) -> str:
         """The name of a parameter or buffer -> the original's."""
         for ours, original in CHECKPOINT_NAMES:
             if name.startswith(ours):
-                return to_original_key(original + name.removeprefix(ours))
+                rest = name.removeprefix(ours)
+                if original == LANGUAGE_MODEL and self.language.lora is not None:
+                    rest = original_key(rest)
+                return to_original_key(original + rest)
         return name
 
 

@@ -6,17 +6,16 @@ assembly (`minigpt4.models.assembly`) reads these settings; the classes below it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-from minigpt4.common.config import CONFIG_DIR, load_yaml
-from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import key, merge, plain_section
-from minigpt4.models.fork_keys import translate_fork_keys
+from minigpt4.common.schema import key
+from minigpt4.models.model_types import MINIGPT4_TYPES, MINIGPT_V2_TYPES, merge_defaults
 
 QUANTIZED = ("8bit", "4bit")  # of llm_precision
 SHARD = "shard"  # of device_map
+ALL_LINEAR = "all-linear"  # of lora_target_modules
 # In place of a file: random weights, which must be trained.
 RANDOM = "random"
 
@@ -26,23 +25,6 @@ FIRST_LAYER_INPUT = "first_layer_input"
 # An image token is in the scale of the embedding table's rows, and the model multiplies both by its factor
 # (Gemma's sqrt(width)), as Gemma did in transformers before 5.4.
 TABLE_ROW = "table_row"
-
-# `model_type` -> its defaults, a YAML below minigpt4/configs/; the first one where the YAML names none.
-MINIGPT4_TYPES = {
-    "pretrain_vicuna0": "models/minigpt4_vicuna0.yaml",
-    "pretrain_llama2": "models/minigpt4_llama2.yaml",
-    "pretrain_gemma": "models/minigpt4_gemma.yaml",
-    "pretrain_gemma_noqformer": "models/minigpt4_gemma_noqformer.yaml",
-    "pretrain_auto": "models/minigpt4_auto.yaml",
-    "tiny_llama": "models/minigpt4_tiny_llama.yaml",
-    "tiny_gemma": "models/minigpt4_tiny_gemma.yaml",
-    "smollm2": "models/minigpt4_smollm2.yaml",
-    "gemma3_270m": "models/minigpt4_gemma3_270m.yaml",
-}
-
-# A model type's defaults for these describe the part that the first key names: where the user names another
-# part, they do not apply.
-DESCRIBED_BY = {"vit_model": ("vit_weights", "vit_kwargs")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +48,7 @@ class ModelSettings:
 
     TYPES: ClassVar[Mapping[str, str]] = MINIGPT4_TYPES
 
-    arch: str = key("minigpt4", "which model: `minigpt4`, or `module:Class` of your own")
+    arch: str = key("minigpt4", "which model: `minigpt4`, `minigpt_v2`, or `module:Class` of your own")
     model_type: str | None = key(
         None, "which defaults: `pretrain_llama2`, `tiny_gemma`, …; null: `pretrain_vicuna0`"
     )
@@ -120,8 +102,17 @@ class ModelSettings:
     )
     llm_trainable: str = key(
         "frozen",
-        "which of its weights are trained: none (`frozen`) or all (`full`)",
-        choices=("frozen", "full"),
+        "what of it is trained: nothing (`frozen`), all its weights (`full`), or an adapter beside them "
+        "(`lora`, which `lora_r` above 0 means anyway)",
+        choices=("frozen", "lora", "full"),
+    )
+    lora_r: int = key(0, "rank of a LoRA adapter of the language model; 0: none", low=0)
+    lora_alpha: int = key(16, "the adapter's output is multiplied by `lora_alpha / lora_r`", low=1)
+    lora_dropout: float = key(0.05, "dropout of the adapter's input in training", low=0, high=0.99)
+    lora_target_modules: list[str] | str = key(
+        ["q_proj", "v_proj"],
+        f"the linear layers that are adapted, by the last part of their names; `{ALL_LINEAR}`: all but the "
+        "head",
     )
     low_resource: bool = key(False, "the original's way to say `llm_precision: 8bit`")
     device_8bit: int | None = key(
@@ -130,6 +121,7 @@ class ModelSettings:
     llm_grad_checkpoint: bool = key(
         False, "the language model recomputes its layers in the backward pass instead of keeping activations"
     )
+    use_grad_checkpoint_llm: bool = key(False, "the original's name for `llm_grad_checkpoint`")
     llm_sanity_check: bool = key(
         True, "warn at the start if the language model does not know English", effect=False
     )
@@ -158,6 +150,11 @@ class ModelSettings:
         None, "how a request is written, with `{}` where it goes; null: the language model's own"
     )
     end_sym: str | None = key(None, "what ends a reply; null: the language model's own")
+    chat_template: bool = key(
+        False,
+        "what data sets written for the original give as `instruction_input` is a request (True), or a whole "
+        "prompt, marks and all (False)",
+    )
     max_txt_len: int = key(
         32,
         "longest reply in training, end symbol included, in tokens; a longer one is cut before its end "
@@ -190,18 +187,35 @@ class ModelSettings:
                 f"what {self.vit_model} makes: set has_qformer: False, or q_former_model: {RANDOM} and "
                 "freeze_qformer: False, or name a file"
             )
-        if self.llm_trainable == "frozen":
+        self._check_trainable()
+
+    def _check_trainable(self) -> None:
+        """Raise ConfigError where what is trained of the language model contradicts other keys."""
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules != ALL_LINEAR:
+            raise ConfigError(
+                f"model.lora_target_modules is {self.lora_target_modules!r}, it must be a list of names or "
+                f"{ALL_LINEAR}"
+            )
+        if not self.lora_target_modules:
+            raise ConfigError("model.lora_target_modules is empty, it must name linear layers")
+        if self.llm_trainable == "lora" and not self.lora_r:
+            raise ConfigError("model.llm_trainable is lora: please set model.lora_r (MiniGPT-v2: 64)")
+        if self.llm_trainable != "full":
             return
+        if self.lora_r:
+            raise ConfigError(
+                f"model.llm_trainable is full, but model.lora_r is {self.lora_r}, which trains an adapter "
+                "instead: please leave out one of the two (lora_r: 0)"
+            )
         if self.low_resource or self.llm_precision in QUANTIZED:
             bits = "low_resource: True" if self.low_resource else f"llm_precision: {self.llm_precision}"
             raise ConfigError(
-                f"model.llm_trainable is {self.llm_trainable}, but quantised weights (model.{bits}) "
-                "cannot be trained"
+                f"model.llm_trainable is full, but quantised weights (model.{bits}) cannot be trained: "
+                "model.lora_r trains an adapter beside them"
             )
         if self.device_map == SHARD:
             raise ConfigError(
-                f"model.device_map: {SHARD} is for a frozen language model, but model.llm_trainable is "
-                f"{self.llm_trainable}"
+                f"model.device_map: {SHARD} is for a frozen language model, but model.llm_trainable is full"
             )
 
     @classmethod
@@ -210,39 +224,8 @@ class ModelSettings:
         return merge_defaults(section, cls.TYPES, next(iter(cls.TYPES)))
 
 
-def defaults_path(model_type: Any, types: Mapping[str, str]) -> Path:
-    """The YAML with a model type's defaults.
+@dataclass(frozen=True, kw_only=True)
+class MiniGPTv2Settings(ModelSettings):
+    """The same keys for MiniGPT-v2; its defaults are those of its model types."""
 
-    Raises:
-        ConfigError: for an unknown model type.
-    """
-    if str(model_type) not in types:
-        raise ConfigError(
-            f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "
-            f"(known: {', '.join(types)})"
-        )
-    return CONFIG_DIR / types[str(model_type)]
-
-
-def merge_defaults(
-    section: Mapping[str, Any], types: Mapping[str, str], fallback: str = ""
-) -> dict[str, Any]:
-    """A section `model:` over the defaults of its model type, in our keys; merging twice changes nothing.
-
-    Args:
-        section: what the user says.
-        types: the known model types -> their YAML below `minigpt4/configs/`.
-        fallback: the type where the section names none; without one, such a section is returned as it is.
-
-    Raises:
-        ConfigError: for an unknown model type.
-    """
-    given = translate_fork_keys(plain_section(section, "model"))
-    model_type = given.get("model_type") or fallback
-    if not model_type:
-        return given
-    defaults = plain_section(load_yaml(defaults_path(model_type, types)).get("model"), "model")
-    for part, described_by in DESCRIBED_BY.items():
-        if given.get(part, defaults.get(part)) != defaults.get(part):
-            defaults = {name: value for name, value in defaults.items() if name not in described_by}
-    return plain_section(merge(defaults, given, "model"), "model")
+    TYPES: ClassVar[Mapping[str, str]] = MINIGPT_V2_TYPES

@@ -1,7 +1,7 @@
 """Dialogues about images: the one type that training, evaluation and chat use."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -117,3 +117,7 @@ class Dialogue:
     def requested(self, request: Turn) -> "Dialogue":
         """A caption with `request` before it; any other dialogue unchanged."""
         return Dialogue((request, *self.turns)) if self.is_caption else self
+
+    def in_template(self) -> "Dialogue":
+        """Verbatim prompts as requests, which the template marks."""
+        return Dialogue(tuple(replace(turn, verbatim=False) for turn in self.turns))

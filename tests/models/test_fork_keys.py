@@ -7,7 +7,7 @@ import pytest
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.models import assembly
-from minigpt4.models.settings import MINIGPT4_TYPES, merge_defaults
+from minigpt4.models.model_types import MINIGPT4_TYPES, merge_defaults
 
 MODEL = registry.get_model_class("minigpt4")
 

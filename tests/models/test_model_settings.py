@@ -10,7 +10,8 @@ import yaml
 from minigpt4.common.config import Config
 from minigpt4.common.errors import ConfigError
 from minigpt4.common.schema import parse
-from minigpt4.models.settings import MINIGPT4_TYPES, ModelSettings, QFormerSettings, merge_defaults
+from minigpt4.models.model_types import MINIGPT4_TYPES, merge_defaults
+from minigpt4.models.settings import ModelSettings, QFormerSettings
 
 VIT = {"model_type": "tiny_gemma", "vit_model": "vit_tiny_patch16_224"}
 
@@ -50,7 +51,10 @@ def test_settings_sections_and_numbers_are_converted() -> None:
         ("num_query_token", 0, "0 at least 1"),
         ("drop_path_rate", 1.5, "1.5 from 0 to 1"),
         ("vit_precision", "fp61", "'fp61' 'fp16' bf16"),
-        ("llm_trainable", "lora", "'lora' frozen, full"),
+        ("llm_trainable", "half", "'half' frozen, lora, full"),
+        ("llm_trainable", "lora", "lora model.lora_r 64"),
+        ("lora_target_modules", "q_proj", "'q_proj' list all-linear"),
+        ("lora_target_modules", [], "empty"),
         ("ckpt_embedding_convention", "tablerow", "'tablerow' 'table_row' first_layer_input"),
         ("vit_kwargs", 3, "3 mapping"),
         ("q_former_kwargs", {"hiden_size": 3}, "q_former_kwargs.hiden_size 'hidden_size'"),
@@ -71,6 +75,7 @@ def test_settings_refuse_a_wrong_value_by_name(key, value, facts) -> None:
         ({"q_former_model": "random"}, "model.q_former_model random model.freeze_qformer True"),
         ({"llm_trainable": "full", "low_resource": True}, "model.llm_trainable full model.low_resource"),
         ({"llm_trainable": "full", "llm_precision": "4bit"}, "model.llm_trainable full llm_precision: 4bit"),
+        ({"llm_trainable": "full", "lora_r": 8}, "model.llm_trainable full model.lora_r 8 adapter"),
         (
             {"llm_trainable": "full", "device_map": "shard"},
             "model.device_map: shard model.llm_trainable full",

@@ -50,3 +50,17 @@ def golden_model_config(**overrides: Any) -> dict[str, Any]:
 def build_golden_model(**overrides: Any) -> torch.nn.Module:
     config = golden_model_config(**overrides)
     return registry.get_model_class(config["arch"]).from_config(config, device="cpu")
+
+
+def build_golden_v2(**overrides: Any) -> torch.nn.Module:
+    """The MiniGPT-v2 that the golden values were recorded from; its `ln_vision` has a file of its own."""
+    keys = {
+        **{"arch": "minigpt_v2", "has_qformer": False, "chat_template": True},
+        **{"prompt_template": "[INST] {} [/INST]", "end_sym": "</s>", "max_txt_len": 60},
+        **{"lora_r": 4, "lora_alpha": 8, "llm_sanity_check": False},
+        "ckpt": str(GOLDEN / "minigptv2_checkpoint.pth"),
+    }
+    model = build_golden_model(**keys | overrides)
+    norm = torch.load(GOLDEN / "minigptv2_ln_vision.pth", weights_only=True)["model"]
+    model.ln_vision.load_state_dict({key.removeprefix("ln_vision."): tensor for key, tensor in norm.items()})
+    return model
