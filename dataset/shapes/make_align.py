@@ -15,13 +15,13 @@ from pathlib import Path
 from dataset.shapes import make_shards
 
 
-def write_folder(folder: Path, split: str, count: int, seed: int) -> None:
+def write_folder(folder: Path, split: str, count: int, seed: int, times: int = 1) -> None:
     """Writes the pictures of a split, and then their captions."""
     (folder / "image").mkdir(parents=True, exist_ok=True)
     entries = []
-    for number, (scene, picture) in enumerate(make_shards.samples(split, count, seed)):
+    for number, (scene, picture) in enumerate(make_shards.samples(split, count, seed, times)):
         (folder / "image" / f"{number}.jpg").write_bytes(picture)
-        about = make_shards.metadata(scene, str(number))
+        about = make_shards.metadata(scene, str(number), times)
         entries.append({"image_id": str(number), "caption": about["caption"], "group": about["group"]})
     captions = json.dumps({"annotations": entries}, indent=1)
     (folder / "filter_cap.json").write_text(captions, encoding="utf-8")

@@ -23,20 +23,20 @@ from dataset.shapes import world
 SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
 
 
-def sample(split: str, rng: random.Random) -> tuple[world.Scene, bytes]:
-    """Draws a scene of a split, with its JPEG file."""
+def sample(split: str, rng: random.Random, times: int = 1) -> tuple[world.Scene, bytes]:
+    """Draws a scene of a split, with its JPEG file, `times` as large as usual."""
     scene = world.sample_scene(split, SINGLE_SHARE[split], rng)
-    return scene, world.jpeg(world.draw(scene, world.lay_out(scene, rng)))
+    return scene, world.jpeg(world.draw(scene, world.lay_out(scene, rng), times))
 
 
-def samples(split: str, count: int, seed: int) -> Iterator[tuple[world.Scene, bytes]]:
+def samples(split: str, count: int, seed: int, times: int = 1) -> Iterator[tuple[world.Scene, bytes]]:
     """Draws `count` scenes of a split, each with its JPEG file."""
     rng = random.Random(f"{split} {seed}")
     for _ in range(count):
-        yield sample(split, rng)
+        yield sample(split, rng, times)
 
 
-def metadata(scene: world.Scene, key: str) -> dict[str, object]:
+def metadata(scene: world.Scene, key: str, times: int = 1) -> dict[str, object]:
     """What img2dataset records about a picture, and the scene."""
     things = [{"size": thing.size, "colour": thing.colour, "shape": thing.shape} for thing in scene.things]
     return {
@@ -44,20 +44,20 @@ def metadata(scene: world.Scene, key: str) -> dict[str, object]:
         "url": f"shapes://{key}",
         "key": key,
         "status": "success",
-        "width": world.SIDE,
-        "height": world.SIDE,
+        "width": world.SIDE * times,
+        "height": world.SIDE * times,
         "group": "one_object" if len(things) == 1 else "two_objects",
         "scene": {"count": len(things), "things": things, "relation": scene.relation},
     }
 
 
-def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]]) -> None:
+def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]], times: int = 1) -> None:
     """Writes one tar file, complete or not at all; `first` is the number of its first sample."""
     unfinished = file.with_name(f"{file.name}.partial")
     with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, (scene, picture) in enumerate(content, first):
             key = f"{number:09d}"
-            about = json.dumps(metadata(scene, key), sort_keys=True)
+            about = json.dumps(metadata(scene, key, times), sort_keys=True)
             members = {"jpg": picture, "txt": world.caption(scene).encode()}
             members["json"] = about.encode()
             for extension, data in members.items():
@@ -67,15 +67,17 @@ def write_shard(file: Path, first: int, content: list[tuple[world.Scene, bytes]]
     unfinished.replace(file)
 
 
-def write_split(folder: Path, split: str, count: int, seed: int, samples_per_shard: int) -> None:
+def write_split(
+    folder: Path, split: str, count: int, seed: int, samples_per_shard: int, times: int = 1
+) -> None:
     """Writes all shards of a split, and deletes those of an earlier, larger one."""
     folder.mkdir(parents=True, exist_ok=True)
-    stream = samples(split, count, seed)
+    stream = samples(split, count, seed, times)
     written = set()
     for shard, first in enumerate(range(0, count, samples_per_shard)):
         size = min(samples_per_shard, count - first)
         file = folder / f"{shard:05d}.tar"
-        write_shard(file, first, [next(stream) for _ in range(size)])
+        write_shard(file, first, [next(stream) for _ in range(size)], times)
         written.add(file)
         print(f"\r{split}: {first + size} of {count} pictures", end="", flush=True)
     print()

@@ -224,18 +224,24 @@ def draw(scene: Scene, layout: Layout, times: int = 1) -> Image.Image:
     image = Image.new("RGB", (SIDE * scale, SIDE * scale), layout.background)
     pen = ImageDraw.Draw(image)
     for thing, spot in zip(scene.things, layout.placements, strict=True):
-        cos, sin = math.cos(spot.tilt) * spot.radius, math.sin(spot.tilt) * spot.radius
         if thing.shape == "circle":
-            box = (spot.x - spot.radius, spot.y - spot.radius)
-            box += (spot.x + spot.radius, spot.y + spot.radius)
-            pen.ellipse([scale * v for v in box], fill=spot.rgb)
+            pen.ellipse([scale * v for v in bounds(thing, spot)], fill=spot.rgb)
             continue
-        corners = [
-            (scale * (spot.x + u * cos - v * sin), scale * (spot.y + u * sin + v * cos))
-            for u, v in _outline(thing.shape)
-        ]
-        pen.polygon(corners, fill=spot.rgb)
+        pen.polygon([(scale * x, scale * y) for x, y in _corners(thing.shape, spot)], fill=spot.rgb)
     return image.reduce(_OVERSAMPLING)
+
+
+def bounds(thing: Thing, spot: Placement) -> tuple[float, float, float, float]:
+    """The smallest box around a thing as drawn: left, top, right, bottom in pixels of a `SIDE` picture."""
+    if thing.shape == "circle":
+        return spot.x - spot.radius, spot.y - spot.radius, spot.x + spot.radius, spot.y + spot.radius
+    xs, ys = zip(*_corners(thing.shape, spot), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _corners(shape: str, spot: Placement) -> list[tuple[float, float]]:
+    cos, sin = math.cos(spot.tilt) * spot.radius, math.sin(spot.tilt) * spot.radius
+    return [(spot.x + u * cos - v * sin, spot.y + u * sin + v * cos) for u, v in _outline(shape)]
 
 
 @lru_cache(maxsize=len(SHAPES))

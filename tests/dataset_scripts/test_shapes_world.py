@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.shapes import make_examples, make_shards, world
+from dataset.shapes import language, make_examples, make_shards, world
 from tests.support import ROOT
-from tools.tiny_backbones import language
 
 
 def _scenes() -> list[world.Scene]:

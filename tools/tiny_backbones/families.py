@@ -28,8 +28,7 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
-from dataset.shapes import world
-from tools.tiny_backbones import language
+from dataset.shapes import language, world
 
 WIDTH = 128
 VOCABULARY = 640

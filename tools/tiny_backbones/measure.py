@@ -14,10 +14,9 @@ from collections.abc import Callable
 from PIL import Image
 
 import minigpt4
-from dataset.shapes import world
+from dataset.shapes import language, world
+from dataset.shapes.language import Turn
 from dataset.shapes.world import Scene
-from tools.tiny_backbones import language
-from tools.tiny_backbones.language import Turn
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1, "max_new_tokens": 40}
 # Pictures and a question for each turn of a dialogue, of which the last answer counts.

@@ -71,10 +71,11 @@ _DENSE = {
     "colour": len(world.COLOURS),
     "shape": len(world.SHAPES),
 }
+PATCH_LOGITS = sum(_DENSE.values())
 _COLOUR = list(_DENSE).index("colour")
-_NAMELESS = 0.2  # share of things painted in a colour without a name
-_SURE = 10.0  # the logit of a word that is there; of any other, 0
-_NOWHERE = -100  # cross_entropy leaves these targets out
+NAMELESS = 0.2  # share of things painted in a colour without a name
+SURE = 10.0  # the logit of a word that is there; of any other, 0
+NOWHERE = -100  # cross_entropy leaves these targets out
 
 
 class VisionWithHeads(nn.Module):
@@ -107,7 +108,7 @@ class VisionWithHeads(nn.Module):
             torch.randn(1, len(world.SLOTS), config.hidden_size) * config.initializer_range
         )
         self.read_slot = nn.Linear(config.hidden_size, len(WORDS))
-        self.read_patch = nn.Linear(width, sum(_DENSE.values()))
+        self.read_patch = nn.Linear(width, PATCH_LOGITS)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 pixels [B, 3, 56, 56] -> word logits [B, S, C], patch logits [B, P, H]."""
@@ -124,7 +125,7 @@ def patch_targets(scene: world.Scene, layout: world.Layout) -> np.ndarray:
     """For each patch centre, what covers it: int64 [P, 5] as in `_DENSE`."""
     centres = (np.arange(GRID) + 0.5) * PATCH
     y, x = np.meshgrid(centres, centres, indexing="ij")
-    targets = np.full((GRID, GRID, len(_DENSE)), _NOWHERE, dtype=np.int64)
+    targets = np.full((GRID, GRID, len(_DENSE)), NOWHERE, dtype=np.int64)
     targets[..., 0] = 0
     for role, (thing, spot) in enumerate(zip(scene.things, layout.placements, strict=True), 1):
         inside = (x - spot.x) ** 2 + (y - spot.y) ** 2 < spot.radius**2
@@ -145,20 +146,24 @@ def nameless_colour(background: world.Rgb, rng: random.Random) -> world.Rgb:
 
 
 def render(
-    split: str, count: int, single_share: float, seed: int, nameless: float = 0.0
+    split: str, count: int, single_share: float, seed: int, nameless: float = 0.0, times: int = 1
 ) -> tuple[np.ndarray, ...]:
     """Draws pictures as they come out of their JPEG files.
 
     Args:
         nameless: share of things that get a colour without a name; its targets are left out.
+        times: how much larger than usual the pictures are.
 
     Returns:
-        pixels uint8 [count, 3, 56, 56], words int64 [count, S], patch targets int8 [count, P, 5].
+        pixels uint8 [count, 3, 56 times, 56 times], words int64 [count, S], patch targets int8 [count, P, 5],
+        and the box of each thing, in parts of the picture: float32 [count, 2, 4], NaN where there is none.
     """
     rng = random.Random(f"{split} {seed}")
-    pixels = np.empty((count, 3, world.SIDE, world.SIDE), dtype=np.uint8)
+    side = world.SIDE * times
+    pixels = np.empty((count, 3, side, side), dtype=np.uint8)
     words = np.empty((count, len(world.SLOTS)), dtype=np.int64)
     patches = np.empty((count, GRID * GRID, len(_DENSE)), dtype=np.int8)
+    boxes = np.full((count, 2, 4), np.nan, dtype=np.float32)
     for i in range(count):
         scene = world.sample_scene(split, single_share, rng)
         layout = world.lay_out(scene, rng)
@@ -168,15 +173,16 @@ def render(
             for spot, odd in zip(layout.placements, strange, strict=True)
         )
         layout = replace(layout, placements=spots)
-        image = Image.open(io.BytesIO(world.jpeg(world.draw(scene, layout))))
+        image = Image.open(io.BytesIO(world.jpeg(world.draw(scene, layout, times))))
         pixels[i] = np.asarray(image).transpose(2, 0, 1)
         words[i] = [WORDS.index(word) for word in world.attributes(scene)]
         patches[i] = patch_targets(scene, layout)
-        for role, odd in enumerate(strange, 1):
+        for role, (thing, spot, odd) in enumerate(zip(scene.things, spots, strange, strict=True), 1):
+            boxes[i, role - 1] = np.array(world.bounds(thing, spot)) / world.SIDE
             if odd:
-                words[i, world.SLOTS.index(f"colour{role}")] = _NOWHERE
-                patches[i, patches[i, :, 0] == role, _COLOUR] = _NOWHERE
-    return pixels, words, patches
+                words[i, world.SLOTS.index(f"colour{role}")] = NOWHERE
+                patches[i, patches[i, :, 0] == role, _COLOUR] = NOWHERE
+    return pixels, words, patches, boxes
 
 
 def batches(arrays: tuple[np.ndarray, ...], size: int, seed: int) -> Iterator[list[Tensor]]:
@@ -195,15 +201,24 @@ def loss_of(model: VisionWithHeads, pixels: Tensor, words: Tensor, patches: Tens
         word_logits, patch_logits = model(pixels)
     word_logits, patch_logits = word_logits.float().flatten(0, 1), patch_logits.float()
     words = words.flatten()
-    word_logits, words = word_logits[words != _NOWHERE], words[words != _NOWHERE]
+    word_logits, words = word_logits[words != NOWHERE], words[words != NOWHERE]
     loss = F.cross_entropy(word_logits, words)
     one_hot = F.one_hot(words, len(WORDS)).float()
-    loss = loss + (word_logits / _SURE - one_hot).square().sum(-1).mean()
-    pieces = patch_logits.split(list(_DENSE.values()), dim=-1)
-    for index, piece in enumerate(pieces):
-        target = patches[..., index].long().flatten()
-        loss = loss + F.cross_entropy(piece.flatten(0, 1), target, ignore_index=_NOWHERE)
-    return loss
+    loss = loss + (word_logits / SURE - one_hot).square().sum(-1).mean()
+    return loss + patch_loss(patch_logits, patches)
+
+
+def patch_loss(logits: Tensor, patches: Tensor) -> Tensor:
+    """Cross entropy of what each patch is asked, summed over the questions."""
+    pieces = logits.split(list(_DENSE.values()), dim=-1)
+    targets = patches.long().flatten(0, 1).unbind(-1)
+    return sum(
+        (
+            F.cross_entropy(piece.flatten(0, 1), target, ignore_index=NOWHERE)
+            for piece, target in zip(pieces, targets, strict=True)
+        ),
+        start=logits.new_zeros(()),
+    )
 
 
 @torch.no_grad()
@@ -224,10 +239,10 @@ def accuracy(model: VisionWithHeads, arrays: tuple[np.ndarray, ...]) -> dict[str
 
 def train(model: VisionWithHeads, pictures: int, steps: int, batch_size: int, rate: float, seed: int) -> None:
     """Trains on pictures of train scenes."""
-    jobs = [("train", pictures // 4, 0.25, seed + part, _NAMELESS) for part in range(4)]
+    jobs = [("train", pictures // 4, 0.25, seed + part, NAMELESS) for part in range(4)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         parts = pool.starmap(render, jobs)
-    shown = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    shown = tuple(np.concatenate(part) for part in zip(*parts, strict=True))[:3]
     unseen = render("val", 1000, 0.5, seed)
     optimizer = MuonWithAdamW(model, rate, steps)
     start, mean_loss = time.time(), 0.0

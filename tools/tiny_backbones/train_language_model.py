@@ -32,8 +32,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dataset.shapes import world
-from tools.tiny_backbones import language
+from dataset.shapes import language, world
 from tools.tiny_backbones.families import FAMILIES, Family
 from tools.tiny_backbones.optimizer import MuonWithAdamW
 

@@ -12,8 +12,7 @@ import json
 import random
 from pathlib import Path
 
-from dataset.shapes import make_shards, world
-from tools.tiny_backbones import language
+from dataset.shapes import language, make_shards, world
 
 
 def write_split(folder: Path, split: str, count: int, rng: random.Random) -> None:

@@ -228,6 +228,12 @@ def ask(scene: Scene, rng: random.Random) -> Turn:
     return Turn(dress(question, rng), answer)
 
 
+def ask_detail(scene: Scene, rng: random.Random) -> Turn:
+    """A question about a part of a scene, and the short answer."""
+    question, answer = _draw(scene, _ASK_DETAIL, rng)
+    return Turn(dress(question, rng), answer)
+
+
 def ask_about(shown: Sequence[Scene], fresh: int, rng: random.Random) -> Turn:
     """A question in a dialogue about one or more pictures; see `ask_among`."""
     if len(shown) == 1 and rng.random() < 0.8:
