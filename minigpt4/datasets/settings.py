@@ -11,7 +11,7 @@ class DatasetSettings:
     """One entry of `datasets:`; `build_info` is checked by its builder, the processors by their classes."""
 
     builder: str | None = key(None, "which builder makes it; without it, the one with the entry's name")
-    data_type: str = key("images", "the original's key, which knows one kind", choices=("images",))
+    data_type: str = key("images", "the original's key, which is not used", choices=("images", "text"))
     batch_size: int | None = key(None, "samples per batch on each device; training needs it", low=1)
     sample_ratio: float = key(1.0, "its share where several are mixed, relative to the others", low=0)
     build_info: dict[str, Any] | None = key(None, "where its data is: keys of the builder's own")
@@ -54,6 +54,11 @@ class MapStyleInfo:
     )
     images: dict[str, Any] | None = key(None, "`{storage: FOLDER}`, in place of `image_path`")
     annotations: dict[str, Any] | None = key(None, "`{SPLIT: {storage: FILE}}`, in place of `ann_path`")
+    instructions: str | None = key(
+        None,
+        "a file of instructions in place of the data set's own, one per line, of which a sample draws one; "
+        "`{}` stands for its question, phrase or box",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,12 +84,17 @@ def this_worker() -> tuple[int, int]:
     return (worker.id, worker.num_workers) if worker else (0, 1)
 
 
-def clean_caption(caption: Any, text_processor: Callable[[str], str] = str) -> str:
-    """A caption after its processor. Raises BadSample if it is not text, or nothing is left of it."""
-    if not isinstance(caption, str):
-        raise BadSample("caption is not text")
-    check_text(caption)
-    processed = text_processor(caption)
-    if not caption.strip() or not processed.strip():
-        raise BadSample("empty caption")
+def clean_text(text: Any, text_processor: Callable[[str], str], name: str) -> str:
+    """A text after its processor. Raises BadSample, calling it `name`, if it is none, or nothing is left."""
+    if not isinstance(text, str):
+        raise BadSample(f"{name} is not text")
+    check_text(text)
+    processed = text_processor(text)
+    if not text.strip() or not processed.strip():
+        raise BadSample(f"empty {name}")
     return processed
+
+
+def clean_caption(caption: Any, text_processor: Callable[[str], str] = str) -> str:
+    """A caption after its processor. Raises BadSample as `clean_text`."""
+    return clean_text(caption, text_processor, "caption")

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from minigpt4.common.errors import BadText
-from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
+from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
 Role = Literal["system", "user", "assistant"]
 
@@ -94,6 +94,11 @@ class Dialogue:
             turns += [] if question is None and not turns else [Turn("user", question or "")]
             turns.append(Turn("assistant", answer))
         return cls(tuple(turns))
+
+    @classmethod
+    def about_image(cls, question: str | None, answer: str) -> "Dialogue":
+        """A question about one image, which goes before it, and the answer; without a question, a caption."""
+        return cls.of([(None if question is None else IMAGE_TURN + question, answer)])
 
     @property
     def is_caption(self) -> bool:

@@ -260,7 +260,7 @@ def test_memory_of_a_large_file_does_not_grow_with_it(path: Path) -> None:
         )
 
     tracemalloc.start()
-    entries = store(path, many, Reader, {})
+    entries = store([path], many, Reader, {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert entries.entry(19_999)["id"] == 19_999

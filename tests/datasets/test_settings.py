@@ -42,7 +42,7 @@ def entry(**keys: Any) -> dict[str, Any]:
         ({"batch_size": True}, "datasets.cc_sbu.batch_size is True, it must be a whole number"),
         ({"sample_ratio": -1}, "datasets.cc_sbu.sample_ratio is -1.0, it must be at least 0"),
         ({"sample_ratio": 0}, "datasets.cc_sbu.sample_ratio: all are 0, at least one must be above"),
-        ({"data_type": "video"}, "datasets.cc_sbu.data_type is 'video' (known: images)"),
+        ({"data_type": "video"}, "datasets.cc_sbu.data_type is 'video' (known: images, text)"),
         ({"build_info": "x.tar"}, "datasets.cc_sbu.build_info is 'x.tar', it must be a mapping"),
         ({"build_info": {}}, "datasets.cc_sbu.build_info.storage is missing: please set it in the YAML"),
         ({"build_info": {"storage": 3}}, "build_info.storage is 3, it must be text or a list of names or a"),

@@ -4,10 +4,36 @@ from minigpt4.common.registry import lazily, registry
 
 BUILDERS = {
     "cached_features": "minigpt4.datasets.builders.cached_features_builder:CachedFeaturesBuilder",
-    "cc_sbu": "minigpt4.datasets.builders.image_text_pair_builder:CCSBUBuilder",
-    "cc_sbu_align": "minigpt4.datasets.builders.image_text_pair_builder:CCSBUAlignBuilder",
     "jsonl": "minigpt4.datasets.builders.jsonl_builder:JsonlBuilder",
-    "laion": "minigpt4.datasets.builders.image_text_pair_builder:LaionBuilder",
+} | {
+    name: f"minigpt4.datasets.builders.image_text_pair_builder:{builder}"
+    for name, builder in {
+        "aok_vqa": "AOKVQABuilder",
+        "cc_sbu": "CCSBUBuilder",
+        "cc_sbu_align": "CCSBUAlignBuilder",
+        "coco_caption": "COCOCapBuilder",
+        "coco_vqa": "COCOVQABuilder",
+        "flickr_CaptionToPhrase": "CaptionToPhraseBuilder",
+        "flickr_ObjectToPhrase": "ObjectToPhraseBuilder",
+        "flickr_grounded_caption": "GroundedCaptionBuilder",
+        "gqa": "GQABuilder",
+        "invrefcoco": "InvRefCOCOBuilder",
+        "invrefcocog": "InvRefCOCOGBuilder",
+        "invrefcocop": "InvRefCOCOPBuilder",
+        "laion": "LaionBuilder",
+        "llava_conversation": "LlavaConversationBuilder",
+        "llava_detail": "LlavaDetailBuilder",
+        "llava_reason": "LlavaReasonBuilder",
+        "multitask_conversation": "MultitaskConversationBuilder",
+        "ocrvqa": "OCRVQABuilder",
+        "ok_vqa": "OKVQABuilder",
+        "refcoco": "RefCOCOBuilder",
+        "refcocog": "RefCOCOGBuilder",
+        "refcocop": "RefCOCOPBuilder",
+        "refvg": "RefVisualGenomeBuilder",
+        "textcaps_caption": "TextcapCaptionBuilder",
+        "unnatural_instruction": "UnnaturalInstructionBuilder",
+    }.items()
 }
 
 registry.declare("builder", BUILDERS)

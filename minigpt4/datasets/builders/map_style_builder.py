@@ -1,5 +1,6 @@
 """One build method for every data set that is a folder of images and files of annotations."""
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,8 +15,8 @@ from minigpt4.datasets.settings import MapStyleInfo
 if TYPE_CHECKING:
     from minigpt4.datasets.datasets.base_dataset import BaseDataset
 
-# The original's two ways to say where things are, and the one for a folder that holds both.
-LAYOUTS = (("image_path", "ann_path"), ("images", "annotations"), ("storage",))
+# The original's two ways to say where things are, and its two names for a folder that holds both.
+LAYOUTS = (("image_path", "ann_path"), ("images", "annotations"), ("storage",), ("data_dir",))
 LAYOUT_KEYS = [key for layout in LAYOUTS for key in layout]
 
 
@@ -46,24 +47,43 @@ class MapStyleBuilder(BaseDatasetBuilder):
     or, where the class has a `FOLDER_LAYOUT` and its `BUILD_INFO` is a `FolderInfo`, by `storage: FOLDER`.
     FILE may be a list of files; `image_path`, `ann_path` and `storage` may map splits to one of these, and
     mean `train` if they do not. Fields that a subclass of `BUILD_INFO` adds are arguments of the data set.
+    `DATASET` may be an import path, `module:Class`, so that naming the data set does not import torch.
     """
 
-    DATASET: ClassVar[type["BaseDataset"]]
+    DATASET: ClassVar["type[BaseDataset] | str"]
     BUILD_INFO = MapStyleInfo
     FOLDER_LAYOUT: ClassVar[tuple[str, str] | None] = None  # images and annotations below `storage`
     NEEDS_IMAGE_PATH: ClassVar[bool] = True  # False: without one, None is what the data set is given
 
     @classmethod
     def dataset_class(cls) -> type["BaseDataset"]:
-        """The class of the data sets; ours override it to import it only here."""
-        return cls.DATASET
+        """The class of the data sets."""
+        if not isinstance(cls.DATASET, str):
+            return cls.DATASET
+        module, _, name = cls.DATASET.partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def build_datasets(self) -> dict[str, "BaseDataset"]:
-        own = [one.name for one in fields(self.BUILD_INFO) if one.name not in LAYOUT_KEYS]
-        options = {name: getattr(self.build_info, name) for name in own}
+        shared = [*LAYOUT_KEYS, "instructions"]
+        own = [one.name for one in fields(self.BUILD_INFO) if one.name not in shared]
+        options = {name: getattr(self.build_info, name) for name in own} | self._instructions()
         return {split.name: self._build_split(split, options) for split in self._splits()}
 
+    def _instructions(self) -> dict[str, Any]:
+        """The argument of the data set, where `build_info.instructions` names a file of them."""
+        path, key = self.build_info.instructions, f"{self.where}.build_info.instructions"
+        if path is None:
+            return {}
+        from minigpt4.prompts.instruction_templates import Instructions
+
+        pool = self.dataset_class().INSTRUCTIONS
+        if pool is None:
+            raise ConfigError(f"{key} is {path!r}, but this data set brings its questions with it")
+        return {"instructions": Instructions.read(path, key, Instructions.pool(pool) if pool else None).lines}
+
     def _build_split(self, split: Split, options: dict[str, Any]) -> "BaseDataset":
+        if self.dataset_class().SPLIT_INSIDE:
+            options = options | {"split": split.name}
         try:
             return self.dataset_class()(
                 self.vis_processor(split.name).to_batch,
@@ -81,13 +101,14 @@ class MapStyleBuilder(BaseDatasetBuilder):
         where = f"{self.where}.build_info"
         used = [layout for layout in LAYOUTS if any(key in info for key in layout)]
         if len(used) != 1:
-            ways = " or ".join(" and ".join(layout) for layout in LAYOUTS[: 2 + bool(self.FOLDER_LAYOUT)])
+            ways = " or ".join(" and ".join(layout) for layout in LAYOUTS if layout[0] in given)
             raise ConfigError(f"{where} has {', '.join(info) or 'no key'}, it must have {ways}")
-        if self.FOLDER_LAYOUT and "storage" in info:
+        (first, *_) = used[0]
+        if self.FOLDER_LAYOUT and len(used[0]) == 1:
             images, annotations = self.FOLDER_LAYOUT
-            for name, value in _by_split(info["storage"]).items():
-                folder = _path(value, f"{where}.storage")
-                yield Split(name, f"{where}.storage", folder / images, [folder / annotations])
+            for name, value in _by_split(info[first]).items():
+                folder = _path(value, f"{where}.{first}")
+                yield Split(name, f"{where}.{first}", folder / images, [folder / annotations])
             return
         if "annotations" in info or "images" in info:
             annotations = _storages(info.get("annotations"), f"{where}.annotations")

@@ -111,11 +111,11 @@ class AnnotationStore(Sequence[dict[str, Any]]):
         return self._files[file].entry(number - (self._ends[file - 1] if file else 0))
 
 
-def store(path: str | Path, entries: Entries, maker: type, options: Mapping[str, Any]) -> StoredEntries:
+def store(paths: Sequence[Path], entries: Entries, maker: type, options: Mapping[str, Any]) -> StoredEntries:
     """The entries of an annotation file; a large one is read only if that was not done before.
 
     Args:
-        path: of the annotations.
+        paths: of the annotations, which may be in several files; the first gives the stored file its name.
         entries: gives them, from the beginning.
         maker: the class that `entries` belongs to: when its source changes, the entries are made anew.
         options: what else they depend on.
@@ -123,13 +123,13 @@ def store(path: str | Path, entries: Entries, maker: type, options: Mapping[str,
     Raises:
         DataError: if the file is missing, or the entries can be stored nowhere; whatever `entries` raises.
     """
-    path = Path(path)
+    path = paths[0]
     try:
-        digest, size = _digest(path, maker, options)
+        digest, size = _digest(paths, maker, options)
     except FileNotFoundError as error:
-        raise DataError(f"the annotation file {path} does not exist") from error
+        raise DataError(f"the annotation file {error.filename} does not exist") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     if size <= IN_MEMORY:
         file = io.BytesIO()
         write(file, entries(), digest)
@@ -156,23 +156,25 @@ def _short(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def _digest(path: Path, maker: type, options: Mapping[str, Any]) -> tuple[bytes, int]:
-    """Of all that the entries are made from, and the size of the file in bytes."""
-    digest = hashlib.sha256(_FORMAT)
-    with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        digest.update(repr((str(path), maker.__qualname__, sorted(options.items()))).encode())
-        digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
-        digest.update(file.read(ENDS))
-        file.seek(max(status.st_size - ENDS, 0))
-        digest.update(file.read(ENDS))
+def _digest(paths: Sequence[Path], maker: type, options: Mapping[str, Any]) -> tuple[bytes, int]:
+    """Of all that the entries are made from, and the size of the files in bytes."""
+    digest, size = hashlib.sha256(_FORMAT), 0
+    digest.update(repr(([*map(str, paths)], maker.__qualname__, sorted(options.items()))).encode())
+    for path in paths:
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            size += status.st_size
+            digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
+            digest.update(file.read(ENDS))
+            file.seek(max(status.st_size - ENDS, 0))
+            digest.update(file.read(ENDS))
     for module in dict.fromkeys(one.__module__ for one in maker.__mro__):
         source = getattr(sys.modules.get(module), "__file__", None)
         if source is not None:
             digest.update(Path(source).read_bytes())
         elif module != "builtins":  # typed into a shell: nothing shows whether it has changed
             digest.update(os.urandom(16))
-    return digest.digest(), status.st_size
+    return digest.digest(), size
 
 
 def _stored(target: Path, digest: bytes, entries: Entries) -> StoredEntries:

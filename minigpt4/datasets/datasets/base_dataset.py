@@ -17,6 +17,7 @@ from minigpt4.datasets.datasets.annotation_store import AnnotationStore, store
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
+from minigpt4.prompts.instruction_templates import Instructions
 from minigpt4.prompts.sample import Sample
 
 
@@ -52,9 +53,10 @@ class BaseDataset(SampleStream):
     Args:
         vis_processor: pixels [H, W, 3] -> tensor [3, H, W].
         text_processor: text -> text.
-        vis_root: the folder of the images.
+        vis_root: the folder of the images; None is the folder of the annotation files.
         ann_paths: JSON files, each a list of entries or a mapping with such a list under `annotations` or
             `data`.
+        instructions: wordings to draw from, in place of those of the class's pool.
         options: keyword arguments of `entries`, where a subclass has some.
 
     Raises:
@@ -62,23 +64,35 @@ class BaseDataset(SampleStream):
     """
 
     REQUIRED_KEYS: ClassVar[tuple[str, ...]] = ()  # what every entry must have
+    # The pool that its questions are drawn from; "": only what the user gives; None: its entries hold them.
+    INSTRUCTIONS: ClassVar[str | None] = None
+    SPLIT_INSIDE: ClassVar[bool] = False  # its files hold all splits: `split` is an option of `entries`
 
     def __init__(
         self,
         vis_processor: Callable[[np.ndarray], torch.Tensor],
         text_processor: Callable[[str], str],
-        vis_root: str | Path,
+        vis_root: str | Path | None,
         ann_paths: Sequence[str | Path],
+        *,
+        instructions: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         self.vis_processor = vis_processor
         self.text_processor = text_processor
-        self.vis_root = Path(vis_root)
+        self.vis_root = _parent(ann_paths) if vis_root is None else Path(vis_root)
+        pool = Instructions.pool(self.INSTRUCTIONS) if self.INSTRUCTIONS else Instructions(())
+        self.instructions = pool if instructions is None else Instructions(instructions)
         self.annotation = self.read_entries(ann_paths, **options)
         if not self.annotation:
             raise DataError(f"no entries in {', '.join(map(str, ann_paths))}")
         if not self.vis_root.is_dir():
             raise DataError(f"the picture folder {self.vis_root} does not exist")
+
+    @classmethod
+    def sources(cls, path: str | Path, **options: Any) -> list[Path]:
+        """The files that `entries` reads for one of `ann_paths`, which may be their folder."""
+        return [Path(path)]
 
     @classmethod
     def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
@@ -97,7 +111,12 @@ class BaseDataset(SampleStream):
         """All entries of the annotation files, checked. Raises DataError."""
         return AnnotationStore(
             [
-                store(path, partial(self._checked_entries, path, options), type(self), options)
+                store(
+                    self.sources(path, **options),
+                    partial(self._checked_entries, path, options),
+                    type(self),
+                    options,
+                )
                 for path in ann_paths
             ]
         )
@@ -188,3 +207,14 @@ class BaseDataset(SampleStream):
                 shuffled, order = epoch, np.random.default_rng([reading.seed, epoch]).permutation(len(self))
             index = int(order[place])
             yield self._sample(index, reading.rng(epoch, index)), taken + 1
+
+
+def _parent(paths: Sequence[str | Path]) -> Path:
+    """The folder that files are in. Raises DataError if they are in several."""
+    folders = {Path(path).parent for path in paths}
+    if len(folders) > 1:
+        raise DataError(
+            f"the files are in {len(folders)} folders: please set `image_path`, the folder that "
+            "the paths of all pictures are relative to"
+        )
+    return folders.pop()

@@ -20,6 +20,7 @@ class CCSBUAlignDataset(BaseDataset):
     can say which kind of sample it is; evaluation reports each group separately.
     """
 
+    INSTRUCTIONS = ""
     REQUIRED_KEYS = ("image_id", "caption")
 
     def check_entry(self, entry: Any) -> None:
@@ -32,7 +33,7 @@ class CCSBUAlignDataset(BaseDataset):
         names = [f"{entry['image_id']}.{suffix}" for suffix in IMAGE_SUFFIXES]
         there = (name for name in names if os.path.exists(self.vis_root / name))
         return Sample(
-            dialogue=Dialogue.caption(clean_caption(entry["caption"])),
+            dialogue=Dialogue.about_image(self.instructions.ask(rng), clean_caption(entry["caption"])),
             image_id=str(entry["image_id"]),
             group=str(entry.get("group", "")),
             **self.picture(next(there, names[0])),

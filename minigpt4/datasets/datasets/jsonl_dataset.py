@@ -1,12 +1,12 @@
 """Images of your own with captions, questions or conversations, from JSONL files."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from minigpt4.common.errors import DataError
@@ -15,38 +15,23 @@ from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
 from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
+from minigpt4.prompts.templates import IMAGE_TURN
 
 SHOWN_PROBLEMS = 5
+_IMAGES_BEFORE = re.compile(f"(?:{re.escape(IMAGE_TURN)})*")
 
 
 class JsonlDataset(BaseDataset):
     """The project's own format; dataset/README_YOUR_DATA.md describes it.
 
-    Args:
-        vis_processor: see `BaseDataset`.
-        text_processor: for captions; questions and answers stay as they are.
-        vis_root: the folder of the images; None is the folder of the files.
-        ann_paths: JSONL files.
+    Args: as `BaseDataset`; `text_processor` is for captions, questions and answers stay as they are. Of
+        `instructions`, those with `{}` are for questions, those without are requests for captions.
 
     Raises:
         DataError: for a file with a line that cannot be used. Whether the images exist is not checked.
     """
 
-    def __init__(
-        self,
-        vis_processor: Callable[[np.ndarray], torch.Tensor],
-        text_processor: Callable[[str], str],
-        vis_root: str | Path | None,
-        ann_paths: Sequence[str | Path],
-    ) -> None:
-        folders = {Path(path).parent for path in ann_paths}
-        if vis_root is None and len(folders) > 1:
-            raise DataError(
-                f"the files are in {len(folders)} folders: please set `image_path`, the folder that "
-                "the paths of all pictures are relative to"
-            )
-        root = folders.pop() if vis_root is None else vis_root
-        super().__init__(vis_processor, text_processor, root, ann_paths)
+    INSTRUCTIONS = ""
 
     @classmethod
     def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
@@ -73,12 +58,17 @@ class JsonlDataset(BaseDataset):
         return self.annotation[index]["line"]
 
     def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
-        answers = entry["answers"]
+        questions, answers = entry["questions"], entry["answers"]
         if entry["kind"] == "caption":
             answers = [clean_caption(answers[0], self.text_processor)]
+            request = self.instructions.ask(rng)
+            questions = [request and IMAGE_TURN + request]
+        elif entry["kind"] == "question":
+            images = _IMAGES_BEFORE.match(questions[0])[0]  # type: ignore[index]  # it always matches
+            questions = [images + self.instructions.about(questions[0][len(images) :], rng)]
         pictures = [self.picture(name) for name in entry["images"]]
         return Sample(
-            dialogue=Dialogue.of(zip(entry["questions"], answers, strict=True)),
+            dialogue=Dialogue.of(zip(questions, answers, strict=True)),
             image=torch.stack([picture["image"] for picture in pictures]),
             size=pictures[0]["size"] if len(pictures) == 1 else None,
             image_id=entry["id"] or entry["line"],
