@@ -107,6 +107,7 @@ class TrainStream:
         rank: int,
         world_size: int,
         workers: int,
+        sort_window: int = 1,
         **options: Any,
     ) -> "TrainStream":
         """These splits of all data sets, from where a stream's `state()` left them.
@@ -118,6 +119,7 @@ class TrainStream:
             state: of an earlier stream, or `{"drawn": 0, "loaders": {}}`.
             rank, world_size: as for `TrainSource`.
             workers: as for `TrainLoader`.
+            sort_window: as for `BatchStream`.
             options: what else a `TrainStream` takes.
         """
         sources, ratios = {}, []
@@ -131,6 +133,7 @@ class TrainStream:
                     rank=rank,
                     world_size=world_size,
                     workers=workers,
+                    sort_window=sort_window,
                     name=key,
                     state=state["loaders"].get(key),
                 )

@@ -10,6 +10,8 @@ from minigpt4.datasets.stream import Reading, SampleStream
 from minigpt4.prompts.encoder import PromptEncoder
 from minigpt4.prompts.sample import Batch
 
+NO_WINDOW = {"windows": "none"}  # of an order
+
 
 class TrainSource:
     """The endless batches of one data set on this rank, and where each worker stands in it.
@@ -20,6 +22,7 @@ class TrainSource:
         seed: decides the order, and what the data set draws.
         rank, world_size: this process among all.
         workers: processes that read; 0 reads in the same order as 1.
+        sort_window: as for `BatchStream`.
         name: of data set and split, for messages.
         state: an earlier source's `state()`, to resume after the batches that were taken from it. If it was
             made by another number of readers, from another number of shards, or with another seed, it cannot
@@ -38,6 +41,7 @@ class TrainSource:
         rank: int,
         world_size: int,
         workers: int,
+        sort_window: int = 1,
         name: str = "data",
         state: Mapping[str, Any] | None = None,
     ) -> None:
@@ -47,7 +51,11 @@ class TrainSource:
             "shards or entries": dataset.size,
             "ranks": world_size,
             "workers": max(workers, 1),
+            **NO_WINDOW,
         }
+        self.sort_window = sort_window
+        if sort_window > 1:
+            self.order["windows"] = f"{sort_window} batches of {batch_size}"
         self.reordered, self.new_orders = "", 0
         self.given, self.readers = 0, [ReaderState(n).to_dict() for n in range(self.order["workers"])]
         if state:
@@ -58,10 +66,11 @@ class TrainSource:
         self.reading = Reading(training=True, seed=order_seed, reader=rank, readers=world_size)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        before = NO_WINDOW | state["order"]
         changes = [
-            f"{key}: {state['order'].get(key)} before, {value} now"
+            f"{key}: {before.get(key)} before, {value} now"
             for key, value in self.order.items()
-            if state["order"].get(key) != value
+            if before.get(key) != value
         ]
         self.reordered, self.new_orders = ", ".join(changes), state["new_orders"] + bool(changes)
         if not changes:
@@ -81,6 +90,7 @@ class TrainSource:
             resume=list(self.readers),
             first_worker=first_worker,
             prompts=prompts,
+            sort_window=self.sort_window,
         )
 
     def taken(self, batch: Batch) -> None:
@@ -106,6 +116,8 @@ class TrainSource:
 def _reader(values: Mapping[str, Any]) -> dict[str, Any]:
     """A `ReaderState` from a checkpoint. Raises TypeError if it is not one."""
     state = ReaderState(**values)
-    if not all(type(number) is int for number in (state.worker, state.good, *state.bad.values())):
+    if not all(
+        type(number) is int for number in (state.worker, state.good, state.given, *state.bad.values())
+    ):
         raise TypeError(f"a reader is {values}")
     return state.to_dict()

@@ -176,6 +176,7 @@ class RunnerBase:
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             workers=s.num_workers,
+            sort_window=s.sort_window,
             pin_memory=self.engine.device.type == "cuda",
             prompts=self.bare_model.prompts,
         )

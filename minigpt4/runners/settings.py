@@ -66,6 +66,13 @@ class RunSettings:
     seed: int = key(42, "decides everything that is random", low=0, high=2**32 - 1)
     device: str | None = key(None, "`cuda`, `mps` (untested) or `cpu`; null: the best there is", effect=False)
     num_workers: int = key(4, "processes that read the training data", low=0, high=256, effect=False)
+    sort_window: int = key(
+        1,
+        "batches made of samples of like length, so that less is padded: so many are read together, sorted, "
+        "and given in random order; each worker keeps them in memory for each data set. 1: no sorting",
+        low=1,
+        high=1000,
+    )
 
     output_dir: str = key(doc="folder for everything that is written", path=True, effect=False)
     resume_ckpt_path: str | None = key(
