@@ -9,6 +9,7 @@ COMMANDS = {
     "chat": "minigpt4.commands.chat",
     "infer": "minigpt4.commands.infer",
     "serve": "minigpt4.commands.serve",
+    "export": "minigpt4.export.__main__",
     "fetch": "minigpt4.weights.fetch",
     "validate": "minigpt4.datasets.validate",
     "check-shards": "minigpt4.commands.check_shards",

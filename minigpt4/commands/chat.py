@@ -20,7 +20,7 @@ AUTH = "MINIGPT4_AUTH"
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, exported=True)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpu-id", type=int, metavar="N", help="run on this GPU; the same as --device cuda:N")
     add_device(where)

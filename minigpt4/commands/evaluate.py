@@ -37,7 +37,7 @@ SHARDS = "eval"  # what the split of `--shards` is called
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, exported=True)
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
         "--split",

@@ -35,7 +35,7 @@ def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
     from minigpt4.models.generation import GenerationSettings
 
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, exported=True)
     parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures for the question")
     many = parser.add_argument_group("many questions")

@@ -24,7 +24,7 @@ GRACE = 5
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, exported=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(

@@ -17,12 +17,22 @@ def user_path(text: str) -> Path:
     return Path(expanded(text))
 
 
-def config_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the original's `--cfg-path` and `--options`."""
+def config_parser(description: str | None, *, exported: bool = False) -> argparse.ArgumentParser:
+    """A parser with the original's `--cfg-path` and `--options`.
+
+    Args:
+        description: what `--help` says.
+        exported: whether the command also takes `--model`, a folder of `minigpt4 export`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cfg-path", required=True, metavar="F", help="the YAML of the experiment")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--cfg-path", metavar="F", help="the YAML of the experiment")
+    if exported:
+        which.add_argument(
+            "--model", dest="cfg_path", metavar="DIR", help="instead, a folder that `minigpt4 export` wrote"
+        )
     parser.add_argument(
         "--options", nargs="+", default=[], metavar="a.b=c", help="settings that override the YAML's"
     )

@@ -14,6 +14,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.exported import is_exported, read_description
+from minigpt4.common.files import expanded
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import NotText, key, merge, parse, plain, read, require_mapping
 from minigpt4.common.yaml_file import Written, read_yaml, written_value
@@ -42,11 +44,17 @@ class EvaluationDataset:
 
 
 def load_yaml(path: str | Path) -> DictConfig:
-    """Read one YAML file. Raises ConfigError if it is absent, not YAML, or not a mapping."""
+    """Read one YAML file, or a folder of `minigpt4 export`.
+
+    Raises:
+        ConfigError: if it is absent, not YAML, or not a mapping.
+    """
     return _load(path)[0]
 
 
 def _load(path: str | Path) -> tuple[DictConfig, Written]:
+    if is_exported(expanded(path)):
+        return read_description(Path(expanded(path))), {}
     content, written = read_yaml(path)
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold a mapping with the sections {', '.join(SECTIONS)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -11,6 +12,8 @@ from minigpt4.common.errors import ConfigError, nearest
 # What torch's allocators say that raise no OutOfMemoryError: the CPU's, MPS's, and the CUDA libraries' own.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+_as_named: ContextVar[bool] = ContextVar("_as_named", default=False)
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -77,11 +80,26 @@ def dtype_for(precision: str, device: torch.device, key: str) -> torch.dtype:
         raise ConfigError(f"{key}: unknown precision {precision!r}{nearest(str(precision), PRECISIONS)}")
     if precision == "fp32":
         return torch.float32
+    if _as_named.get():
+        return PRECISIONS[precision]
     if device.type == "cpu":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     if precision == "bf16" and not has_fast_bf16(device):
         return torch.float16
     return PRECISIONS[precision]
+
+
+@contextmanager
+def dtypes_as_named() -> Iterator[None]:
+    """Inside, `dtype_for` takes precisions as they are named, for weights that are written, not run.
+
+    Weights in the dtype of their file are only mapped into memory.
+    """
+    token = _as_named.set(True)
+    try:
+        yield
+    finally:
+        _as_named.reset(token)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

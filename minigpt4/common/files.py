@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Write a folder atomically: a temporary one beside `path`, which is renamed when the block ends.
+
+    If the block fails, the temporary folder is removed.
+
+    Raises:
+        OSError: if `path` exists, or cannot be written.
+    """
+    path = Path(path).absolute()
+    temporary = _beside(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(path))
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -96,6 +121,21 @@ def require_writable(path: Path, key: str) -> None:
         temporary.unlink()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
+
+
+def require_new(path: Path, key: str) -> None:
+    """Check that `new_folder` can write a folder later.
+
+    Args:
+        path: of the folder.
+        key: the argument, for messages.
+
+    Raises:
+        ConfigError: if it exists, or its parent is not writable.
+    """
+    if path.exists():
+        raise ConfigError(f"{key}: {path} exists already: please remove it, or name another folder")
+    require_writable(path, key)
 
 
 def inside(folder: str | Path, name: str) -> Path:

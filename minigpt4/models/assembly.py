@@ -21,6 +21,7 @@ from minigpt4.models.llm_loading import load_language_model
 from minigpt4.models.lora import PEFT_PREFIX, Lora
 from minigpt4.models.qformer import QFormerBridge, build_qformer, load_blip2
 from minigpt4.models.settings import RANDOM, ModelSettings
+from minigpt4.models.stock_names import from_stock
 from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder
@@ -127,7 +128,7 @@ def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
         if settings.q_former_model != RANDOM:
             path = resolve_file(_blip2(settings), "model.q_former_model")
             with reading(path, failed="model.q_former_model: {} does not fit the Q-Former"):
-                tensors = read_tensors(path, mapped=True)
+                tensors = from_stock(read_tensors(path, mapped=True))
                 load_blip2(tower, tensors, source=str(path), dtype=dtype, device=device)
         bridge.settle(device, dtype)
     if settings.compile:

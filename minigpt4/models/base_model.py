@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from minigpt4.common.errors import CheckpointError, nearest, reading
+from minigpt4.common.exported import is_exported
+from minigpt4.common.files import expanded
 from minigpt4.common.schema import parse, plain_section
 from minigpt4.models.foreign_tensors import (
     endings_of,
@@ -19,6 +21,7 @@ from minigpt4.models.foreign_tensors import (
 )
 from minigpt4.models.model_types import defaults_path, merge_defaults
 from minigpt4.models.settings import FIRST_LAYER_INPUT, TABLE_ROW, ModelSettings
+from minigpt4.models.stock_names import from_stock
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
 from minigpt4.weights.resolver import WeightSource
 
@@ -52,7 +55,7 @@ class BaseModel(nn.Module):
             return cfg
         section, known = plain_section(cfg, "model"), cls.SETTINGS.TYPES
         model_type = section.get("model_type")
-        if model_type and model_type not in known:
+        if model_type and model_type not in known and not is_exported(expanded(str(model_type))):
             # `Config` refuses it. Outside code passes sections that it has read itself, of types of its own.
             guess = nearest(str(model_type), known)
             log.warning("model.model_type %r is unknown%s: it brings no defaults", model_type, guess)
@@ -137,7 +140,7 @@ class BaseModel(nn.Module):
         if not isinstance(meta, Mapping):
             raise CheckpointError(f"{path}: `meta` is a {type(meta).__name__}, it must be a dict")
         again = second_names(self, self.checkpoint_key)
-        found, follow = split_derived(checkpoint["model"], again)
+        found, follow = split_derived(from_stock(checkpoint["model"]), again)
         with reading(path, failed="{} cannot be compared with the model: its `meta` is damaged"):
             mismatch = self.find_mismatch(meta) or find_other(follow, again)
             convention = self._convention_of(meta, embedding_convention, path)

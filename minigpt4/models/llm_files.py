@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.models.language_model import TEXT_IDS
 from minigpt4.models.pretrained import KEY, from_pretrained, loading, location
+from minigpt4.models.stock_llm import loader_of
 from minigpt4.weights.gguf_file import GgufFile, read_gguf
 from minigpt4.weights.locations import MODEL_WEIGHTS, model_weights
 from minigpt4.weights.resolver import read_tensors
@@ -59,19 +60,22 @@ def check_files(source: Path) -> None:
             _check_tensors(path, packed="quantization_config" in config)
 
 
-def load_whole(source: Path, arguments: Mapping[str, Any]) -> Any:
+def load_whole(source: Path, config: PreTrainedConfig, arguments: Mapping[str, Any]) -> Any:
     """Load a model, all of whose weights must be in the files.
 
     Args:
         source: folder or `.gguf` file.
+        config: that of the folder or file.
         arguments: further arguments of transformers' `from_pretrained`.
 
     Raises:
         ConfigError: naming what is missing from the files, or has another shape there.
     """
+    kind, more = loader_of(config)
     arguments = {
         **location(source),
         **arguments,
+        **more,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
@@ -80,7 +84,7 @@ def load_whole(source: Path, arguments: Mapping[str, Any]) -> Any:
         arguments["generation_config"] = _text_ids(generation)
     size = sum(path.stat().st_size for path in _weights(source))
     with _no_larger_than(size, source), _quiet():
-        model, found = from_pretrained(AutoModelForCausalLM.from_pretrained, arguments)
+        model, found = from_pretrained(kind.from_pretrained, arguments)
     _require_whole(found, model, source)
     return model
 

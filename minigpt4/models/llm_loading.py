@@ -18,6 +18,7 @@ from minigpt4.models.llm_files import check_files, load_whole
 from minigpt4.models.lora import Lora
 from minigpt4.models.pretrained import from_pretrained, loading, location
 from minigpt4.models.settings import QUANTIZED, SHARD
+from minigpt4.models.stock_llm import language_config
 from minigpt4.models.text_model import text_model
 from minigpt4.models.tokenizer_loading import load_tokenizer
 from minigpt4.weights.gguf_file import reading_once
@@ -66,7 +67,8 @@ def load_language_model(
         ConfigError: if it is not a language model, or a setting is not available.
     """
     check_files(source)
-    config = from_pretrained(AutoConfig.from_pretrained, location(source), "the config of {}")
+    whole = from_pretrained(AutoConfig.from_pretrained, location(source), "the config of {}")
+    config = language_config(whole)
     with loading(source, "the tokenizer of {}"):
         tokenizer = load_tokenizer(source, rows=config.get_text_config().vocab_size)
         family = choose_backbone(backbone, config.model_type, tokenizer)
@@ -84,7 +86,7 @@ def load_language_model(
     elif hasattr(transformers, "GgufConfig"):
         # Dense weights, although `kernels` could use packed ones. Without GgufConfig they always are.
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = text_model(load_whole(source, arguments))
+    model = text_model(load_whole(source, whole, arguments))
     if source.suffix == ".gguf":
         model = model.to(home)
     _keep_backward_pass(model)

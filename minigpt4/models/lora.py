@@ -108,6 +108,16 @@ def lora_layers(model: nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if hasattr(module, "lora_A"))
 
 
+@torch.no_grad()
+def merge_adapters(model: nn.Module) -> None:
+    """Add each adapter's product to the weights beside it, in their dtype, and take the adapters out."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if hasattr(layer, "lora_A"):
+                layer.merge()
+                setattr(parent, name, layer.get_base_layer())
+
+
 def original_key(name: str) -> str:
     """The name of a tensor in a model with LoRA -> the one that peft 0.2 gave it."""
     return PEFT_PREFIX + _OF_ADAPTER.sub(r".\1.", name.replace(_WRAPPED, "."))

@@ -6,6 +6,8 @@ from typing import Any
 
 from minigpt4.common.config import CONFIG_DIR, load_yaml
 from minigpt4.common.errors import ConfigError, nearest
+from minigpt4.common.exported import is_exported
+from minigpt4.common.files import expanded
 from minigpt4.common.schema import merge, plain_section
 from minigpt4.models.fork_keys import translate_fork_keys
 
@@ -36,11 +38,14 @@ DESCRIBED_BY = {"vit_model": ("vit_weights", "vit_kwargs")}
 
 
 def defaults_path(model_type: Any, types: Mapping[str, str]) -> Path:
-    """The YAML with a model type's defaults.
+    """The YAML with a model type's defaults; for a folder of `minigpt4 export`, the folder.
 
     Raises:
         ConfigError: for an unknown model type.
     """
+    folder = Path(expanded(str(model_type)))
+    if is_exported(folder):
+        return folder
     if str(model_type) not in types:
         raise ConfigError(
             f"model.model_type: unknown {model_type!r}{nearest(str(model_type), types)} "

@@ -50,7 +50,9 @@ class ModelSettings:
 
     arch: str = key("minigpt4", "which model: `minigpt4`, `minigpt_v2`, or `module:Class` of your own")
     model_type: str | None = key(
-        None, "which defaults: `pretrain_llama2`, `tiny_gemma`, …; null: `pretrain_vicuna0`"
+        None,
+        "which defaults: `pretrain_llama2`, `tiny_gemma`, …, or a folder of `minigpt4 export`; null: "
+        "`pretrain_vicuna0`",
     )
 
     vit_model: str = key(

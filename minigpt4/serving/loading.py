@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from minigpt4.common.config import Config, plain
 from minigpt4.common.errors import ConfigError
+from minigpt4.common.exported import is_exported
 from minigpt4.common.files import expanded
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def load(
     """Load a model for inference.
 
     Args:
-        source: a YAML file, or a folder that contains one.
+        source: a YAML file, a folder that contains one, or a folder that `minigpt4 export` wrote.
         device: `cuda`, `cuda:1`, `mps`, `cpu`; None for the best available.
         options: overrides of the YAML, e.g. `model.ckpt=output/run/checkpoint_best.pth`.
 
@@ -58,7 +59,7 @@ def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "Cha
 
 def _yaml(source: Path) -> Path:
     source = Path(expanded(source))
-    if not source.is_dir():
+    if not source.is_dir() or is_exported(source):
         return source
     found = sorted(source.glob("*.yaml"))
     if len(found) != 1:

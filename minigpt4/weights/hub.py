@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # httpx's, or its successor's
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     RepositoryNotFoundError,
 )
 
@@ -122,6 +123,39 @@ class HubModel:
 
     def _download(self, names: list[str]) -> Path:
         return Path(snapshot_download(self.repo, allow_patterns=names, token=_token()))
+
+
+def require_new_repo(repo: str, key: str) -> None:
+    """Check, before hours of work, that `push` will be able to.
+
+    Raises:
+        ConfigError: without a login, or if there is such a repository already.
+    """
+    with _explained(repo, key):
+        api = HfApi(token=_token())
+        try:
+            api.whoami()
+        except LocalTokenNotFoundError as error:
+            raise ConfigError(
+                f"{key}: put a token that may write in {TOKEN_FILE}, or set HF_TOKEN"
+            ) from error
+        if api.repo_exists(repo):
+            raise ConfigError(f"{key}: {repo} is on the hub already: please name a new repository")
+
+
+def push(folder: Path, repo: str, key: str) -> str:
+    """Upload a folder as a new private repository, and return its address.
+
+    Private, because whoever publishes it has to look at the licences of its parts first.
+
+    Raises:
+        ConfigError: if that fails.
+    """
+    with _explained(repo, key):
+        api = HfApi(token=_token())
+        address = api.create_repo(repo, private=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of minigpt4")
+    return str(address)
 
 
 def is_offline() -> bool:

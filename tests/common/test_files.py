@@ -7,7 +7,7 @@ import pytest
 
 from minigpt4.common.cli import user_path
 from minigpt4.common.errors import ConfigError
-from minigpt4.common.files import inside, open_regular, replacing, require_writable
+from minigpt4.common.files import inside, new_folder, open_regular, replacing, require_writable
 from minigpt4.datasets.datasets.shard_list import is_remote
 
 
@@ -85,3 +85,16 @@ def test_arguments_that_are_paths_have_home_and_variables_resolved(monkeypatch) 
 def test_open_regular_refuses_what_no_file_can_be_called() -> None:
     with pytest.raises(OSError, match=r"not the name"):
         open_regular("a\0b")
+
+
+def test_new_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "a") as folder:
+        (folder / "one").write_text(str(1 // 0))
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "one").write_text("1")
+        assert not (tmp_path / "a").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "one"]
+    with pytest.raises(FileExistsError), new_folder(tmp_path / "a"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -39,6 +39,7 @@ TARGETS: dict[str, Target] = {
     "chatml": Target(weights.model_folder("qwen2"), weights.read_model, 1.0),
     "model-shards": Target(weights.model_folder("gemma", max_shard_size="50KB"), weights.read_model, 1.0),
     "vision": Target(weights.write_vision, weights.read_vision, 0.5),
+    "exported": Target(weights.write_description, weights.read_exported, 0.2),
     "gguf": Target(weights.write_gguf_file, weights.read_model, 1.0),
     "run": Target(runs.write_run, runs.read_run, 4.0, replaced=False),
     "log": Target(runs.write_log, runs.read_log, 0.5, replaced=False),

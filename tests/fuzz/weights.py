@@ -1,7 +1,9 @@
 """Checkpoints, model folders and GGUF files."""
 
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from minigpt4.common import exported
+from minigpt4.common.config import Config
+from minigpt4.models.base_model import BaseModel
 from minigpt4.prompts.sample import Batch
 from minigpt4.weights.checkpoint import save_checkpoint
 from minigpt4.weights.resolver import read_tensors
@@ -16,7 +21,7 @@ from tests.fuzz import data
 from tests.support import GOLDEN
 from tests.support.families import save_model
 from tests.support.gguf import write_gguf
-from tests.support.golden import build_golden_model
+from tests.support.golden import build_golden_model, golden_model_config
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -75,3 +80,13 @@ def write_vision(folder: Path) -> None:
 
 def read_vision(folder: Path) -> None:
     build_golden_model(vit_weights="eva_vit.pth", q_former_model="blip2_qformer.pth")
+
+
+def write_description(folder: Path) -> None:
+    """What `minigpt4 export` leaves for this package."""
+    settings = BaseModel.settings(golden_model_config())
+    exported.write_description(folder, asdict(settings), {"image_size": settings.image_size})
+
+
+def read_exported(folder: Path) -> None:
+    Config(Namespace(cfg_path=str(folder))).model_settings()

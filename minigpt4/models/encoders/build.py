@@ -14,6 +14,7 @@ from minigpt4.common.registry import registry
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.timm_models import TimmEncoder
 from minigpt4.models.settings import RANDOM
+from minigpt4.models.stock_names import from_stock
 from minigpt4.weights.checkpoint import load_into, require_keys
 from minigpt4.weights.resolver import read_tensors, resolve_file
 
@@ -90,7 +91,7 @@ def build_encoder(
     if source != RANDOM:
         path = resolve_file(source, "model.vit_weights")
         with reading(path, failed=f"model.vit_weights: {{}} does not fit {name}"):
-            tensors = encoder.fit(read_tensors(path, mapped=True), str(path))
+            tensors = encoder.fit(from_stock(read_tensors(path, mapped=True)), str(path))
             require_keys(set(_learned(encoder.module)), tensors, source=str(path))
             load_into(encoder.module, tensors, source=str(path), dtype=dtype, device=torch.device(device))
     encoder.to(device, dtype)  # buffers; the parameters that were read are there already

@@ -14,6 +14,7 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import key, parse
 from minigpt4.models.encoders.timm_models import TimmEncoder
+from minigpt4.models.stock_names import from_blip2
 from minigpt4.weights.locations import EVA_CLIP_G_URL
 
 
@@ -66,7 +67,7 @@ class EvaClipG(TimmEncoder):
 
     def fit(self, tensors: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
         """What BLIP-2 keeps, with position embeddings for this image size."""
-        eva, tensors = self.module, dict(tensors.get("model", tensors))
+        eva, tensors = self.module, from_blip2(tensors.get("model", tensors))
         pos_embed, own = tensors.get("pos_embed"), eva.pos_embed
         if pos_embed is not None and own is not None and pos_embed.shape[1] != own.shape[1]:
             # Bicubic without antialiasing, as BLIP-2 resizes them.
