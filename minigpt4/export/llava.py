@@ -66,7 +66,9 @@ def parts_of(model: MiniGPTBase, language: Tensors, config: LlavaConfig) -> list
     Raises:
         ConfigError: for a language model that is more than a decoder and a matrix.
     """
-    tower = MiniGPTVisionTower.of(cast(VisionTower, model.vision), cast(MiniGPTVisionConfig, config.vision_config))
+    tower = MiniGPTVisionTower.of(
+        cast(VisionTower, model.vision), cast(MiniGPTVisionConfig, config.vision_config)
+    )
     bridge, encoder = {}, {}
     for name, tensor in tower.state_dict().items():
         part = bridge if name.startswith(("ln_vision.", "bridge.")) else encoder
