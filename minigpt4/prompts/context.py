@@ -1,5 +1,6 @@
 """Shortens dialogues that do not fit into the context by dropping whole turns."""
 
+import math
 from dataclasses import dataclass, replace
 
 from minigpt4.common.errors import BadSample, BadText, DataError, reading
@@ -24,7 +25,12 @@ class Shortened:
 
 
 def shortened(
-    prompts: PromptEncoder, dialogue: Dialogue, room: int | None = None, *, learn_all: bool = False
+    prompts: PromptEncoder,
+    dialogue: Dialogue,
+    room: int | None = None,
+    *,
+    learn_all: bool = False,
+    share: float = 0.0,
 ) -> Shortened:
     """Fit a dialogue's prompt, up to the last answer, into `room` tokens.
 
@@ -36,14 +42,17 @@ def shortened(
         dialogue: a caption, whose request is the model's, is not changed.
         room: in tokens, including images; None for `model.max_context_len`.
         learn_all: as for `PromptEncoder.ids`.
+        share: what is dropped is rounded up to a multiple of this share of `room`: as the dialogue grows, the
+            same turns are dropped until the next multiple, and its beginning stays the same.
 
     Raises:
         BadText: if what must be kept is too long.
     """
     room = prompts.max_context_len if room is None else min(room, prompts.max_context_len)
-    images, left_out = tuple(range(dialogue.images)), 0
+    images, left_out, step = tuple(range(dialogue.images)), 0, max(int(share * room), 1)
     while not dialogue.is_caption and (excess := _excess(prompts, dialogue, room, learn_all)) > 0:
         lengths = prompts.lengths(dialogue, learn_all=learn_all)
+        excess = math.ceil(excess / step) * step
         goes: set[int] = set()
         for place in _may_go(dialogue):
             if excess > 0:

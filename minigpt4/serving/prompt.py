@@ -14,6 +14,10 @@ from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import IMAGE_ID, PromptEncoder
 from minigpt4.serving.pictures import Picture
 
+# Of the room: turns are dropped in such shares, so that the keys and values of the others can be used again
+# for many turns. Dropping one turn at each turn would have nearly all computed anew each time.
+DROPPED_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -68,6 +72,6 @@ class Prompt:
 
 def _fitted(prompts: PromptEncoder, dialogue: Dialogue, room: int, longest: int) -> Shortened:
     try:
-        return shortened(prompts, dialogue, room)
+        return shortened(prompts, dialogue, room, share=DROPPED_SHARE)
     except BadText:
         return shortened(prompts, dialogue, longest)

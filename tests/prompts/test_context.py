@@ -58,6 +58,19 @@ def test_the_middle_is_left_out_oldest_first(prompts, answered, learn_all) -> No
     assert one_more == short.left_out
 
 
+def test_a_growing_dialogue_drops_the_same_turns_for_a_while(prompts, monkeypatch) -> None:
+    """In portions of a quarter of 600 tokens, at 26 to 28 a turn: 1,120 tokens in all need four portions."""
+    monkeypatch.setattr(prompts, "max_context_len", 600)
+    asked, begins, lengths = [f"{IMAGE_TURN}what?"], [], []
+    for number in range(40):
+        asked.append(f"is it number {number}?")
+        short = shortened(prompts, talk(*asked, answered=False), share=0.25)
+        begins.append(questions(short.dialogue)[1])
+        lengths.append(len(prompts.ids(short.dialogue)[0]))
+    assert list(dict.fromkeys(begins)) == [f"is it number {n}?" for n in (0, 6, 12, 17, 23)]
+    assert 600 - 28 < max(lengths) <= 600 and min(lengths[25:]) > 450 - 28
+
+
 def test_turns_before_the_image_go_and_its_own_stays(prompts) -> None:
     image = f"{IMAGE_TURN}and this?"
     dialogue = talk(LONG, LONG, image, image, LONG, image, "last")

@@ -191,6 +191,16 @@ def test_a_long_dialogue_leaves_out_turns(model, monkeypatch) -> None:
         chat.ask("five?")
 
 
+def test_a_dialogue_beyond_the_context_keeps_its_keys_for_most_turns(model, monkeypatch) -> None:
+    monkeypatch.setattr(model.model, "max_context_len", 500)
+    chat, computed = model.start_chat(), []
+    for number in range(30):
+        chat.ask(f"is it {number}?", images=[RED] if not number else [], **GREEDY | {"max_new_tokens": 4})
+        computed.append(chat.reply.prompt_tokens - chat.reply.cached_tokens)
+    assert chat.reply.left_out > 10
+    assert sum(count > 60 for count in computed[20:]) <= 3 and sum(computed[20:]) < 10 * 500 / 3
+
+
 def test_a_system_text_is_the_templates_or_ones_own(model, monkeypatch) -> None:
     chat = model.start_chat(system="be short")
     chat.ask("who?", **GREEDY)
