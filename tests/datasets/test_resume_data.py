@@ -45,7 +45,7 @@ def epochs_of(dataset: SampleStream, readers: int, epochs: int) -> list[list[Any
     """What all readers together read in each of the first epochs, by the positions that they give."""
     read: list[list[Any]] = [[] for _ in range(epochs)]
     for reader in range(readers):
-        for item, (epoch, _, _) in dataset.read(Reading(training=True, reader=reader, readers=readers)):
+        for item, (epoch, *_) in dataset.read(Reading(training=True, reader=reader, readers=readers)):
             if epoch >= epochs:
                 break
             read[epoch].append(item)

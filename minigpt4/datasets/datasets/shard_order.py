@@ -5,18 +5,20 @@ data, whatever `run.iters_per_epoch` says.) The epochs follow each other in one 
 reader takes every `readers`-th part: no reader runs out, none gets more than another, and together they read
 each sample of an epoch once. Where there are fewer shards than readers, a part is every n-th sample of a
 shard. Within an epoch a reader's samples go through a shuffle buffer, which is emptied before the next epoch
-begins.
+begins. It holds SHUFFLE_BUFFER samples, or as few as fit into BUFFER_BYTES.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from minigpt4.common import errors
+from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.stream import Reading, Skipped
 
 SHUFFLE_BUFFER = 1000
+BUFFER_BYTES = 256 * 2**20
 MAX_COUNT = 10**9  # of the epochs or samples in a position
 
 
@@ -35,18 +37,21 @@ class ReaderPosition(NamedTuple):
         epoch: its number.
         drawn: items that came out of this epoch so far, bad ones included.
         counts: items in each of the parts that were read to their end in this epoch.
+        shrunk: how the shuffle buffer shrank in this epoch: after how many items, to what capacity.
     """
 
     epoch: int = 0
     drawn: int = 0
     counts: tuple[int, ...] = ()
+    shrunk: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, values: Any) -> "ReaderPosition":
         """A position from a checkpoint. Raises CheckpointError if it is not one."""
         with errors.reading("the shards", failed="run.resume_ckpt_path: the position in {} is damaged"):
             position = cls(*values)
-            for number in (position.epoch, position.drawn, *position.counts):
+            shrunk = [number for came, capacity in position.shrunk for number in (came, capacity)]
+            for number in (position.epoch, position.drawn, *position.counts, *shrunk):
                 if type(number) is not int or not 0 <= number < MAX_COUNT:
                     raise ValueError(f"{number!r} is not a number of epochs or samples")
             return position
@@ -88,13 +93,14 @@ def read_epochs(read: ReadPart, shards: int, reading: Reading) -> Iterator[tuple
 def _read_epoch(
     read: ReadPart, parts: list[ShardPart], rng: random.Random, position: ReaderPosition
 ) -> Iterator[tuple[Any, ReaderPosition]]:
-    counts, buffer = list(position.counts), []
-    items = _shuffled(_items(read, parts, counts), rng, buffer)
+    counts, buffer = list(position.counts), _ShuffleBuffer(rng, position.shrunk)
+    items = buffer.shuffled(_items(read, parts, counts))
     for drawn, item in enumerate(items, 1):
         if drawn > position.drawn:
-            yield item, ReaderPosition(position.epoch, drawn, tuple(counts))
+            yield item, ReaderPosition(position.epoch, drawn, tuple(counts), tuple(buffer.shrunk.items()))
         elif drawn == position.drawn:
-            _fill_in(buffer, read, parts)
+            _fill_in(buffer.items, read, parts)
+            buffer.bytes = sum(map(_bytes_of, buffer.items))
 
 
 def _items(read: ReadPart, parts: list[ShardPart], counts: list[int]) -> Iterator[Any]:
@@ -109,24 +115,49 @@ def _items(read: ReadPart, parts: list[ShardPart], counts: list[int]) -> Iterato
         counts.append(count)
 
 
-def _shuffled(items: Iterator[Any], rng: random.Random, buffer: list[Any]) -> Iterator[Any]:
-    """Fill the buffer, then draw one item for each that comes in, then draw what is left.
+class _ShuffleBuffer:
+    """Draws one item for each that comes in, once it is full, and at the end those that are left.
 
-    Reading is cheap compared with decoding, so the buffer is full before the first item is drawn: all orders
-    of what fits into it are equally likely.
+    Reading is cheap compared with decoding, so it is full before the first item is drawn: all orders of what
+    fits into it are equally likely. An item that does not fit into its bytes makes it smaller for the rest of
+    the epoch; this is noted, because a resumed reader does not read again what came before.
+
+    Args:
+        rng: decides what is drawn.
+        shrunk: of an earlier reader's `ReaderPosition`.
     """
-    for item in items:
-        buffer.append(item)
-        if len(buffer) == SHUFFLE_BUFFER:
-            yield _draw(buffer, rng)
-    while buffer:
-        yield _draw(buffer, rng)
+
+    def __init__(self, rng: random.Random, shrunk: Iterable[tuple[int, int]]) -> None:
+        self._rng = rng
+        self.items: list[Any] = []
+        self.bytes = self._came = 0
+        self._capacity, self.shrunk = SHUFFLE_BUFFER, dict(shrunk)
+
+    def shuffled(self, items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            self._came += 1
+            self.items.append(item)
+            self.bytes += _bytes_of(item)
+            self._capacity = self.shrunk.get(self._came, self._capacity)
+            while len(self.items) >= self._capacity or self.bytes > BUFFER_BYTES:
+                shrinks = len(self.items) < self._capacity
+                drawn = self._draw()
+                if shrinks:
+                    self._capacity = self.shrunk[self._came] = len(self.items) + 1
+                yield drawn
+        while self.items:
+            yield self._draw()
+
+    def _draw(self) -> Any:
+        slot = self._rng.randrange(len(self.items))
+        self.items[slot], self.items[-1] = self.items[-1], self.items[slot]
+        item = self.items.pop()
+        self.bytes -= _bytes_of(item)
+        return item
 
 
-def _draw(buffer: list[Any], rng: random.Random) -> Any:
-    slot = rng.randrange(len(buffer))
-    buffer[slot], buffer[-1] = buffer[-1], buffer[slot]
-    return buffer.pop()
+def _bytes_of(item: Any) -> int:
+    return sum(map(len, item.files.values())) if isinstance(item, RawSample) else 0
 
 
 def _fill_in(buffer: list[Any], read: ReadPart, parts: list[ShardPart]) -> None:
