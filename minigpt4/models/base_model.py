@@ -17,9 +17,9 @@ from minigpt4.models.foreign_tensors import (
     find_other,
     second_names,
     split_derived,
-    why_unexpected,
 )
 from minigpt4.models.model_types import defaults_path, merge_defaults
+from minigpt4.models.saved_lora import saved_alpha
 from minigpt4.models.settings import FIRST_LAYER_INPUT, TABLE_ROW, ModelSettings
 from minigpt4.models.stock_names import from_stock
 from minigpt4.weights.checkpoint import load_into, read_checkpoint, require_keys
@@ -95,6 +95,9 @@ class BaseModel(nn.Module):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         """In words, what a checkpoint was trained with that differs here; None if nothing does."""
 
+    def find_unfit(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str | None:
+        """In words, why a checkpoint's tensors cannot be loaded; None where their keys alone decide."""
+
     def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
         """A hint for the message about a tensor of a checkpoint that has another shape here."""
         return ""
@@ -127,7 +130,7 @@ class BaseModel(nn.Module):
 
         Args:
             path: the file.
-            allow_missing: beginnings of keys that need not be in it.
+            allow_missing: beginnings of keys, of which it need not have any.
             allow_mismatch: load it although it was trained with other parts, as long as the shapes fit.
             embedding_convention: under which it was made; None: as it says itself.
 
@@ -139,20 +142,25 @@ class BaseModel(nn.Module):
         meta = checkpoint.get("meta", {})
         if not isinstance(meta, Mapping):
             raise CheckpointError(f"{path}: `meta` is a {type(meta).__name__}, it must be a dict")
+        meta = {**saved_alpha(checkpoint), **meta}
         again = second_names(self, self.checkpoint_key)
         found, follow = split_derived(from_stock(checkpoint["model"]), again)
         with reading(path, failed="{} cannot be compared with the model: its `meta` is damaged"):
             mismatch = self.find_mismatch(meta) or find_other(follow, again)
+            unfit = self.find_unfit(found, meta)
             convention = self._convention_of(meta, embedding_convention, path)
         if mismatch and not allow_mismatch:
             raise CheckpointError(f"{path} {mismatch} (model.ckpt_allow_mismatch: True loads it anyway)")
         if mismatch:
             log.warning("%s %s, and is loaded anyway", path, mismatch)
+        if unfit:
+            raise CheckpointError(f"{path} {unfit}")
         own = {self.checkpoint_key(name): name for name, _ in self.named_parameters()}
         for key in found:
             if key not in own:
-                raise CheckpointError(f"{path}: {why_unexpected(key, own)}")
-        needed = {key for key in self.trainable_state_dict() if not key.startswith(allow_missing)}
+                raise CheckpointError(f"{path}: unexpected key {key!r}{nearest(key, own)}")
+        lacking = tuple(part for part in allow_missing if not any(key.startswith(part) for key in found))
+        needed = {key for key in self.trainable_state_dict() if not key.startswith(lacking)}
         require_keys(needed, found, source=str(path))
         if follow:
             log.info("%s: passed over what follows from the architecture: %s", path, endings_of(follow))

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from minigpt4.common.errors import nearest
+from minigpt4.models.saved_lora import in_old_names
 
 # Buffers that follow from the architecture.
 DERIVED = re.compile(r"llama_model\..*\.rotary_emb\.inv_freq|Qformer\.bert\.embeddings\.position_ids")
-LORA = re.compile(r"\.lora_[AB]\.")
 FORK_NAME = re.compile(r"^llm_model\.")
 
 
@@ -26,7 +25,7 @@ def split_derived(
 
     Both are under the original's names.
     """
-    tensors = {FORK_NAME.sub("llama_model.", key): value for key, value in tensors.items()}
+    tensors = {FORK_NAME.sub("llama_model.", in_old_names(key)): value for key, value in tensors.items()}
     follow = {key: value for key, value in tensors.items() if key in second_names or DERIVED.fullmatch(key)}
     return {key: value for key, value in tensors.items() if key not in follow}, follow
 
@@ -59,13 +58,3 @@ def endings_of(keys: Iterable[str]) -> str:
     """The ends of keys, counted: `rotary_emb.inv_freq (32)`."""
     ends = Counter(".".join(key.split(".")[-2:]) for key in keys)
     return ", ".join(f"{end} ({count})" for end, count in ends.items())
-
-
-def why_unexpected(key: str, known: Iterable[str]) -> str:
-    """The message for a key that the model does not have."""
-    if LORA.search(key):
-        return (
-            f"it holds LoRA weights ({key}), as MiniGPT-v2's checkpoints do: please set model.lora_r and "
-            "model.lora_alpha as it was trained, and name these layers in model.lora_target_modules"
-        )
-    return f"unexpected key {key!r}{nearest(key, known)}"

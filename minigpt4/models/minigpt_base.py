@@ -25,6 +25,7 @@ from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.original_names import OriginalNames
+from minigpt4.models.saved_lora import other_lora
 from minigpt4.models.settings import TABLE_ROW, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue
@@ -234,6 +235,12 @@ class MiniGPTBase(Answering, OriginalNames, BaseModel):
 
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
+
+    def find_unfit(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str | None:
+        lora = self.language.lora
+        if lora is not None and not any(".lora_A." in key for key in tensors):
+            log.warning("the checkpoint has no LoRA adapter: the model's own begins untrained")
+        return other_lora(lora, self.trainable_state_dict(), tensors, meta.get("lora_alpha"))
 
     def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
         weight, width = tensors.get("projection.weight"), self.token_shape.width

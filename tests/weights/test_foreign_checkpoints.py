@@ -18,10 +18,18 @@ EXACT = {"vit_precision": "fp32", "llm_precision": "fp32", "image_size": 56, "ll
 
 
 def build(**section: Any) -> torch.nn.Module:
-    return registry.get_model_class("minigpt4").from_config(EXACT | section, device="cpu")
+    section = {"arch": "minigpt4", **EXACT} | section
+    return registry.get_model_class(section["arch"]).from_config(section, device="cpu")
 
 
-def build_original(name: str, ckpt: Path | None = None) -> torch.nn.Module:
+TYPES = {
+    "vicuna": {"model_type": "pretrain_vicuna0"},
+    "llama2": {"model_type": "pretrain_llama2"},
+    "v2": {"arch": "minigpt_v2", "model_type": "pretrain", "lora_r": 4, "lora_alpha": 8},
+}
+
+
+def build_original(name: str, ckpt: Path | None = None, **section: Any) -> torch.nn.Module:
     """The tiny parts with which the original's checkpoints were made."""
     qformer = {
         "q_former_model": str(ORIGINAL / "qf32.pth"),
@@ -31,7 +39,7 @@ def build_original(name: str, ckpt: Path | None = None) -> torch.nn.Module:
         },
     }
     return build(
-        model_type="pretrain_vicuna0" if name == "vicuna" else "pretrain_llama2",
+        **TYPES[name] | section,
         vit_weights=str(ORIGINAL / "eva32.pth"),
         vit_kwargs={"patch_size": 14, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
         llama_model=str(GOLDEN / "llm"),
@@ -45,14 +53,16 @@ def build_original(name: str, ckpt: Path | None = None) -> torch.nn.Module:
     [
         ("vicuna", "rotary_emb.inv_freq (2), embeddings.position_ids (1)"),
         ("llama2", "rotary_emb.inv_freq (2)"),
+        ("v2", "rotary_emb.inv_freq (2)"),
     ],
 )
 def test_buffers_that_the_originals_runner_saves_are_passed_over(name, passed_over, caplog) -> None:
     caplog.set_level("INFO")
     model = build_original(name)
     saved = read_tensors(ORIGINAL / f"{name}.pth")["model"]
-    assert torch.equal(model.llama_proj.weight, saved["llama_proj.weight"])
-    assert torch.equal(model.llama_proj.bias, saved["llama_proj.bias"])
+    own = model.trainable_state_dict()
+    assert own.keys() == {key for key in saved if not key.endswith(("inv_freq", "position_ids"))}
+    assert all(torch.equal(value, saved[key]) for key, value in own.items())
     path = ORIGINAL / f"{name}.pth"
     line = f"{path}: passed over what follows from the architecture: {passed_over}"
     assert [one for one in caplog.messages if "passed over" in one] == [line]
@@ -76,16 +86,44 @@ def test_any_other_key_is_still_an_error(tmp_path, key) -> None:
         build_original("vicuna", tmp_path / "c.pth")
 
 
-def test_lora_weights_without_lora_name_the_keys_to_set() -> None:
+@pytest.mark.parametrize(
+    ("section", "facts"),
+    [
+        (TYPES["llama2"], "lora_r: 4 lora_alpha: 8 lora_target_modules: q_proj, v_proj"),
+        ({"lora_r": 8}, "model.lora_r 4 8"),
+        ({"lora_alpha": 16}, "model.lora_alpha 8 16 ckpt_allow_mismatch"),
+        ({"lora_target_modules": ["q_proj"]}, "4 layers lora_target_modules q_proj, v_proj 2: [q_proj]"),
+        ({"lora_target_modules": ["q_proj", "o_proj"]}, "q_proj, v_proj o_proj, q_proj"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_names_the_keys(section, facts) -> None:
+    section = {"arch": "minigpt4", "lora_r": 0} | section if "model_type" in section else section
     with pytest.raises(CheckpointError) as error:
-        build_original("v2")
-    for fact in (
-        "v2.pth: it holds LoRA weights (llama_model.",
-        "lora_A",
-        "model.lora_r",
-        "lora_target_modules",
-    ):
-        assert fact in str(error.value)
+        build_original("v2", **section)
+    assert all(fact in str(error.value) for fact in ["v2.pth", *facts.split()])
+
+
+def test_an_adapters_keys_may_be_todays_and_none_may_lack(tmp_path, caplog) -> None:
+    content = read_tensors(ORIGINAL / "v2.pth")
+    saved = dict(content["model"])
+    content["model"] = {
+        key.replace(".weight", ".default.weight") if "lora_" in key else key: value
+        for key, value in saved.items()
+    }
+    save_checkpoint(content, tmp_path / "new.pth")
+    own = build_original("v2", tmp_path / "new.pth").trainable_state_dict()
+    assert all(torch.equal(own[key], value) for key, value in saved.items() if "lora_" in key)
+    key = next(key for key in content["model"] if "lora_B" in key)
+    content["model"].pop(key)
+    save_checkpoint(content, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match=r"less\.pth: the key '.*lora_B\.weight' is missing"):
+        build_original("v2", tmp_path / "less.pth")
+    # A projection alone is a beginning.
+    content["model"] = {key: value for key, value in saved.items() if key.startswith("llama_proj")}
+    save_checkpoint(content, tmp_path / "projection.pth")
+    model = build_original("v2", tmp_path / "projection.pth")
+    assert torch.equal(model.llama_proj.bias, saved["llama_proj.bias"])
+    assert any("no LoRA adapter" in line for line in caplog.messages)
 
 
 @pytest.fixture(scope="module")
