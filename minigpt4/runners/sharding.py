@@ -11,7 +11,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from minigpt4.common import launch
-from minigpt4.common.errors import ConfigError
 from minigpt4.models.execution import layers_of
 from minigpt4.models.library_head import decoder_of
 
@@ -23,7 +22,8 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
 
     A layer is gathered when its turn comes, in the forward and in the backward pass, and freed after it.
     Where every machine has one rank, all ranks share. Embeddings, head and last norm stay whole on every
-    rank: they are a small part, and they are called by themselves.
+    rank: they are a small part, and they are called by themselves. So does what is trained, a LoRA adapter:
+    DDP, the optimizer and checkpoints want it whole.
 
     From here on every forward pass, and every generated token, needs all ranks together.
 
@@ -31,13 +31,7 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
         language_model: on the CPU; never is more than one whole layer of it on the device.
         device: of this rank.
 
-    Raises:
-        ConfigError: if something inside is trained.
     """
-    if any(parameter.requires_grad for parameter in language_model.parameters()):
-        raise ConfigError(
-            "model.device_map: shard needs a frozen language model, but parts of this one are trained"
-        )
     sharing = launch.ranks_per_model()
     group: Any = distributed.group.WORLD
     if sharing < distributed.get_world_size():
@@ -46,7 +40,8 @@ def shard_layers(language_model: PreTrainedModel, device: torch.device) -> None:
     mesh = DeviceMesh.from_group(group, device.type)
     decoder, layers = decoder_of(language_model), layers_of(language_model)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        trained = {p for p in layer.parameters() if p.requires_grad}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
     whole = {p for p in language_model.parameters() if not isinstance(p, DTensor)}
     # Shards nothing itself: under a common root, a layer is gathered while the one before it computes.
     fully_shard(decoder, mesh=mesh, ignored_params=whole)

@@ -45,6 +45,7 @@ def prepare(cfg: Config) -> Path:
     settings = cfg.model_settings()
     fitting = {
         **{"llm_trainable": ["frozen"], "llm_precision": ["bf16", "fp16", "fp32"], "low_resource": [False]},
+        "lora_r": [0],
         **{"compile": [False], "attn_implementation": [None, "sdpa", "eager"]},  # what works on a CPU
     }
     for name, values in fitting.items():

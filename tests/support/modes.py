@@ -30,7 +30,7 @@ from minigpt4.runners.engine import Engine
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks import ImageTextPretrainTask, setup_task
 from minigpt4.tasks.records import Record
-from tests.support import ROOT
+from tests.support import GOLDEN, ROOT
 from tests.support.golden import golden_model_config
 from tests.support.shards import encoded, picture
 
@@ -39,6 +39,12 @@ SIDE = 56  # of the pictures, as the golden encoder wants them
 WORDS = ["a", "big", "red", "dog", "cat", "house", "stands", "beside", "on", "under", "the", "hill", "and"]
 
 
+# The golden MiniGPT-v2; without dropout, for which ranks draw differently.
+LORA = {
+    **{"arch": "minigpt_v2", "has_qformer": False, "end_sym": "</s>"},
+    **{"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0},
+    "ckpt": str(GOLDEN / "minigptv2_checkpoint.pth"),
+}
 EVALUATED = {"valid_splits": ["val"], "test_splits": ["test"]}  # for `write_config`
 # The loss of each update, and the norm of its gradient before clipping: recorded from one process with
 # batches of 8, eager, in float32. Every way to execute the run must come to these.
@@ -183,6 +189,8 @@ def run_everything(folder: Path) -> Runs:
         _job(folder, "sharded_after_two", model=shard, resume_ckpt_path=after["two"]),
         _job(folder, "two_after_sharded", resume_ckpt_path=after["sharded"]),
         _job(folder, "two_after_alone", resume_ckpt_path=after["alone"]),
+        _job(folder, "lora_two", model=LORA),
+        _job(folder, "lora_sharded", model=LORA | shard | {"llm_grad_checkpoint": True}),
         _job(folder, "fallen", "raise", 3),
     ]
     file = folder / "jobs.json"

@@ -96,7 +96,8 @@ def _smaller_layers(model: MiniGPTBase) -> Iterator[str]:
     """A frozen language model's layers in bfloat16; if they are, sharded over the ranks or quantised."""
     if not model.language.frozen:
         return
-    products = [m for m in nn.ModuleList(model.language.layers).modules() if isinstance(m, nn.Linear)]
+    linear = (m for m in nn.ModuleList(model.language.layers).modules() if isinstance(m, nn.Linear))
+    products = [product for product in linear if not product.weight.requires_grad]  # without an adapter's
     stored = sum(weight_bytes(product.weight) for product in products)
     numbers = sum(product.in_features * product.out_features for product in products)
     dense = model.language.model.get_input_embeddings().weight.dtype

@@ -6,10 +6,12 @@ compilation and on the length of the texts.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from minigpt4.common import launch
 from minigpt4.models.head_loss import LOGITS_AT_A_TIME
@@ -88,9 +90,14 @@ def weight_bytes(parameter: torch.Tensor) -> int:
 
 def sharded_away(model: MiniGPTBase) -> int:
     """How much of the language model's weights a rank need not hold where `model.device_map` is `shard`."""
-    layers = [sum(map(weight_bytes, layer.parameters())) for layer in model.language.layers]
+    layers = [sum(map(weight_bytes, _frozen_in(layer))) for layer in model.language.layers]
     # One layer lies there whole, and the next is on its way.
     return max(0, sum(layers) - sum(layers) // launch.ranks_per_model() - 2 * max(layers, default=0))
+
+
+def _frozen_in(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """What of a layer is sharded; an adapter is not."""
+    return (parameter for parameter in layer.parameters() if not parameter.requires_grad)
 
 
 def _image_bytes(model: MiniGPTBase) -> int:

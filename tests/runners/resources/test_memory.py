@@ -16,7 +16,7 @@ from minigpt4.runners.resources.memory import (
     reset_peak_memory,
     weight_bytes,
 )
-from tests.support.golden import build_golden_model
+from tests.support.golden import build_golden_model, build_golden_v2
 
 CPU = torch.device("cpu")
 
@@ -63,6 +63,26 @@ def test_count_memory_of_a_sharded_model_is_a_part_of_its_layers_and_two_whole(m
     monkeypatch.setattr(LanguageModel, "layers", many)
     shared = count_memory(model, 2, 1).weights["llama_model"]
     assert whole - shared == 32 * layer - 32 * layer // 4 - 2 * layer
+
+
+def test_count_memory_of_an_adapter(model, monkeypatch):
+    """Its gradients and optimizer state are float32; it stays whole where the layers are sharded."""
+    adapted = build_golden_v2(ckpt=None, lora_r=8)
+    projection = sum(p.nbytes for p in adapted.llama_proj.parameters())
+    adapter = 2 * 2 * 8 * (64 + 64) * 4  # layers, targets, rank, inputs and outputs, bytes
+    counted = count_memory(adapted, 2, 1)
+    assert counted.gradients == counted.optimizer_state // 2 == projection + adapter
+    bare = count_memory(build_golden_v2(ckpt=None, lora_r=0), 2, 1)
+    assert counted.weights["llama_model"] - bare.weights["llama_model"] == adapter
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for one in (adapted, model):
+        monkeypatch.setattr(one.language, "sharded", True)
+    many = [[one.llama_model.model.layers[0]] * 32 for one in (adapted, model)]
+    saved = []
+    for one, layers in zip((adapted, model), many, strict=True):
+        monkeypatch.setattr(LanguageModel, "layers", layers)
+        saved.append(memory.sharded_away(one))
+    assert saved[0] == saved[1] > 0
 
 
 def test_weight_bytes_of_quantised_weights_include_their_scales():
