@@ -19,6 +19,7 @@ from minigpt4.models.language_model import LanguageModel
 from minigpt4.models.library_check import check_language_model
 from minigpt4.models.llm_loading import load_language_model
 from minigpt4.models.lora import PEFT_PREFIX, Lora
+from minigpt4.models.lora_folder import WEIGHTS
 from minigpt4.models.qformer import QFormerBridge, build_qformer, load_blip2
 from minigpt4.models.settings import RANDOM, ModelSettings
 from minigpt4.models.stock_names import from_stock
@@ -53,7 +54,10 @@ def weight_sources(settings: ModelSettings) -> list[WeightSource]:
     """All files and folders that a model needs."""
     language_model = WeightSource("model.llama_model", settings.llama_model, "model")
     ckpt = [WeightSource("model.ckpt", settings.ckpt, "file")] if settings.ckpt else []
-    return [*vision_sources(settings), language_model, *ckpt]
+    adapter = []
+    if settings.lora_adapter:
+        adapter = [WeightSource("model.lora_adapter", f"{settings.lora_adapter}/{WEIGHTS}", "file")]
+    return [*vision_sources(settings), language_model, *adapter, *ckpt]
 
 
 def parts_from_files(settings: ModelSettings) -> tuple[str, ...]:
@@ -172,7 +176,7 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
         backbone=settings.llm_backbone,
         precision="8bit" if settings.low_resource else settings.llm_precision,
         trainable="full" if settings.llm_trainable == "full" else "frozen",
-        lora=_lora(settings),
+        lora=lora_of(settings),
         device=device,
         attention=settings.attn_implementation,
         device_map=settings.device_map,
@@ -185,7 +189,8 @@ def build_language(settings: ModelSettings, device: torch.device) -> LanguageMod
     return language
 
 
-def _lora(settings: ModelSettings) -> Lora | None:
+def lora_of(settings: ModelSettings) -> Lora | None:
+    """The language model's adapter, if it has one."""
     if not settings.lora_r:
         return None
     named = settings.lora_target_modules

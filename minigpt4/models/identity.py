@@ -56,12 +56,7 @@ def find_mismatch(own: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None
         What to write after the checkpoint's name, or None where nothing differs.
     """
     there = {**own, **meta}
-    return (
-        _other_language_model(own, there)
-        or _other_encoder(own, there)
-        or _other_scale(own, there)
-        or _other_turns(own, there)
-    )
+    return _other_language_model(own, there) or _other_encoder(own, there) or _other_turns(own, there)
 
 
 def _other_language_model(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
@@ -84,14 +79,6 @@ def _other_encoder(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | No
                 f"model.vit_model is {own['vit_model']!r} ({key}: {own[key]})"
             )
     return None
-
-
-def _other_scale(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """Of the adapter's output; a projection alone may have been trained without an adapter."""
-    trained, here = there["lora_alpha"], own["lora_alpha"]
-    if None in (trained, here) or trained == here:
-        return None
-    return f"was trained with model.lora_alpha {trained}, the config says {here}"
 
 
 def _other_turns(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:

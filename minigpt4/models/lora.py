@@ -69,16 +69,17 @@ class Lora:
             # Again, in float32: peft has rounded A to the dtype of the layer.
             layer.reset_lora_parameters(ADAPTER, True)
 
-    def peft_config(self, model: PreTrainedModel) -> Any:
-        """As peft's LoraConfig."""
+    def peft_config(self, model: PreTrainedModel | None = None) -> Any:
+        """As peft's LoraConfig, for a model if one is given."""
         from peft import LoraConfig
 
+        transposed = model is not None and any(isinstance(module, Conv1D) for module in model.modules())
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            fan_in_fan_out=transposed,
             task_type="CAUSAL_LM",
         )
 

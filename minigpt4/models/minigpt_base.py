@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from minigpt4.common.device import pick_device
-from minigpt4.common.errors import DataError
+from minigpt4.common.errors import CheckpointError, DataError, reading
 from minigpt4.models import assembly
 from minigpt4.models.answering import Answering, check_image_count
 from minigpt4.models.backbones.base_backbone import BaseBackbone
@@ -24,14 +25,16 @@ from minigpt4.models.base_model import BaseModel
 from minigpt4.models.identity import describe, find_mismatch
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.lora_folder import read_adapter
 from minigpt4.models.original_names import OriginalNames
-from minigpt4.models.saved_lora import other_lora
+from minigpt4.models.saved_lora import is_lora, other_lora
 from minigpt4.models.settings import TABLE_ROW, ModelSettings
 from minigpt4.models.vision_tower import CachedVision, VisionTower
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import PromptTemplate
+from minigpt4.weights.checkpoint import load_into, require_keys
 from minigpt4.weights.resolver import WeightSource
 
 M = TypeVar("M", bound="MiniGPTBase")
@@ -92,6 +95,8 @@ class MiniGPTBase(Answering, OriginalNames, BaseModel):
         ckpt = assembly.find_sources(settings)
         parts = assembly.build_parts(settings, pick_device(device), features)
         model = cls(*parts, chat_template=settings.chat_template)
+        if settings.lora_adapter:
+            model.load_adapter(Path(settings.lora_adapter))
         if ckpt is not None:
             model.load_checkpoint(
                 ckpt,
@@ -236,11 +241,28 @@ class MiniGPTBase(Answering, OriginalNames, BaseModel):
     def find_mismatch(self, meta: Mapping[str, Any]) -> str | None:
         return find_mismatch(self.checkpoint_meta(), meta)
 
+    def load_adapter(self, folder: Path) -> None:
+        """Load a LoRA adapter from a folder of peft's.
+
+        Raises:
+            CheckpointError: if it does not fit this model's.
+        """
+        tensors, alpha = read_adapter(folder)
+        own = {self.checkpoint_key(name): name for name, _ in self.named_parameters()}
+        adapter = {key: own[key] for key in self.trainable_state_dict() if is_lora(key)}
+        with reading(folder, failed="model.lora_adapter: {} is damaged"):
+            unfit = other_lora(self.language.lora, tensors, alpha, adapter)
+        if unfit:
+            raise CheckpointError(f"model.lora_adapter: {folder} {unfit}")
+        require_keys({*adapter}, tensors, source=str(folder))
+        require_keys({*tensors}, adapter, source="the model's adapter")
+        load_into(self, {adapter[key]: tensor for key, tensor in tensors.items()}, source=str(folder))
+
     def find_unfit(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> str | None:
         lora = self.language.lora
-        if lora is not None and not any(".lora_A." in key for key in tensors):
+        if lora is not None and not any(map(is_lora, tensors)):
             log.warning("the checkpoint has no LoRA adapter: the model's own begins untrained")
-        return other_lora(lora, self.trainable_state_dict(), tensors, meta.get("lora_alpha"))
+        return other_lora(lora, tensors, meta.get("lora_alpha"), self.trainable_state_dict())
 
     def explain_shapes(self, tensors: Mapping[str, torch.Tensor]) -> str:
         weight, width = tensors.get("projection.weight"), self.token_shape.width

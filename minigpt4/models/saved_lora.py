@@ -18,6 +18,11 @@ def in_old_names(key: str) -> str:
     return _NEWER.sub(r".\1.weight", key)
 
 
+def is_lora(key: str) -> bool:
+    """Whether a checkpoint's tensor is an adapter's."""
+    return ".lora_A." in key or ".lora_B." in key
+
+
 def saved_alpha(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """`{"lora_alpha": …}` as the configuration in a checkpoint of the original says; empty if it does not."""
     config = checkpoint.get("config")
@@ -27,17 +32,17 @@ def saved_alpha(checkpoint: Mapping[str, Any]) -> dict[str, int]:
 
 
 def other_lora(
-    own: Lora | None, own_keys: Iterable[str], tensors: Mapping[str, torch.Tensor], alpha: int | None
+    own: Lora | None, tensors: Mapping[str, torch.Tensor], alpha: int | None, own_keys: Iterable[str]
 ) -> str | None:
-    """Say why a checkpoint's adapter does not fit, naming the YAML keys; None if it fits or there is none.
+    """Say why a saved adapter does not fit, naming the YAML keys; None if it fits or there is none.
 
     Args:
         own: the model's adapter.
+        tensors: of a checkpoint.
+        alpha: that it was trained with; None where nothing says so.
         own_keys: of the model's tensors, as in checkpoints.
-        tensors: of the checkpoint.
-        alpha: that it was trained with, if the checkpoint says.
     """
-    layers = _layers(tensors)
+    layers = adapted_layers(tensors)
     if not layers:
         return None
     targets = sorted(set(layers.values()))
@@ -48,9 +53,13 @@ def other_lora(
             f"holds a LoRA adapter, and model.lora_r is 0: please set model.lora_r: {ranks[0]}, "
             f"model.lora_alpha: {scale}, model.lora_target_modules: [{', '.join(targets)}]"
         )
-    if ranks != [own.rank]:
-        return f"was trained with model.lora_r {', '.join(map(str, ranks))}, the config says {own.rank}"
-    mine = _layers(own_keys)
+    for name, there, here in (
+        ("lora_r", ranks, [own.rank]),
+        ("lora_alpha", [alpha or own.alpha], [own.alpha]),
+    ):
+        if there != here:
+            return f"was trained with model.{name} {', '.join(map(str, there))}, the config says {here[0]}"
+    mine = adapted_layers(own_keys)
     if layers.keys() != mine.keys():
         adapted = sorted(set(mine.values()))
         return (
@@ -60,6 +69,6 @@ def other_lora(
     return None
 
 
-def _layers(keys: Iterable[str]) -> dict[str, str]:
-    """Adapted layers by their full names, and the last part of each."""
+def adapted_layers(keys: Iterable[str]) -> dict[str, str]:
+    """Of a checkpoint's keys, the layers with an adapter by their full names, and the last part of each."""
     return {match[1]: match[2] for key in keys if (match := _LAYER.match(key))}

@@ -116,6 +116,12 @@ class ModelSettings:
         f"the linear layers that are adapted, by the last part of their names; `{ALL_LINEAR}`: all but the "
         "head",
     )
+    lora_adapter: str | None = key(
+        None,
+        "a folder of peft's with an adapter to begin with (`adapter_config.json`, "
+        "`adapter_model.safetensors`); null: none",
+        path=True,
+    )
     low_resource: bool = key(False, "the original's way to say `llm_precision: 8bit`")
     device_8bit: int | None = key(
         None, "the GPU for code that builds the model without naming a device", effect=False, low=0

@@ -34,6 +34,7 @@ TARGETS: dict[str, Target] = {
     "cache": Target(data.write_cache, data.read_cache, 0.3),
     "questions": Target(data.write_questions, data.read_questions, 0.3),
     "checkpoint": Target(weights.write_checkpoint, weights.read_checkpoint),
+    "adapter": Target(weights.write_adapter_folder, weights.read_adapter_folder),
     "tensors": Target(weights.write_tensors, weights.read_tensor_files),
     "llama": Target(weights.model_folder("llama"), weights.read_model, 1.0),
     "chatml": Target(weights.model_folder("qwen2"), weights.read_model, 1.0),

@@ -1,5 +1,6 @@
 """Checkpoints, model folders and GGUF files."""
 
+import functools
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from minigpt4.common import exported
 from minigpt4.common.config import Config
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.lora_folder import write_adapter
 from minigpt4.prompts.sample import Batch
 from minigpt4.weights.checkpoint import save_checkpoint
 from minigpt4.weights.resolver import read_tensors
@@ -21,7 +23,7 @@ from tests.fuzz import data
 from tests.support import GOLDEN
 from tests.support.families import save_model
 from tests.support.gguf import write_gguf
-from tests.support.golden import build_golden_model, golden_model_config
+from tests.support.golden import build_golden_model, build_golden_v2, golden_model_config
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -34,6 +36,19 @@ def write_checkpoint(folder: Path) -> None:
 def read_checkpoint(folder: Path) -> None:
     for path in sorted(folder.glob("*.pth")):
         data.golden().load_checkpoint(path)
+
+
+@functools.cache
+def adapted() -> Any:
+    return build_golden_v2()
+
+
+def write_adapter_folder(folder: Path) -> None:
+    write_adapter(folder, adapted().trainable_state_dict(), adapted().language.lora, "a/llama")
+
+
+def read_adapter_folder(folder: Path) -> None:
+    adapted().load_adapter(folder)
 
 
 def write_tensors(folder: Path) -> None:

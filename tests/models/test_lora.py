@@ -17,6 +17,7 @@ from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from tests.support import GOLDEN
 from tests.support.causal_families import build_small
+from tests.support.gguf import write_gguf
 
 CPU = torch.device("cpu")
 
@@ -133,6 +134,15 @@ def test_families_with_other_names(kind: str, targets: tuple[str, ...], linear: 
         scramble(adapted.model)
         check_language_model(adapted, "it", english=False)
         check_gradient(adapted)
+
+
+def test_an_adapter_beside_a_gguf_file_is_that_beside_the_folder(tmp_path) -> None:
+    found = []
+    for source in (GOLDEN / "llm", write_gguf(tmp_path / "llm.gguf")):
+        language = load(source=source).eval()
+        scramble(language.model)
+        found.append(losses(language))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "layers", "self_attn", "q_prj"])

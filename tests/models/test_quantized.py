@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from minigpt4.common.errors import ConfigError
-from tests.support.golden import build_golden_model
+from minigpt4.models.lora import Lora
+from tests.support import GOLDEN
+from tests.support.golden import build_golden_model, build_golden_v2
 
 # setting -> the dtype of a quantised weight, and how many weights one byte holds
 SETTINGS = {"8bit": (torch.int8, 1), "4bit": (torch.uint8, 2)}
@@ -120,6 +122,30 @@ def test_a_quantised_model_replies(setting, golden_io) -> None:
     replies = model.generate(golden_io["image"], prompts, max_new_tokens=8)
     assert len(replies) == len(prompts) and any(replies)
     assert replies == model.generate(golden_io["image"], prompts, max_new_tokens=8)
+
+
+def test_an_adapter_beside_quantised_weights_is_trained(setting) -> None:
+    """QLoRA (Dettmers et al. 2023, arXiv:2305.14314): its gradient is that beside dense weights."""
+    samples = torch.load(GOLDEN / "minigptv2_io.pt", weights_only=True)["single"]
+    model = build_golden_v2(llm_precision=setting, lora_dropout=0.0).train()
+    dense = build_golden_v2(llm_precision=setting, lora_r=0, ckpt=None).train()
+    dense.llama_model = dense.llama_model.dequantize().float().requires_grad_(False)
+    dense.language.lora = Lora(4, 8, 0.0)
+    dense.language.lora.add_to(dense.llama_model)
+    dense.load_checkpoint(GOLDEN / "minigptv2_checkpoint.pth")
+    gradients = []
+    for one in (dense, model):
+        loss_and_gradient(one, samples)
+        adapter = [p for name, p in one.named_parameters() if "lora_" in name]
+        assert {p.dtype for p in adapter} == {torch.float32} and len(adapter) == 8
+        gradients.append(torch.cat([p.grad.flatten() for p in adapter]))
+    assert cosine(*gradients) > 0.99
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(8):
+        losses.append(loss_and_gradient(model, samples)[0])
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.5
 
 
 @pytest.mark.parametrize(

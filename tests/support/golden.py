@@ -8,6 +8,7 @@ import torch
 
 from minigpt4.common.registry import registry
 from minigpt4.models.execution import has_compiler
+from minigpt4.models.image_tokens import TokenShape
 from tests.support import GOLDEN
 
 can_compile = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler to compile with")
@@ -47,12 +48,13 @@ def golden_model_config(**overrides: Any) -> dict[str, Any]:
     } | overrides
 
 
-def build_golden_model(**overrides: Any) -> torch.nn.Module:
+def build_golden_model(features: TokenShape | None = None, **overrides: Any) -> torch.nn.Module:
+    """With `features` it is built for cached tokens of this shape."""
     config = golden_model_config(**overrides)
-    return registry.get_model_class(config["arch"]).from_config(config, device="cpu")
+    return registry.get_model_class(config["arch"]).from_config(config, device="cpu", features=features)
 
 
-def build_golden_v2(**overrides: Any) -> torch.nn.Module:
+def build_golden_v2(features: TokenShape | None = None, **overrides: Any) -> torch.nn.Module:
     """The MiniGPT-v2 that the golden values were recorded from; its `ln_vision` has a file of its own."""
     keys = {
         **{"arch": "minigpt_v2", "has_qformer": False, "chat_template": True},
@@ -60,7 +62,9 @@ def build_golden_v2(**overrides: Any) -> torch.nn.Module:
         **{"lora_r": 4, "lora_alpha": 8, "llm_sanity_check": False},
         "ckpt": str(GOLDEN / "minigptv2_checkpoint.pth"),
     }
-    model = build_golden_model(**keys | overrides)
+    model = build_golden_model(features, **keys | overrides)
+    if features is not None:
+        return model
     norm = torch.load(GOLDEN / "minigptv2_ln_vision.pth", weights_only=True)["model"]
     model.ln_vision.load_state_dict({key.removeprefix("ln_vision."): tensor for key, tensor in norm.items()})
     return model
