@@ -18,7 +18,7 @@ from tests.support.runs import load
 ORIGINAL = ROOT / "tests" / "original_configs"
 STEMS = ("minigpt4", "minigpt4_llama2")
 TRAIN = [f"{stem}_{stage}" for stem in STEMS for stage in ("stage1_pretrain", "stage2_finetune")]
-EVAL = [f"{stem}_eval" for stem in STEMS]
+EVAL = [f"{stem}_eval" for stem in (*STEMS, "minigptv2")]
 
 
 def original(name: str, *options: str) -> Config:
@@ -29,7 +29,7 @@ def original(name: str, *options: str) -> Config:
 def test_a_model_binds_and_what_is_to_be_set_is_told(name: str) -> None:
     """An unknown key would be told first, and the checkpoint once there is a language model."""
     cfg = original(name)
-    assert cfg.model_cfg.get("has_qformer", True) == ("llama2" not in name)
+    assert cfg.model_cfg.get("has_qformer", True) == ("llama2" not in name and "v2" not in name)
     model_class = registry.get_model_class(cfg.model_cfg.arch)
     with pytest.raises(ConfigError, match=r"^model\.llama_model is 'please set this value .*: please set it"):
         model_class.from_config(cfg.model_cfg, device="cpu")
