@@ -27,7 +27,7 @@ PARTS = (
     "model.q_former_kwargs={hidden_size: 128, num_hidden_layers: 2, num_attention_heads: 4, "
     "intermediate_size: 384, cross_attention_frequency: 1}",
     *("model.num_query_token=8", "model.vit_precision=fp32", "model.llm_precision=fp32"),
-    *("model.low_resource=False", "model.llm_sanity_check=False"),
+    *("model.low_resource=False", "model.llm_sanity_check=False", "model.max_txt_len=160"),
 )
 RUN = (
     *("run.device=cpu", "run.distributed=False", "run.amp=False", "run.wandb_log=False"),
