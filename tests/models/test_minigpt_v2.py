@@ -116,10 +116,10 @@ def test_cached_turns_and_batches_equal_fresh_prompts_with_an_adapter(model) -> 
         ({"arch": "minigptv2_gemma", "model_type": "tiny_gemma"}, "gemma"),
     ],
 )
-def test_tiny_types_see_twice_the_pixels(section, family) -> None:
+def test_tiny_types_are_built_of_what_comes_with_the_project(section, family) -> None:
     built = registry.get_model_class(section["arch"]).from_config(section, device="cpu").eval()
     assert isinstance(built, MiniGPTv2)
-    assert (built.image_size, built.token_shape.count, built.token_shape.width) == (112, 64, 512)
+    assert (built.image_size, built.token_shape.count, built.token_shape.width) == (112, 16, 512)
     assert built.language.config.model_type == family and built.language.lora.rank == 16
     reply = built.generate(
         torch.zeros(1, 3, 112, 112, dtype=torch.uint8), [built.template.turn(REQUEST)], max_new_tokens=4

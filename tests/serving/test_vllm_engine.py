@@ -153,7 +153,7 @@ def config(family: str, *options: str) -> Config:
 @pytest.mark.parametrize(
     "option",
     [
-        *("model.llm_trainable=full", "model.llm_precision=8bit", "model.compile=True"),
+        *("model.llm_trainable=full", "model.llm_precision=8bit", "model.compile=True", "model.lora_r=8"),
         "model.attn_implementation=flash_attention_2",
     ],
 )

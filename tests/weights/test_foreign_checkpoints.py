@@ -91,7 +91,7 @@ def test_any_other_key_is_still_an_error(tmp_path, key) -> None:
     [
         (TYPES["llama2"], "lora_r: 4 lora_alpha: 8 lora_target_modules: q_proj, v_proj"),
         ({"lora_r": 8}, "model.lora_r 4 8"),
-        ({"lora_alpha": 16}, "model.lora_alpha 8 16 ckpt_allow_mismatch"),
+        ({"lora_alpha": 16}, "model.lora_alpha 8 16"),
         ({"lora_target_modules": ["q_proj"]}, "4 layers lora_target_modules q_proj, v_proj 2: [q_proj]"),
         ({"lora_target_modules": ["q_proj", "o_proj"]}, "q_proj, v_proj o_proj, q_proj"),
     ],
