@@ -39,6 +39,7 @@ def export(args: argparse.Namespace) -> None:
     if not any(map(is_lora, tensors)):
         raise CheckpointError(f"{settings.ckpt} holds no LoRA adapter")
     lora = lora_of(settings)
+    assert lora is not None
     # Which layers are adapted is not compared: only the language model knows those of the config.
     alpha = {**saved_alpha(checkpoint), **checkpoint.get("meta", {})}.get("lora_alpha")
     if unfit := other_lora(lora, tensors, alpha, tensors):
