@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from minigpt4.common.errors import BadText, ConfigError, nearest, reading
+from minigpt4.common.errors import ConfigError, nearest, reading
 from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
 from minigpt4.weights.resolver import resolve_path
@@ -64,7 +64,7 @@ class Instructions:
             lines = file.read_text(encoding="utf-8").splitlines()
         try:
             pool = cls(lines)
-        except (BadText, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"{key}: {path}: {error}") from error
         if not pool.lines:
             raise ConfigError(f"{key}: {path} has no instruction: please write one per line")

@@ -79,6 +79,27 @@ def test_the_text_processor_is_for_captions(tmp_path: Path) -> None:
     assert bad == {"empty caption": 1}
 
 
+def test_instructions_are_put_around_questions_and_before_captions(tmp_path: Path) -> None:
+    """Behind the images that a question begins with; conversations stay as they are."""
+    two = {"image": ["a.jpg", "b.jpg"], "question": "Same?", "answer": "No."}
+    marked = {"image": "b.jpg", "question": "On <image>, what?", "answer": "Cats."}
+    talk = {"image": "a.jpg", "conversation": TALK[:2]}
+    path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, two, marked, talk)
+    (tmp_path / "mine.txt").write_text("[vqa] {} Be short.\n[caption] Describe it.\n")
+    dataset = build({"ann_path": str(path), "instructions": str(tmp_path / "mine.txt")})
+    image = "<Img><ImageHere></Img> "
+    assert [sample.dialogue.turns[0].text for sample in dataset] == [
+        f"{image}[caption] Describe it.",
+        f"{image}[vqa] What? Be short.",
+        f"{image}{image}[vqa] Same? Be short.",
+        f"[vqa] On {image.strip()}, what? Be short.",
+        f"{image}What?",
+    ]
+    assert dataset[0].dialogue.answer == "A dog."
+    (tmp_path / "mine.txt").write_text("Answer: {}\n")
+    assert build({"ann_path": str(path), "instructions": str(tmp_path / "mine.txt")})[0].dialogue.is_caption
+
+
 def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", CAPTION, *[CAPTION | {"caption": ""}] * 7)
     with pytest.raises(DataError) as caught:

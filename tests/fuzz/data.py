@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import torch
 
 from dataset.shapes.make_shards import write_split
-from minigpt4.common.config import Config
+from minigpt4.common.config import Config, load_yaml, plain
+from minigpt4.common.registry import registry
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets import annotation_store
@@ -22,7 +25,7 @@ from minigpt4.serving import ChatModel
 from minigpt4.serving.answers import answer
 from minigpt4.serving.inputs import read_inputs
 from minigpt4.tasks import setup_task
-from tests.support import jsonl
+from tests.support import jsonl, published
 from tests.support.caching import cache as make_cache
 from tests.support.caching import config as caching_config
 from tests.support.golden import build_golden_model, golden_model_config
@@ -103,6 +106,28 @@ def write_align(folder: Path) -> None:
 
 def read_align(folder: Path) -> None:
     train_on("cc_sbu_align", {"storage": "."})
+
+
+def write_published(*names: str) -> Callable[[Path], None]:
+    """Writes tiny copies of MiniGPT-v2's data sets."""
+
+    def write(folder: Path) -> None:
+        for name in names:
+            published.write(name, folder)
+
+    return write
+
+
+def read_published(*names: str) -> Callable[[Path], None]:
+    """Reads them by their YAMLs of defaults."""
+
+    def read(folder: Path) -> None:
+        os.environ["MINIGPT4_DATA"] = "."
+        for name in names:
+            (defaults,) = load_yaml(registry.get_builder_class(name).default_config_path()).datasets.values()
+            train_on(name, plain(defaults.build_info))
+
+    return read
 
 
 def write_stored_entries(folder: Path) -> None:

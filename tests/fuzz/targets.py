@@ -25,11 +25,16 @@ class Target:
     replaced: bool = True
 
 
+REFERRING = ("refcoco", "invrefcoco", "refvg")
+OTHERS = ("ocrvqa", "gqa", "textcaps_caption", "flickr_ObjectToPhrase", "llava_conversation", "ok_vqa")
+
 TARGETS: dict[str, Target] = {
     "shards": Target(data.write_shards, data.read_shards, 0.3),
     "manifest": Target(data.write_shards, data.read_manifest, 0.2),
     "jsonl": Target(data.write_jsonl, data.read_jsonl, 0.2),
     "align": Target(data.write_align, data.read_align, 0.2),
+    "refcoco": Target(data.write_published(*REFERRING), data.read_published(*REFERRING), 0.3),
+    "published": Target(data.write_published(*OTHERS), data.read_published(*OTHERS), 1.0),
     "entries": Target(data.write_stored_entries, data.read_stored_entries),
     "cache": Target(data.write_cache, data.read_cache, 0.3),
     "questions": Target(data.write_questions, data.read_questions, 0.3),

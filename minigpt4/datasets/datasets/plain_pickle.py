@@ -4,6 +4,7 @@ RefCOCO's references are published as pickles, and `pickle.load` runs whatever c
 """
 
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,12 @@ def read_plain_pickle(path: str | Path) -> Any:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MB: it is no list of references")
+            content = file.read()
     except FileNotFoundError as error:
         raise DataError(f"the annotation file {path} does not exist") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MB: it is no list of references")
     with reading(path, DataError, failed="{} is not a pickle of plain lists and dicts"):
         return _PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="replace").load()
