@@ -65,8 +65,8 @@ class Lora:
             ) from error
         for layer in lora_layers(model):
             for part in (layer.lora_A, layer.lora_B):
-                part.to(device or _runs_on(layer), torch.float32)
-            # Again, in float32: peft has rounded A to the dtype of the layer.
+                part.to_empty(device=device or _runs_on(layer)).float()
+            # Again, in float32: peft has rounded A to the dtype of the layer, or left it on `meta`.
             layer.reset_lora_parameters(ADAPTER, True)
 
     def peft_config(self, model: PreTrainedModel | None = None) -> Any:
@@ -125,7 +125,7 @@ def original_key(name: str) -> str:
 
 
 def _runs_on(layer: Any) -> torch.device:
-    weight = layer.get_base_layer().weight
+    wrapped = layer.get_base_layer()
     # A weight that accelerate keeps on the CPU or on disk is brought to this device when it is needed.
-    hook = getattr(layer.get_base_layer(), "_hf_hook", None)
-    return getattr(hook, "execution_device", None) or weight.device
+    brought_to = getattr(getattr(wrapped, "_hf_hook", None), "execution_device", None)
+    return wrapped.weight.device if brought_to is None else torch.device(brought_to)

@@ -8,7 +8,9 @@ from accelerate import cpu_offload
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minigpt4.conversation.chat import Chat
-from tests.support.golden import build_golden_model
+from minigpt4.models.lora import Lora
+from tests.support import GOLDEN
+from tests.support.golden import build_golden_model, build_golden_v2
 
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
 SAMPLES = {"image": torch.zeros(2, 3, 56, 56, dtype=torch.uint8), "answer": ["a red dog", "two cars"]}
@@ -58,3 +60,13 @@ def test_the_device_of_a_table_that_is_brought_when_it_is_needed(golden_model) -
     assert model.language.device == CPU
     with torch.no_grad():
         assert torch.equal(model(SAMPLES)["loss"], golden_model(SAMPLES)["loss"])
+
+
+def test_an_adapter_beside_weights_that_are_brought_when_they_are_needed() -> None:
+    model = build_golden_v2(lora_r=0, ckpt=None).eval()
+    cpu_offload(model.llama_model, execution_device=CPU)
+    model.language.lora = Lora(4, 8)
+    model.language.lora.add_to(model.llama_model)
+    model.load_checkpoint(GOLDEN / "minigptv2_checkpoint.pth")
+    with torch.no_grad():
+        assert torch.equal(model.eval()(SAMPLES)["loss"], build_golden_v2().eval()(SAMPLES)["loss"])
