@@ -73,12 +73,16 @@ class Lora:
         """As peft's LoraConfig, for a model if one is given."""
         from peft import LoraConfig
 
+        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        if model is not None and targets == ALL_LINEAR:
+            # Not peft's own choice, which takes the experts of a mixture for linear layers.
+            targets = [name for name, layer in _linear(model) if layer is not model.get_output_embeddings()]
         transposed = model is not None and any(isinstance(module, Conv1D) for module in model.modules())
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
+            target_modules=targets,
             fan_in_fan_out=transposed,
             task_type="CAUSAL_LM",
         )
@@ -98,10 +102,14 @@ class Lora:
 
 def linear_names(model: nn.Module) -> list[str]:
     """The last parts of the names of the linear layers, sorted."""
-    linear = (nn.Linear, Conv1D)
-    return sorted(
-        {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, linear)}
-    )
+    return sorted({name.rpartition(".")[2] for name, _ in _linear(model)})
+
+
+def _linear(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers by name, but for routers of experts, some of which return more than a tensor."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | Conv1D) and "Router" not in type(layer).__name__:
+            yield name, layer
 
 
 def lora_layers(model: nn.Module) -> Iterator[Any]:
@@ -112,6 +120,7 @@ def lora_layers(model: nn.Module) -> Iterator[Any]:
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> None:
     """Add each adapter's product to the weights beside it, in their dtype, and take the adapters out."""
+    layer: Any
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if hasattr(layer, "lora_A"):

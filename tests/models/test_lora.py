@@ -136,6 +136,18 @@ def test_families_with_other_names(kind: str, targets: tuple[str, ...], linear: 
         check_gradient(adapted)
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "llama4_text"])
+def test_all_linear_leaves_experts_and_routers_alone(kind: str) -> None:
+    small = build_small(kind)
+    lora = Lora(2, targets="all-linear")
+    adapted = LanguageModel(small.model, small.tokenizer, small.backbone, lora=lora).eval()
+    scramble(adapted.model)
+    names = {name for name, layer in adapted.model.named_modules() if layer in [*lora_layers(adapted.model)]}
+    assert names and not any("router" in name or name.endswith("lm_head") for name in names)
+    check_language_model(adapted, "it", english=False)
+    check_gradient(adapted)
+
+
 def test_an_adapter_beside_a_gguf_file_is_that_beside_the_folder(tmp_path) -> None:
     found = []
     for source in (GOLDEN / "llm", write_gguf(tmp_path / "llm.gguf")):
