@@ -8,7 +8,7 @@ Models write these texts, so they are read without trust: what is not a box on t
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +69,17 @@ def parse_phrases(text: str) -> list[Phrase]:
         if boxes:
             phrases.append(Phrase(found[1].strip(), tuple(boxes), found.start(), end))
     return phrases
+
+
+def split_boxes(text: str) -> list[str | Phrase]:
+    """A text in order: plain parts, phrases with boxes, and boxes without a phrase, whose text is empty."""
+    parts: list[str | Phrase] = []
+    place = 0
+    for phrase in sorted([*parse_phrases(text), *_alone(text)], key=lambda one: one.start):
+        if phrase.start >= place:
+            parts += [text[place : phrase.start], phrase]
+            place = phrase.end
+    return [part for part in [*parts, text[place:]] if part]
 
 
 def without_boxes(text: str) -> str:
@@ -163,6 +174,15 @@ def _boxes_at(text: str, place: int) -> tuple[list[Box], int]:
         if (box := _checked(found)) is not None:
             boxes.append(box)
     return boxes, end
+
+
+def _alone(text: str) -> Iterator[Phrase]:
+    """Boxes that follow each other, without regard to a phrase before them."""
+    place = 0
+    while found := _BOX.search(text, place):
+        boxes, place = _boxes_at(text, found.start())
+        if boxes:
+            yield Phrase("", tuple(boxes), found.start(), place)
 
 
 def _area(box: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from minigpt4.processors.boxes import (
     iou,
     parse_boxes,
     parse_phrases,
+    split_boxes,
     to_grid,
     to_pixels,
     without_boxes,
@@ -66,6 +67,22 @@ def test_parse_phrases_leaves_out_what_is_not_on_the_grid() -> None:
         "<p>a</p> {<1><2><3><999>} {<1><2><3><4>} <p>b</p> {<1><2><3><999>} <p><p>c</p>"
     )
     assert (phrase.text, phrase.boxes) == ("a", (Box(1, 2, 3, 4),))
+
+
+def test_split_boxes_keeps_the_order_and_loses_only_boxes_off_the_grid() -> None:
+    boxes, swapped = "{<1><2><3><4>}<delim>{<5><6><7><8>}", "<p>no box</p> {<7><0><1><0>}"
+    text = f"See {boxes} and <p>a cat</p> {{<9><9><10><10>}}, {swapped}."
+    parts = split_boxes(text)
+    assert [part if isinstance(part, str) else (part.text, part.boxes) for part in parts] == [
+        "See ",
+        ("", (Box(1, 2, 3, 4), Box(5, 6, 7, 8))),
+        " and ",
+        ("a cat", (Box(9, 9, 10, 10),)),
+        f", {swapped}.",
+    ]
+    whole = [part if isinstance(part, str) else text[part.start : part.end] for part in parts]
+    assert "".join(whole) == text
+    assert split_boxes("") == []
 
 
 def test_parse_phrases_reads_what_format_phrase_wrote() -> None:
