@@ -25,6 +25,19 @@ class DataError(UserError):
     """Shards, images or texts cannot be used."""
 
 
+class TooLong(DataError):
+    """A question does not fit into the model's context.
+
+    Args:
+        message: with the reason.
+        room: tokens that fit.
+    """
+
+    def __init__(self, message: str, room: int) -> None:
+        super().__init__(message)
+        self.room = room
+
+
 class TrainingError(UserError):
     """Training cannot continue."""
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from minigpt4.common.errors import BadText, DataError
+from minigpt4.common.errors import BadText, TooLong
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.context import Shortened, shortened
 from minigpt4.prompts.dialogue import Dialogue
@@ -51,12 +51,12 @@ class Prompt:
         tokens, which shortens the reply.
 
         Raises:
-            DataError: if they are too long.
+            TooLong: if they do not fit.
         """
         try:
             short = _fitted(model.prompts, dialogue, room, longest)
         except BadText as error:
-            raise DataError(f"the question is too long: {error}") from error
+            raise TooLong(f"the question is too long: {error}", longest) from error
         pictures = [pictures[number] for number in short.images]
         ids = model.prompts.ids(short.dialogue)[0]
         per_image, number = model.prompts.image_tokens, count()
