@@ -60,10 +60,12 @@ def chat(args: argparse.Namespace) -> None:
     from minigpt4.conversation.page.loader import Loader
     from minigpt4.conversation.page.privacy import Uploads
     from minigpt4.conversation.page.serving import Address, serving
+    from minigpt4.conversation.page.tasks import tasks_for
     from minigpt4.serving import from_config
 
     loader, uploads = Loader(cfg.model_cfg.get("ckpt")), Uploads()
-    page = build_page(loader, uploads, examples_for(cfg.model_cfg), args.lang)
+    examples, tasks = examples_for(cfg.model_cfg), tasks_for(cfg.model_settings())
+    page = build_page(loader, uploads, examples, args.lang, tasks)
     browser = not args.no_browser and has_screen()
     with serving(page, uploads, Address(args.host, port, args.share, auth, browser), args.lang):
         log.info("building the model")

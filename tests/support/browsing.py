@@ -1,4 +1,4 @@
-"""The demo as a person meets it: a server of its own, a browser, and what a visitor can do and see."""
+"""The page as a person meets it: a server, a browser, and what a visitor can do and see."""
 
 import contextlib
 import json
@@ -7,12 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minigpt4.common.ports import listening
+from minigpt4.conversation.page.examples import Example
+from minigpt4.conversation.page.layout import build_page
+from minigpt4.conversation.page.loader import Loader
+from minigpt4.conversation.page.privacy import Uploads
+from minigpt4.conversation.page.serving import Address, serving
 from tests.support import ROOT
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -27,18 +33,12 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    # A camera that films a test picture, and may be used.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 )
 DESKTOP, PHONE = "1280,900", "390,844"
-# A model that takes its time: what happens during a reply is over too soon otherwise.
-SLOWLY = """
-import time
-from minigpt4.serving.engine import Engine
-step = Engine._step
-Engine._step = lambda *args: time.sleep(0.02) or step(*args)
-from minigpt4.commands.chat import main
-main()
-"""
-PATIENCE = 30  # seconds, for machines with a lot to do
+PATIENCE = 90  # seconds, for machines with a lot to do
 
 
 def demo(*arguments: str, python: tuple[str, ...] = ()) -> list[str]:
@@ -47,15 +47,30 @@ def demo(*arguments: str, python: tuple[str, ...] = ()) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[str]:
-    """The demo, served by another process; its address."""
+def serving_here(
+    folder: Path, loader: Loader, examples: Sequence[Example] = (), tasks: Sequence[str] = ()
+) -> Iterator[str]:
+    """The page, served by this process, whose model a test can hold; its address."""
+    uploads = Uploads()
+    with listening("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        page = build_page(loader, uploads, examples, tasks=tasks)
+        with serving(page, uploads, Address("127.0.0.1", port)):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def serving_demo(folder: Path, *arguments: str) -> Iterator[str]:
+    """`demo.py` in another process; its address."""
     log = folder / "log.txt"
     environment = os.environ | {
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", SLOWLY, *arguments, "--device", "cpu", "--port", "0", "--no-browser"]
+    command = demo(*arguments, "--device", "cpu", "--port", "0", "--no-browser")
     with log.open("w") as output:
         server = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=folder
@@ -88,18 +103,24 @@ def open_browser(folder: Path, size: str = DESKTOP, language: str = "en-US") -> 
 
 
 class Page:
-    """What a visitor can do and see."""
+    """What a visitor can do and see.
 
-    def __init__(self, browser: Any, address: str) -> None:
+    Args:
+        browser: loads the page.
+        address: of the page.
+        ready: what the line above the dialogue shows then; by default, the model's description.
+    """
+
+    def __init__(self, browser: Any, address: str, ready: str = " · ") -> None:
         self.browser = browser
         browser.get(address)
-        self.wait(lambda: self.find("#box textarea") and " · " in self.find("#status")[0].text)
+        self.wait(lambda: self.find("#box textarea") and ready in self.find("#status")[0].text)
 
     def find(self, selector: str) -> list[Any]:
         return self.browser.find_elements("css selector", selector)
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        """Until the condition holds; elements that are replaced meanwhile are looked up again."""
+        """Wait until the condition holds; elements that are replaced meanwhile are looked up again."""
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -113,8 +134,42 @@ class Page:
         chooser.send_keys("\n".join(map(str, paths)))
         self.wait(lambda: len(self.find("#box .thumbnail-item")) == before + len(paths))
 
+    def drop(self, path: Path) -> None:
+        """Drop a file onto the box, as from a file manager."""
+        place = self.find("#box textarea")[0].rect
+        at = {"x": place["x"] + 20, "y": place["y"] + 10}
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.browser.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+
+    def may_use_clipboard(self) -> None:
+        allowed = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        self.browser.execute_cdp_cmd("Browser.grantPermissions", allowed)
+
+    def paste_picture(self, png: str) -> None:
+        """Paste a picture, in base64, from the clipboard."""
+        self.may_use_clipboard()
+        copied = self.browser.execute_async_script(
+            """const [png, done] = arguments;
+            fetch("data:image/png;base64," + png).then((found) => found.blob())
+              .then((blob) => navigator.clipboard.write([new ClipboardItem({[blob.type]: blob})]))
+              .then(() => done(true), (error) => done(String(error)))""",
+            png,
+        )
+        assert copied is True, copied
+        self.find("#box textarea")[0].send_keys("\ue009v")  # Ctrl+V
+
     def type(self, text: str) -> None:
         self.find("#box textarea")[0].send_keys(text)
+
+    def insert(self, text: str) -> None:
+        """Much text at once, where `type` would take long."""
+        self.find("#box textarea")[0].click()
+        self.browser.execute_cdp_cmd("Input.insertText", {"text": text})
+
+    def clear(self) -> None:
+        """Empty the box's text as a person does; Selenium's own way is not seen by the page."""
+        self.type("\ue009a\ue000\ue017")  # Ctrl+A, Delete
 
     @property
     def typed(self) -> str:
@@ -154,6 +209,31 @@ class Page:
         number.clear()
         number.send_keys(value + "\t")
         self.wait(lambda: self.find(f"#{name} input[type=range]")[0].get_property("value") == value)
+
+    def sketch(self, pointer: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw with a `mouse` or a `finger` from one point to another, in parts of the sketched picture."""
+        sheet = self.find("#sketch .sheet")[0]
+        script = "const r = arguments[0].getBoundingClientRect(); return [r.x, r.y, r.width, r.height]"
+        left, top, width, height = self.browser.execute_script(script, sheet)
+        places = [{"x": left + x * width, "y": top + y * height} for x, y in (start, end)]
+        if pointer == "mouse":
+            kinds = ("mousePressed", "mouseMoved", "mouseReleased")
+            for kind, at in zip(kinds, (places[0], places[1], places[1]), strict=True):
+                event = {"type": kind, "button": "left", "buttons": 1, "clickCount": 1, **at}
+                self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+        else:
+            for kind, at in (("touchStart", places[:1]), ("touchMove", places[1:]), ("touchEnd", [])):
+                self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    def assert_fits(self) -> None:
+        """On a phone, all is within the window, and the dialogue has most of it."""
+        size = "return [innerWidth, innerHeight, document.documentElement.scrollWidth]"
+        width, height, scrolled = self.browser.execute_script(size)
+        assert width < 520 and scrolled <= width
+        boxes = [self.find(name)[0].rect for name in ("#status", "#dialogue", "#box", "#settings")]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        assert all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)
+        assert boxes[1]["height"] > height / 2
 
     @property
     def toasts(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from minigpt4.common.errors import DataError
+from minigpt4.conversation.page import tasks
 from minigpt4.conversation.page.examples import Example
 from minigpt4.conversation.page.labels import LABELS, language_of
 from minigpt4.conversation.page.loader import Loader
@@ -40,10 +41,11 @@ class View:
     dialogue: Any = None
     box: Any = None
     status: Any = None
+    unsent: Any = None
 
     def outputs(self) -> list[Any]:
         """For the components of the page, in its order."""
-        parts = (self.dialogue, self.box, self.status)
+        parts = (self.dialogue, self.box, self.status, self.unsent)
         return [self.visitor, *(gr.skip() if part is None else part for part in parts)]
 
 
@@ -71,14 +73,40 @@ class Events:
             time.sleep(0.5)
         yield View(visitor, status=self._loader.description(labels)).outputs()
 
-    def ask(self, request: gr.Request, typed: Typed | None, visitor: Visitor, *settings: float) -> Shown:
-        """Send the content of the box, unless it is empty."""
-        typed = typed or {}
-        turn = Turn((typed.get("text") or "").strip(), list(typed.get("files") or ()))
+    def ask(self, request: gr.Request, sent: Typed | None, visitor: Visitor, *settings: float) -> Shown:
+        """Ask what was in the box, unless it was empty. Without a reply it is given back."""
+        sent = sent or {}
+        turn = Turn((sent.get("text") or "").strip(), list(sent.get("files") or ()))
         if turn.text or turn.files:
-            yield from self._ask(request, visitor, turn, settings, from_box=True)
+            yield from self._ask(request, visitor, turn, settings, sent)
         else:
-            yield View(visitor).outputs()  # Gradio empties the box if nothing is yielded
+            yield View(visitor).outputs()
+
+    def ask_task(
+        self,
+        request: gr.Request,
+        sent: Typed | None,
+        visitor: Visitor,
+        task: str,
+        sketched: str,
+        *settings: float,
+    ) -> Shown:
+        """As `ask`, with one of MiniGPT-v2's tasks."""
+        sent, labels = sent or {}, self._labels(request)
+        files = list(sent.get("files") or ())
+        try:
+            text = tasks.question(task, (sent.get("text") or "").strip(), sketched or "")
+            if task and not files and not any(turn.files for turn in visitor.turns):
+                raise tasks.Incomplete("needs_picture")
+        except tasks.Incomplete as missing:
+            gr.Info(labels[str(missing)], title=labels["notice"])
+            yield View(visitor, unsent=sent).outputs()
+            return
+        yield from self.ask(request, {"text": text, "files": files}, visitor, *settings)
+
+    def choose_task(self, request: gr.Request, task: str) -> dict[str, Any]:
+        """The box says what the task needs."""
+        return gr.update(placeholder=self._labels(request)[f"ask_{task}"])
 
     def ask_example(
         self, request: gr.Request, event: gr.SelectData, visitor: Visitor, *settings: float
@@ -148,13 +176,6 @@ class Events:
         visitor.clear()
         return View(visitor, []).outputs()
 
-    def add_photo(self, photo: str | None, typed: Typed | None) -> tuple[Typed | dict[str, Any], None]:
-        """A picture from the camera goes into the box."""
-        if photo is None:
-            return gr.skip(), None
-        typed = typed or {}
-        return {"text": typed.get("text") or "", "files": [*(typed.get("files") or ()), photo]}, None
-
     def _labels(self, request: gr.Request) -> Labels:
         return LABELS[self._language or language_of(request.headers.get("accept-language", ""))]
 
@@ -164,13 +185,13 @@ class Events:
         visitor: Visitor,
         turn: Turn,
         settings: Sequence[float],
-        from_box: bool = False,
+        sent: Typed | None = None,
     ) -> Shown:
         def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
             self._check(request, visitor, turn, labels)
             return turn, self._answering.ask(visitor, turn, turn.files, _chosen(settings), labels)
 
-        yield from self._grow(request, visitor, begin, from_box)
+        yield from self._grow(request, visitor, begin, sent)
 
     def _check(self, request: gr.Request, visitor: Visitor, turn: Turn, labels: Labels) -> None:
         """Raises Unanswered for pictures that cannot be shown."""
@@ -192,7 +213,7 @@ class Events:
         request: gr.Request,
         visitor: Visitor,
         begin: Callable[[Labels], tuple[Turn, Iterator[None]]],
-        from_box: bool = False,
+        sent: Typed | None = None,
     ) -> Shown:
         """Show a reply as it grows.
 
@@ -200,37 +221,40 @@ class Events:
             request: the visitor's.
             visitor: whose dialogue it is.
             begin: returns the question and the steps of its reply. Raises Unanswered.
-            from_box: whether the question came from the box; it is put back there if it gets no reply.
+            sent: what is given back if there is no reply.
         """
         labels = self._labels(request)
         if not visitor.busy.acquire(timeout=ENDING):
             gr.Info(labels["busy"], title=labels["notice"])
-            yield View(visitor).outputs()
+            yield View(visitor, unsent=sent).outputs()
             return
-        turn, status = None, None
-        box = _box(replying=True, value={"text": "", "files": []} if from_box else None)
+        status, unsent = None, None
         try:
             turn, steps = begin(labels)
             for _ in steps:
-                yield View(visitor, shown(visitor.turns, labels), box).outputs()
-                box = None
+                yield View(visitor, shown(visitor.turns, labels), _box(replying=True)).outputs()
             if turn in visitor.turns and turn.reply is not None:
                 status = self._loader.description(labels, turn.reply.tokens_per_second)
-            box = _box(replying=False)
+                self._draw(request, visitor)
         except Unanswered as unanswered:
             if unanswered.reason:
                 gr.Warning(unanswered.reason, title=labels["notice"])
-            # A question that was not sent is still in the box.
-            box = _box(False, {"text": turn.text, "files": turn.files} if from_box and turn else None)
+            unsent = sent
         finally:
             visitor.busy.release()
-        yield View(visitor, shown(visitor.turns, labels), box, status).outputs()
+        yield View(visitor, shown(visitor.turns, labels), _box(replying=False), status, unsent).outputs()
+
+    def _draw(self, request: gr.Request, visitor: Visitor) -> None:
+        """Boxes on the visitor's picture, which nobody else may see."""
+        me, path = visitor_of(request.headers.get("cookie", "")), tasks.drawn(visitor.turns)
+        if me and path:
+            self._uploads.add(me, path)
+            visitor.turns[-1].drawn = path
 
 
-def _box(replying: bool, value: Typed | None = None) -> dict[str, Any]:
-    """Show the box's button as stop or send; its content stays unless there is a new `value`."""
-    changes = gr.update(submit_btn=not replying, stop_btn=replying)
-    return changes if value is None else {**changes, "value": value}
+def _box(replying: bool) -> dict[str, Any]:
+    """Show the box's button as stop or send; its content stays."""
+    return gr.update(submit_btn=not replying, stop_btn=replying)
 
 
 def _chosen_place(index: Any) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from minigpt4.conversation.page import sketch
 from minigpt4.conversation.page.events import Events
 from minigpt4.conversation.page.examples import Example
 from minigpt4.conversation.page.labels import LABELS
@@ -18,6 +19,19 @@ from minigpt4.processors.pictures import IMAGE_SUFFIXES
 DELETE_CACHE = (60 * 60, 24 * 60 * 60)
 # A dialogue is forgotten after this many seconds without a question.
 FORGET_AFTER = 24 * 60 * 60
+# What is typed is moved in the browser, at once: a keystroke between two requests would be lost.
+SEND = "(box) => [box, {text: '', files: []}]"
+# A question that got no reply goes back, before what has been typed since.
+GIVE_BACK = """(unsent, box) => {
+  const text = [unsent, box].map((one) => one?.text).filter(Boolean).join("\\n");
+  const files = [unsent, box].flatMap((one) => one?.files ?? []);
+  const given = unsent?.text || unsent?.files?.length;
+  return [{text: "", files: []}, given ? {text, files} : {__type__: "update"}];
+}"""
+# A picture from the camera goes into the box as it was uploaded; Gradio would make another file of it.
+ADD_PHOTO = """(photo, box) => [
+  photo ? {text: box?.text ?? "", files: [...(box?.files ?? []), photo]} : {__type__: "update"}, null
+]"""
 
 
 def _t(label: str) -> Any:
@@ -32,7 +46,11 @@ def translations(language: str | None) -> gr.I18n:
 
 
 def build_page(
-    loader: Loader, uploads: Uploads, examples: Sequence[Example] = (), language: str | None = None
+    loader: Loader,
+    uploads: Uploads,
+    examples: Sequence[Example] = (),
+    language: str | None = None,
+    tasks: Sequence[str] = (),
 ) -> gr.Blocks:
     """The page, which `serving` launches.
 
@@ -41,6 +59,7 @@ def build_page(
         uploads: which visitor uploaded which picture.
         examples: offered in an empty dialogue.
         language: of the page; None: each visitor's own.
+        tasks: MiniGPT-v2's, which get buttons.
     """
     pictures: list[Any] = [path for example in examples for path in example.pictures]
     gr.set_static_paths(pictures)
@@ -55,7 +74,9 @@ def build_page(
                 status = gr.Markdown("", elem_id="status", container=False)
                 new = gr.Button(_t("new_chat"), size="sm", elem_id="new-chat")
             dialogue = _dialogue(examples)
+            choices = _tasks(tasks) if tasks else []
             box = _box()
+            sent, unsent = (gr.MultimodalTextbox(visible="hidden") for _ in range(2))
             with gr.Row(elem_id="extras"):
                 with gr.Accordion(_t("camera"), open=False, elem_id="camera"):
                     camera = gr.Image(sources=["webcam"], type="filepath", show_label=False, height=240)
@@ -68,10 +89,15 @@ def build_page(
             "api_visibility": "private",
             "concurrency_limit": None,
         }
-        outputs = [visitor, dialogue, box, status]
+        outputs = [visitor, dialogue, box, status, unsent]
         growing: dict[str, Any] = {"outputs": outputs, "trigger_mode": "multiple", **quiet}
         page.load(events.load, [visitor], outputs, **quiet)
-        box.submit(events.ask, [box, visitor, *settings], **growing)
+        asked = box.submit(None, [box], [sent, box], js=SEND, trigger_mode="multiple", **quiet)
+        ask = events.ask_task if choices else events.ask
+        replied = asked.then(ask, [sent, visitor, *choices, *settings], **growing)
+        replied.then(None, [unsent, box], [unsent, box], js=GIVE_BACK, **quiet)
+        for task in choices[:1]:
+            task.change(events.choose_task, [task], [box], js=sketch.CHOOSE, **quiet)
         dialogue.example_select(events.ask_example, [visitor, *settings], **growing)
         dialogue.option_select(events.ask_further, [visitor, *settings], **growing)
         dialogue.retry(events.retry, [visitor, *settings], **growing)
@@ -79,7 +105,7 @@ def build_page(
         dialogue.undo(events.undo, [box, visitor], outputs, **quiet)
         box.stop(events.stop, [visitor], **quiet)
         new.click(events.clear, [visitor], outputs, **quiet)
-        camera.input(events.add_photo, [camera, box], [box, camera], **quiet)
+        camera.input(None, [camera, box], [box, camera], js=ADD_PHOTO, **quiet)
     return page
 
 
@@ -103,6 +129,22 @@ def _dialogue(examples: Sequence[Example]) -> gr.Chatbot:
         allow_file_downloads=False,
         elem_id="dialogue",
     )
+
+
+def _tasks(names: Sequence[str]) -> list[Any]:
+    """The chosen task, and the box that is sketched for it."""
+    task = gr.Radio(
+        [(_t(f"task_{name}"), name) for name in names],
+        value=names[0],
+        label=_t("task"),
+        show_label=False,
+        container=False,
+        elem_id="tasks",
+    )
+    with gr.Column(elem_id="sketch"):
+        gr.Markdown(_t("sketch"), container=False)
+        gr.HTML(sketch.SHEET)
+    return [task, gr.Textbox(visible="hidden", elem_id="sketched")]
 
 
 def _box() -> gr.MultimodalTextbox:

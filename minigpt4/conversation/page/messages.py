@@ -5,6 +5,7 @@ elsewhere become links, so that the browser loads nothing from an address that a
 """
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,25 @@ from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
+from minigpt4.common.errors import TooLong, UserError
+from minigpt4.processors.boxes import Colour, Phrase, split_boxes
+
 if TYPE_CHECKING:
     from minigpt4.serving import Reply
+
+# Of boxes and of the words that they belong to, in turn.
+COLOURS: tuple[Colour, ...] = (
+    (220, 38, 38),
+    (37, 99, 235),
+    (22, 163, 74),
+    (217, 119, 6),
+    (147, 51, 234),
+    (8, 145, 178),
+    (219, 39, 119),
+    (101, 113, 22),
+)
+# Stand for the phrases of a reply while it is read as Markdown; no keyboard types them.
+_OPEN, _CLOSE = "\ue000", "\ue001"
 
 
 @dataclass(eq=False)
@@ -27,6 +45,7 @@ class Turn:
         notice: what is shown until then.
         stopped: whether the visitor has stopped the reply.
         further: questions to be offered below the reply.
+        drawn: the path of the picture with the boxes of question and reply.
     """
 
     text: str
@@ -35,6 +54,7 @@ class Turn:
     notice: str = ""
     stopped: bool = False
     further: list[str] = field(default_factory=list)
+    drawn: str | None = None
 
     def stop(self) -> None:
         """Stop its reply."""
@@ -58,10 +78,20 @@ def shown(turns: Sequence[Turn], labels: dict[str, str]) -> list[dict[str, Any]]
         pictures = [{"path": path, "alt_text": labels["picture"]} for path in turn.files]
         words = [_html(html.escape(turn.text, quote=False))] * bool(turn.text)
         messages.append({"role": "user", "content": [*pictures, *words]})
-        messages.append({"role": "assistant", "content": [_html(_reply(turn, labels))]})
+        boxes = [{"path": turn.drawn, "alt_text": labels["boxes"]}] if turn.drawn else []
+        messages.append({"role": "assistant", "content": [_html(_reply(turn, labels)), *boxes]})
     if turns:
         messages[-1]["options"] = _offers(turns[-1], labels)
     return messages
+
+
+def explained(error: Exception, labels: dict[str, str]) -> str:
+    """Why there is no reply, by the kind of error: its own message is English, and for programmers."""
+    if isinstance(error, TooLong):
+        return labels["too_long"].format(room=error.room)
+    if isinstance(error, UserError):
+        return labels["refused"].format(error=error)
+    return labels["failed"].format(error=type(error).__name__)
 
 
 def _offers(turn: Turn, labels: dict[str, str]) -> list[dict[str, str]]:
@@ -78,12 +108,35 @@ def _html(text: str) -> dict[str, str]:
 def _reply(turn: Turn, labels: dict[str, str]) -> str:
     reply = turn.reply
     if reply is None or (reply.finish_reason is None and not reply.text):
-        thinking = f'<span class="typing" role="img" aria-label="{labels["thinking"]}"></span>'
+        thinking = f'<span class="typing" role="img" title="{labels["thinking"]}"></span>'
         return f'{thinking}<span class="note">{html.escape(turn.notice)}</span>' if turn.notice else thinking
     text = reply.text or (labels["no_words"] if reply.finish_reason == "stop" else "")
     # The source, for the copy button.
-    written = f"<!--{quote(text)}-->{_MARKDOWN.render(text)}"
+    written = f"<!--{quote(text)}-->{_rendered(text, first=len(_phrases(turn.text)))}"
     return written + "".join(f'<p class="note">{note}</p>' for note in _notes(reply, labels))
+
+
+def _phrases(text: str) -> list[Phrase]:
+    return [part for part in split_boxes(text) if isinstance(part, Phrase)]
+
+
+def _rendered(text: str, first: int) -> str:
+    """Markdown -> HTML, where phrases with boxes have the colours of `drawn`, from the `first` on."""
+    phrases, source = _phrases(text), ""
+    for part in split_boxes(text):
+        if isinstance(part, str):
+            source += part.replace(_OPEN, "").replace(_CLOSE, "")
+        else:
+            source += f"{_OPEN}{phrases.index(part)}{_CLOSE}"
+
+    def coloured(found: re.Match[str]) -> str:
+        place = int(found[1])
+        words = phrases[place].text or " ".join(
+            f"({', '.join(map(str, box))})" for box in phrases[place].boxes
+        )
+        return f'<span class="boxed box-{(first + place) % len(COLOURS)}">{html.escape(words)}</span>'
+
+    return re.sub(f"{_OPEN}(\\d+){_CLOSE}", coloured, _MARKDOWN.render(source))
 
 
 def _notes(reply: "Reply", labels: dict[str, str]) -> list[str]:

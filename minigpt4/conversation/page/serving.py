@@ -9,6 +9,7 @@ import gradio as gr
 from fastapi.middleware import Middleware
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.conversation.page import sketch
 from minigpt4.conversation.page.layout import translations
 from minigpt4.conversation.page.privacy import Doorkeeper, Uploads
 from minigpt4.conversation.page.style import CSS, HEAD, theme
@@ -59,8 +60,8 @@ def serving(
             ssr_mode=False,
             enable_monitoring=False,
             theme=theme(),
-            css=CSS,
-            head=HEAD,
+            css=CSS + sketch.CSS,
+            head=HEAD + sketch.HEAD,
             i18n=translations(language),
         )
     except OSError as error:

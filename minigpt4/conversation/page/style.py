@@ -2,6 +2,8 @@
 
 from gradio import themes
 
+from minigpt4.conversation.page.messages import COLOURS
+
 # Fonts that are there: a theme's own would be fetched from elsewhere.
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -42,6 +44,16 @@ CSS = """
 #dialogue .component > div, #dialogue .component > div > div { padding: 0; margin: 0; }
 #dialogue .image-container img { margin: 0; }
 #dialogue .note { font-size: .8rem; color: var(--body-text-color-subdued); margin: .4em 0 0; }
+#dialogue .boxed { background: rgba(var(--box), .16); border-bottom: 2px solid rgb(var(--box));
+  border-radius: 3px; padding: 0 .2em; }
+#dialogue [data-testid=bot] img { max-height: 320px; width: auto; }
+#tasks { flex: none; min-width: 0; }
+#tasks .wrap { display: flex; flex-wrap: nowrap; gap: 6px; overflow-x: auto; padding: 2px; }
+#tasks label { flex: none; padding: 4px 12px; font-size: .85rem; border-radius: 999px; }
+#tasks label > span { margin: 0; }
+#tasks input { position: absolute; opacity: 0; }
+#tasks label:has(:checked) { border-color: var(--color-accent); background: var(--color-accent-soft); }
+#tasks label:has(:focus-visible) { outline: 2px solid var(--color-accent); }
 #dialogue .typing { display: inline-block; width: 1.8em; height: .6em; vertical-align: middle;
   background: radial-gradient(circle closest-side, currentColor 80%, #0000) 0 / 33.4% 100%;
   animation: typing 1.2s ease-in-out infinite alternate; }
@@ -67,6 +79,11 @@ CSS = """
   #settings .form { grid-template-columns: 1fr; }
 }
 """
+# A tint that is readable in light and dark; the colour itself is the line's.
+CSS += "".join(
+    f"#dialogue .box-{place} {{ --box: {', '.join(map(str, colour))}; }}\n"
+    for place, colour in enumerate(COLOURS)
+)
 
 # Copying a message copies what was written, not the HTML that shows it; and so does editing.
 HEAD = """<script>

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt4.common.errors import UserError
 from minigpt4.conversation.page.line import Line
 from minigpt4.conversation.page.loader import Loader
-from minigpt4.conversation.page.messages import Turn
+from minigpt4.conversation.page.messages import Turn, explained
 
 if TYPE_CHECKING:
     from minigpt4.serving import ChatSession, Reply
@@ -129,10 +129,9 @@ class Answering:
             visitor.turns = before if turn.reply is None else visitor.turns[:-1]
             if isinstance(error, Unanswered):
                 raise
-            if isinstance(error, UserError):
-                raise Unanswered(str(error)) from error
-            log.exception("no reply")
-            raise Unanswered(labels["failed"].format(error=type(error).__name__)) from error
+            if not isinstance(error, UserError):
+                log.exception("no reply")
+            raise Unanswered(explained(error, labels)) from error
 
     def _until_served(self, turn: Turn, ahead: Callable[[], int], labels: dict[str, str]) -> Iterator[None]:
         while self.loader.model is None or ahead():

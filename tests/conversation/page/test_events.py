@@ -1,11 +1,14 @@
 """The page's events without a browser: what the dialogue is when a question gets no reply."""
 
 import threading
+from argparse import Namespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from minigpt4.common.config import Config
+from minigpt4.conversation.page import tasks
 from minigpt4.conversation.page.events import Events
 from minigpt4.conversation.page.labels import LABELS
 from minigpt4.conversation.page.loader import Loader
@@ -14,6 +17,7 @@ from minigpt4.conversation.page.privacy import Uploads
 from minigpt4.conversation.page.visitor import Answering, Unanswered, Visitor
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel
+from tests.support import ROOT
 from tests.support.golden import build_golden_model
 
 pytestmark = pytest.mark.unit
@@ -55,7 +59,7 @@ def test_undo_of_a_question_that_is_withdrawn_meanwhile(events) -> None:
         visitor.busy.release()
 
     threading.Timer(0.2, withdraw).start()
-    _, dialogue, box, _ = events.undo(NO_REQUEST, None, visitor)
+    _, dialogue, box, *_ = events.undo(NO_REQUEST, None, visitor)
     assert dialogue == [] and box == gr.skip()
     assert not visitor.busy.locked()
 
@@ -72,3 +76,31 @@ def test_places_that_the_page_does_not_have_change_nothing(events, index) -> Non
     ):
         assert [one[1] in ([], gr.skip()) for one in shown] == [True]
     assert not visitor.turns and not visitor.busy.locked()
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "sketched", "asked"),
+    [
+        ("", "what?", "", "what?"),
+        ("vqa", "what?", "0.1,0.1,0.5,0.5", "[vqa] what?"),
+        ("vqa", "[refer] it", "", "[refer] it"),
+        ("vqa", "[x] it", "", "[vqa] [x] it"),
+        ("identify", "", "0.1,0.2,0.5,0.95", "[identify] {<10><20><50><95>}"),
+        ("identify", "this? {<1><2><3><4>}", "0.1,0.2,0.5,0.9", "[identify] this? {<1><2><3><4>}"),
+        ("no such task", "what?", "", "what?"),
+    ],
+)
+def test_question_of_a_task(task, text, sketched, asked) -> None:
+    assert tasks.question(task, text, sketched) == asked
+
+
+@pytest.mark.parametrize("sketched", ["", "1", "1,2,3", "0.5,0.5,0.1,0.1", "nan,0,1,1", "a,b,c,d", "9" * 999])
+def test_question_without_a_usable_box_is_incomplete(sketched) -> None:
+    with pytest.raises(tasks.Incomplete, match="needs_box"):
+        tasks.question("identify", "this?", sketched)
+
+
+@pytest.mark.parametrize(("config", "count"), [("minigptv2_eval", 7), ("minigpt4_tiny_gemma_eval", 0)])
+def test_only_minigpt_v2_has_tasks(config, count) -> None:
+    cfg = Config(Namespace(cfg_path=str(ROOT / f"eval_configs/{config}.yaml"), options=[]))
+    assert len(tasks.tasks_for(cfg.model_settings())) == count
