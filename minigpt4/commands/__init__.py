@@ -15,6 +15,7 @@ COMMANDS = {
     "check-shards": "minigpt4.commands.check_shards",
     "cache-features": "minigpt4.commands.cache_features",
     "export-adapter": "minigpt4.commands.export_adapter",
+    "convert-data": "minigpt4.datasets.convert",
     "convert-captions": "minigpt4.commands.convert_captions",
     "download-minigptv2": "minigpt4.commands.download_minigptv2",
     "describe-config": "minigpt4.commands.describe_config",

@@ -55,11 +55,10 @@ BAD_LINES = [
         ],
     ),
     (
-        CAPTION | {"conversations": []},
+        CAPTION | {"text": "A dog."},
         [
-            "'conversations' is not a key of this format: write \"conversation\": "
-            '[{"user": "…"}, {"assistant": "…"}, …] (known: image, caption, question, answer, conversation, '
-            "id, group)"
+            "'text' is not a key of this format: write \"caption\": "
+            '"…" (known: image, caption, question, answer, conversation, id, group)'
         ],
     ),
     (CAPTION | {"image": 3}, ["'image' is 3, it must be the path of a picture"]),

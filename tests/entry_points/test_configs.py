@@ -44,6 +44,15 @@ def empty_align(folder: Path) -> str:
     return str(folder)
 
 
+def one_line(folder: Path) -> str:
+    (folder / "a.jsonl").write_text(json.dumps({"image": "a.jpg", "caption": "a dog"}))
+    return str(folder / "a.jsonl")
+
+
+# Data set -> its key in `build_info`, and what writes a smallest one; the others are shards.
+WRITERS = {"cc_sbu_align": ("storage", empty_align), "jsonl": ("ann_path", one_line)}
+
+
 def test_each_language_model_has_both_stages_and_an_evaluation() -> None:
     for stem in ("minigpt4", "minigpt4_llama2", "minigpt4_gemma"):
         wanted = {f"{stem}_stage1_pretrain.yaml", f"{stem}_stage2_finetune.yaml", f"{stem}_eval.yaml"}
@@ -64,6 +73,8 @@ def test_gemmas_stage_1_is_20000_iterations_in_six_inner_epochs() -> None:
         ("train_configs/minigpt4_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
         ("train_configs/minigpt4_llama2_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
         ("train_configs/minigpt4_gemma_stage2_finetune", "datasets.cc_sbu_align.build_info.storage"),
+        ("train_configs/your_data_gemma", "datasets.jsonl.build_info.ann_path"),
+        ("train_configs/your_data_smollm2", "datasets.jsonl.build_info.ann_path"),
         ("eval_configs/minigpt4_eval", "model.llama_model"),
         ("eval_configs/minigpt4_llama2_eval", "model.llama_model"),
         ("eval_configs/minigpt4_gemma_eval", "model.ckpt"),
@@ -93,9 +104,9 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
         registry.get_runner_class(settings.runner)
         registry.get_lr_scheduler_class(settings.lr_sched)
         for name in cfg.datasets_cfg:
-            storage = empty_align(tmp_path) if name == "cc_sbu_align" else empty_shard(tmp_path)
-            splits = dict.fromkeys(["train", *settings.test_splits], storage)
-            cfg.datasets_cfg[name].build_info.storage = splits
+            key, write = WRITERS.get(name, ("storage", empty_shard))
+            splits = dict.fromkeys(["train", *settings.test_splits], write(tmp_path))
+            cfg.datasets_cfg[name].build_info[key] = splits
         for builder, datasets in build_datasets(cfg.datasets_cfg).values():
             assert builder.batch_size >= 1
             assert set(settings.train_splits + settings.test_splits) <= set(datasets)

@@ -15,13 +15,11 @@ import numpy as np
 
 from minigpt4.common.errors import DataError, nearest
 from minigpt4.common.files import check_inside, open_regular
+from minigpt4.datasets.datasets.foreign_lines import MARK, as_own
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
 
-MARK = "<image>"  # where a picture goes in a text
-# Keys of LLaVA's and chat services' files -> what to write here.
-ELSEWHERE = dict.fromkeys(
-    ("conversations", "messages"), 'write "conversation": [{"user": "…"}, {"assistant": "…"}, …]'
-) | {"images": 'write "image": ["…", …]', "text": 'write "caption": "…"'}
+# Keys of others' files -> what to write here.
+ELSEWHERE = {"images": 'write "image": ["…", …]', "text": 'write "caption": "…"'}
 KINDS = ("caption", "question", "conversation")
 KEYS = ("image", "caption", "question", "answer", "conversation", "id", "group")
 ROLES = ("user", "assistant")
@@ -114,6 +112,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
         return None, [f"is not JSON: {error}"]
     if not isinstance(record, dict):
         return None, [f'is {_shown(record)}, it must be an object like {{"image": …, "caption": …}}']
+    record = as_own(record)
     problems = [
         f"{key!r} is not a key of this format{_instead(key)} (known: {', '.join(KEYS)})"
         for key in record

@@ -20,7 +20,7 @@ from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
-from minigpt4.tasks.records import Metrics, Record, format_metric
+from minigpt4.tasks.records import Metrics, Record, format_metric, write_predictions
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +171,7 @@ class Reporter:
             self.log.drop_after(state.step)  # moves lines aside that were damaged meanwhile
             write_json(self.folder / "report.json", report)
             self._draw(state)
+            write_predictions(records, self.folder / "predictions.jsonl")
             drawn = _draw_pictures(records, self.folder / "samples.png")
             log.info("wrote report.json, loss.png%s to %s", " and samples.png" if drawn else "", self.folder)
         return report
