@@ -32,8 +32,8 @@ def config_of(vision: VisionTower, text: PreTrainedConfig, image_token: int) -> 
         raise ConfigError(
             "--format blip2 is for models with eva_clip_g and a Q-Former; please take --format llava"
         )
-    eva = encoder.module
-    block: Any = eva.blocks[0]
+    eva: Any = encoder.module
+    block = eva.blocks[0]
     config = Blip2Config(
         vision_config=Blip2VisionConfig(
             hidden_size=encoder.width,
@@ -49,8 +49,8 @@ def config_of(vision: VisionTower, text: PreTrainedConfig, image_token: int) -> 
         text_config=text,
         num_query_tokens=bridge.count,
         image_token_index=image_token,
-        tie_word_embeddings=text.tie_word_embeddings,
     )
+    config.tie_word_embeddings = text.tie_word_embeddings
     config.architectures = [CLASS]
     return config
 

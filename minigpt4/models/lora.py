@@ -122,7 +122,8 @@ def merge_adapters(model: nn.Module) -> None:
     """Add each adapter's product to the weights beside it, in their dtype, and take the adapters out."""
     layer: Any
     for parent in list(model.modules()):
-        for name, layer in parent.named_children():
+        layer: Any
+        for name, layer in list(parent.named_children()):
             if hasattr(layer, "lora_A"):
                 layer.merge()
                 setattr(parent, name, layer.get_base_layer())

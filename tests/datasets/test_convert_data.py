@@ -137,7 +137,7 @@ def test_lines_of_llava_and_openai_are_read_as_they_are() -> None:
     ("turn", "problem"),
     [
         ({"from": "robot", "value": "x"}, "turn 1 of 'conversation' is 'robot', it must be 'user'"),
-        ({"role": 3}, "turn 1 of 'conversation' is {'role': 3}"),
+        ({"role": 3, "x": 1}, "turn 1 of 'conversation' is {'role': 3, 'x': 1}"),
     ],
 )
 def test_turns_of_other_forms_are_named(turn, problem) -> None:

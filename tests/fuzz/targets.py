@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import data, downloads, runs, weights
+from tests.fuzz import data, downloads, foreign, runs, weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ TARGETS: dict[str, Target] = {
     "shards": Target(data.write_shards, data.read_shards, 0.3),
     "manifest": Target(data.write_shards, data.read_manifest, 0.2),
     "jsonl": Target(data.write_jsonl, data.read_jsonl, 0.2),
+    "foreign": Target(foreign.write_foreign, foreign.read_foreign, 0.3),
     "align": Target(data.write_align, data.read_align, 0.2),
     "refcoco": Target(data.write_published(*REFERRING), data.read_published(*REFERRING), 0.3),
     "published": Target(data.write_published(*OTHERS), data.read_published(*OTHERS), 1.0),
