@@ -31,7 +31,7 @@ def read_foreign(folder: Path) -> None:
     refused = None
     for name, columns in NAMES.items():
         arguments = {"format": None, "answers": None, "pictures": None, "columns": columns}
-        out = folder / f"{name}.jsonl"
+        out = folder / "out" / f"{name}.jsonl"
         out.unlink(missing_ok=True)
         try:
             convert(argparse.Namespace(source=folder / name, out=out, **arguments))
