@@ -154,7 +154,7 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
     """
     from minigpt4.common.errors import ConfigError, DataError
     from minigpt4.common.logger import write_json
-    from minigpt4.tasks.records import format_metric, write_predictions
+    from minigpt4.tasks.records import format_metric
 
     if not records:
         unmixed = (
@@ -167,7 +167,6 @@ def report(task: "BaseTask", records: list["Record"], head: dict[str, Any], out:
         content |= {"percentages": sorted(metrics.percentages)}
         try:
             write_json(out, content | {"records": [record.to_json() for record in records]})
-            write_predictions(records, out.with_suffix(".predictions.jsonl"))
         except OSError as error:
             raise ConfigError(f"--out: {out} could not be written: {error}") from error
         log.info("wrote %s", out)
