@@ -26,10 +26,10 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
 SECTIONS = ("model", "datasets", "run", "evaluation_datasets", "preprocess")
 DEFAULT_RUNNER = "runner_base"
-# What the original evaluates.
+# What the original evaluates, and captions in COCO's format.
 EVALUATION_DATASETS = (
     *("refcoco", "refcoco+", "refcocog"),
-    *("okvqa", "vizwiz", "iconvqa", "gqa", "vsr", "hm"),
+    *("okvqa", "vizwiz", "iconvqa", "gqa", "vsr", "hm", "coco_caption"),
 )
 
 
@@ -41,6 +41,11 @@ class EvaluationDataset:
     img_path: str = key(doc="the folder of images")
     max_new_tokens: int = key(doc="longest answer in tokens", low=1)
     batch_size: int = key(doc="samples per batch", low=1)
+    format: str | None = key(
+        None, "which benchmark it is; by default the one with the entry's name", choices=EVALUATION_DATASETS
+    )
+    task: str | None = key(None, "the task that scores it; by default the benchmark's", names="task")
+    splits: list[str] | None = key(None, "which of its splits; by default all")
 
 
 def load_yaml(path: str | Path) -> DictConfig:
@@ -218,7 +223,7 @@ class Config:
             _builder_class(str(name), section).from_config(str(name), section)
         for name, section in self.evaluation_datasets_cfg.items():
             where = f"evaluation_datasets.{name}"
-            if name not in EVALUATION_DATASETS:
+            if name not in EVALUATION_DATASETS and "format" not in (section or {}):
                 known = f"(known: {', '.join(EVALUATION_DATASETS)})"
                 raise ConfigError(f"unknown key {where}{nearest(name, EVALUATION_DATASETS)} {known}")
             read(EvaluationDataset, section, where)

@@ -36,7 +36,7 @@ def setup_logger() -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for programs and people, completely or not at all."""
     with replacing(path) as temporary:
-        temporary.write_bytes(_json(content, indent=2))
+        temporary.write_bytes(to_json(content, indent=2))
 
 
 class JsonLines:
@@ -51,7 +51,7 @@ class JsonLines:
         Raises:
             OSError: if it does not fit on the disk. The file is as it was.
         """
-        line = _json(record)
+        line = to_json(record)
         # Unbuffered: a buffer that does not fit on the disk would be tried again when the file is closed.
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
@@ -81,7 +81,7 @@ class JsonLines:
                 file.writelines(line + b"\n" for line in damaged)
             log.warning("%s: %s moved to %s", self.path, format_count(len(damaged), "damaged line"), aside)
         with replacing(self.path) as temporary:
-            temporary.write_bytes(b"".join(_json(record) for record in records if record["step"] <= step))
+            temporary.write_bytes(b"".join(to_json(record) for record in records if record["step"] <= step))
 
     def _read(self) -> tuple[list[dict[str, Any]], list[bytes]]:
         """The records, and the damaged lines."""
@@ -102,6 +102,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and type(record.get("step")) is int else None
 
 
-def _json(content: dict[str, Any], indent: int | None = None) -> bytes:
+def to_json(content: dict[str, Any], indent: int | None = None) -> bytes:
+    """An object as JSON, with a line end."""
     # Names of files that are not UTF-8 have halves of characters in Python, which JSON can write as escapes.
     return json.dumps(content, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

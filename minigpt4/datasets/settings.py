@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt4.common.schema import key
+from minigpt4.datasets.published import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,19 @@ class DatasetSettings:
     data_type: str = key("images", "the original's key, which is not used", choices=("images", "text"))
     batch_size: int | None = key(None, "samples per batch on each device; training needs it", low=1)
     sample_ratio: float = key(1.0, "its share where several are mixed, relative to the others", low=0)
+    task: str | None = key(
+        None,
+        "the task that its held-out splits are evaluated as, each by itself; by default `run.task`, of all "
+        "data sets together",
+        names="task",
+        effect=False,
+    )
+    max_new_tokens: int | None = key(
+        None,
+        "longest answer in an evaluation, in tokens; by default `model.max_txt_len`",
+        low=1,
+        effect=False,
+    )
     build_info: dict[str, Any] | None = key(None, "where its data is: keys of the builder's own")
     vis_processor: dict[str, Any] | None = key(
         None,
@@ -27,6 +41,16 @@ class CacheInfo:
     """`build_info` of cached features."""
 
     storage: str = key(doc="the folder that minigpt4 cache-features wrote, or the manifest in it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedInfo:
+    """`build_info` of a benchmark; `evaluation_datasets:` is the shorter way to write it."""
+
+    format: str = key(doc="which benchmark", choices=tuple(FORMATS))
+    eval_file_path: str = key(doc="the file of annotations, or the folder of the files")
+    img_path: str = key(doc="the folder of pictures")
+    splits: list[str] | None = key(None, "of those that it has; null: all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ class Sample:
         group: evaluation reports each group by itself.
         size: (height, width) of the image before it was resized; boxes are given in it.
         references: every right answer, where an evaluation knows several; empty: the dialogue's alone.
+        cluster: the same for samples about the same image, which do not count as independent where an
+            evaluation says how sure it is; empty: `image_id`.
         candidates: the answers that an evaluation lets the model choose from; empty: any.
 
     Raises:
@@ -41,12 +43,13 @@ class Sample:
     group: str = ""
     size: tuple[int, int] | None = None
     references: tuple[str, ...] = ()
+    cluster: str = ""
     candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.dialogue, Dialogue):
             raise ValueError(f"dialogue is a {type(self.dialogue).__name__}, it must be a Dialogue")
-        for name in ("image_id", "group"):  # of what others wrote; reports hold them
+        for name in ("image_id", "group", "cluster"):  # of what others wrote; reports hold them
             object.__setattr__(self, name, writable(getattr(self, name)))
         if self.image is not None and self.features is not None:
             raise ValueError("image and features are both given, one stands in the place of the other")
@@ -63,6 +66,10 @@ class Sample:
         return one[None] if one is not None and one.ndim == dimensions else one
 
 
+# Lists of a batch with one item per sample.
+_OF_A_SAMPLE = ("dialogues", "image_ids", "groups", "sizes", "references", "clusters", "candidates")
+
+
 @dataclass
 class Batch:
     """Samples side by side; images are not padded.
@@ -71,7 +78,7 @@ class Batch:
         dialogues: B.
         images: of all samples in order, [N, 3, H, W] or features [N, P, width]; None without any.
         image_counts: n of each sample.
-        image_ids, groups, sizes, references, candidates: of each sample, as in `Sample`.
+        image_ids, groups, sizes, references, clusters, candidates: of each sample, as in `Sample`.
         bad: reason -> how many samples were skipped since the batch before.
         reader: where the reader of the data set stands after this batch; only the loader looks at it.
         tokens: what the model's `prepare` makes of the dialogues.
@@ -84,6 +91,7 @@ class Batch:
     groups: list[str]
     sizes: list[tuple[int, int] | None]
     references: list[tuple[str, ...]]
+    clusters: list[str]
     candidates: list[tuple[str, ...]]
     bad: dict[str, int] = field(default_factory=dict)
     reader: Any = None
@@ -107,6 +115,7 @@ class Batch:
             groups=[sample.group for sample in samples],
             sizes=[sample.size for sample in samples],
             references=[sample.references for sample in samples],
+            clusters=[sample.cluster or sample.image_id for sample in samples],
             candidates=[sample.candidates for sample in samples],
             bad=dict(bad or {}),
             reader=reader,
@@ -124,14 +133,16 @@ class Batch:
         """
         answers = samples["answer"]
         images, counts = _real_images(samples.get("image"), samples.get("length"), len(answers))
+        names = [str(one) for one in samples.get("image_id", [""] * len(answers))]
         return cls(
             dialogues=_dialogues(samples),
             images=images,
             image_counts=counts,
-            image_ids=[str(one) for one in samples.get("image_id", [""] * len(answers))],
+            image_ids=names,
             groups=list(samples.get("group", [""] * len(answers))),
             sizes=[None] * len(answers),
             references=[()] * len(answers),
+            clusters=names,
             candidates=[()] * len(answers),
         )
 
@@ -157,10 +168,7 @@ class Batch:
         """
         sources = rows if images_from is None else images_from
         seen = [images for row in sources if (images := self.images_of(row)) is not None]
-        picked = {
-            name: [getattr(self, name)[row] for row in rows]
-            for name in ("dialogues", "image_ids", "groups", "sizes", "references", "candidates")
-        }
+        picked = {name: [getattr(self, name)[row] for row in rows] for name in _OF_A_SAMPLE}
         return replace(
             self,
             **picked,

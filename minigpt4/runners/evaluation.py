@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from accelerate.utils import gather_object
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import ConfigError, DataError, nearest
 from minigpt4.common.rng import undisturbed
 from minigpt4.common.stop_request import StoppedWaiting, StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
@@ -17,7 +17,8 @@ from minigpt4.prompts.sample import Batch
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
-from minigpt4.tasks.records import Limits, Record
+from minigpt4.tasks.evaluations import Evaluation, plan, summarize
+from minigpt4.tasks.records import Limits, Metrics, Record
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,21 @@ class StoppedEvaluation(Exception):
 
 
 def check_splits(datasets: Datasets, settings: RunSettings) -> None:
-    """Raise ConfigError if a data set lacks a split that `run:` names, or a batch size is not set."""
-    for builder, _ in datasets.values():
+    """Raise ConfigError if a batch size is not set, or a split that `run:` names is missing.
+
+    Every data set must have those that are trained on; held-out ones may be of some data sets alone.
+    """
+    for name, (builder, by_split) in datasets.items():
         _ = builder.batch_size
-    wanted = {
-        "train_splits": settings.train_splits,
-        "valid_splits": settings.valid_splits,
-        "test_splits": settings.test_splits,
-    }
-    for key, names in wanted.items():
-        for name, (_, splits) in datasets.items():
-            for split in names:
-                if split not in splits:
-                    raise ConfigError(f"run.{key}: datasets.{name} has no split {split!r}")
+        for split in settings.train_splits:
+            if split not in by_split:
+                raise ConfigError(f"run.train_splits: datasets.{name} has no split {split!r}")
+    there = list(dict.fromkeys(split for _, by_split in datasets.values() for split in by_split))
+    for key in ("valid_splits", "test_splits"):
+        for split in getattr(settings, key):
+            if split not in there:
+                found = f"{nearest(split, there)} (there: {', '.join(there)})"
+                raise ConfigError(f"run.{key}: no data set has a split {split!r}{found}")
 
 
 def warn_if_unknown_texts(values: Mapping[str, float], vocabulary: int) -> None:
@@ -81,8 +84,8 @@ class Evaluator:
         self.engine = engine
         self.stop = stop
 
-    def records(self, splits: Sequence[str], *, predict_all: bool) -> list[Record]:
-        """A record per sample, from all ranks; the first of them hold their picture.
+    def evaluate(self, splits: Sequence[str], *, predict_all: bool) -> tuple[Metrics, list[Record]]:
+        """What the splits come to, and a record per sample, from all ranks; some hold their picture.
 
         Args:
             splits: names.
@@ -90,33 +93,39 @@ class Evaluator:
 
         Raises:
             StoppedEvaluation: on all ranks, if one was asked to stop.
-            DataError: on all ranks, if the splits have no sample.
+            DataError: on all ranks, if an evaluation has no sample.
         """
-        accelerator = self.engine.accelerator
-        # Ranks that share a language model have to call it together, so each of them evaluates everything.
-        shared = self.engine.sharded
-        rank, ranks = (0, 1) if shared else (accelerator.process_index, accelerator.num_processes)
-        records: list[Record] = []
+        evaluations = plan(self.datasets, splits, self.task)
+        pictures = -(-PICTURES // max(len(evaluations), 1))
         with undisturbed(self.engine.device):
-            for _, by_split in self.datasets.values():
-                for split in splits:
-                    batches = BatchStream(
-                        by_split[split],
-                        self.settings.batch_size_eval,
-                        self.settings.max_bad_fraction,
-                        reading=Reading(reader=rank, readers=ranks),
-                        prompts=self.engine.bare_model.prompts,
-                    )
-                    pictures = max(PICTURES - len(records), 0) if rank == 0 else 0
-                    limits = Limits(predictions=None if predict_all else pictures, pictures=pictures)
-                    records += self.task.evaluate(
-                        self.engine.bare_model, self._until_stopped(batches), limits
-                    )
+            made = [self._records(one, pictures, predict_all) for one in evaluations]
         if any(gather_object([self._gives_up()])):
             raise StoppedEvaluation
-        records = gather_object([] if shared and not accelerator.is_main_process else records)
-        if not records:
-            raise DataError(f"no samples to evaluate in the splits {', '.join(splits)}")
+        idle = self.engine.sharded and not self.engine.accelerator.is_main_process
+        records = [gather_object([] if idle else own) for own in made]
+        for one, own in zip(evaluations, records, strict=True):
+            if not own:
+                parts = ", ".join(".".join(part) for part in one.parts)
+                raise DataError(f"no samples to evaluate in {parts}")
+        return summarize(evaluations, records), [record for own in records for record in own]
+
+    def _records(self, evaluation: Evaluation, pictures: int, predict_all: bool) -> list[Record]:
+        """This rank's records of one evaluation."""
+        # Ranks that share a language model have to call it together, so each of them evaluates everything.
+        accelerator, shared = self.engine.accelerator, self.engine.sharded
+        rank, ranks = (0, 1) if shared else (accelerator.process_index, accelerator.num_processes)
+        records: list[Record] = []
+        for name, split in evaluation.parts:
+            batches = BatchStream(
+                self.datasets[name][1][split],
+                self.settings.batch_size_eval,
+                self.settings.max_bad_fraction,
+                reading=Reading(reader=rank, readers=ranks),
+                prompts=self.engine.bare_model.prompts,
+            )
+            left = max(pictures - len(records), 0) if rank == 0 else 0
+            limits = Limits(predictions=None if predict_all else left, pictures=left)
+            records += evaluation.task.evaluate(self.engine.bare_model, self._until_stopped(batches), limits)
         return records
 
     def _gives_up(self) -> bool:

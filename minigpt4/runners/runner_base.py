@@ -158,8 +158,7 @@ class RunnerBase:
     def _evaluate(self) -> tuple[Metrics, list[Record]]:
         """Evaluate all of `test_splits`."""
         log.info("evaluating %s", ", ".join(self.settings.test_splits))
-        records = self.evaluator.records(self.settings.test_splits, predict_all=True)
-        metrics = self.task.summarize(records)
+        metrics, records = self.evaluator.evaluate(self.settings.test_splits, predict_all=True)
         values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.values.items())
         log.info("evaluation of %d samples: %s", len(records), values)
         return metrics, records
@@ -274,8 +273,7 @@ class RunnerBase:
 
     def _validate(self) -> bool:
         """Evaluate `valid_splits` -> whether the metric that decides is the best so far."""
-        records = self.evaluator.records(self.settings.valid_splits, predict_all=False)
-        metrics = self.task.summarize(records)
+        metrics, records = self.evaluator.evaluate(self.settings.valid_splits, predict_all=False)
         best = metrics.improve_on(self.state.best_of(metrics.best))
         if best:
             self.state.best_metric, self.state.best_step = metrics.best, self.state.step

@@ -7,6 +7,9 @@ TASKS = {
     "short_answer": "minigpt4.tasks.short_answer:ShortAnswerTask",
     "vqa": "minigpt4.tasks.vqa:VqaTask",
     "refer": "minigpt4.tasks.refer:ReferTask",
+    "choose": "minigpt4.tasks.choose:ChooseTask",
+    "yes_no": "minigpt4.tasks.yes_no:YesNoTask",
+    "caption": "minigpt4.tasks.caption:CaptionTask",
     "grounded_caption": "minigpt4.tasks.grounded_caption:GroundedCaptionTask",
 }
 

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from tqdm import tqdm
@@ -17,8 +17,9 @@ from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import IMAGE_TURN
+from minigpt4.tasks.controls import controlled
+from minigpt4.tasks.intervals import Interval, intervals_of_scores
 from minigpt4.tasks.records import Limits, Metrics, Record
-from minigpt4.tasks.shuffle import shuffle_images
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,16 @@ class BaseTask:
         """
         return model(samples, reduction="sum")["loss"]
 
-    @torch.no_grad()
     def evaluate(
         self, model: MiniGPTBase, batches: Iterable[Batch], limits: Limits | None = None
     ) -> list[Record]:
-        """A record per sample, in order; what was skipped on the way is logged.
+        """A record per sample, in order; see `evaluate_batches`."""
+        return [record for records in self.evaluate_batches(model, batches, limits) for record in records]
+
+    def evaluate_batches(
+        self, model: MiniGPTBase, batches: Iterable[Batch], limits: Limits | None = None
+    ) -> Iterator[list[Record]]:
+        """The records of each batch, one per sample; what was skipped on the way is logged.
 
         Args:
             model: it is left in the mode it was in.
@@ -113,7 +119,7 @@ class BaseTask:
             limits: how much is wanted; without any, a prediction for each sample and no picture.
         """
         limits = limits or Limits()
-        records: list[Record] = []
+        done = 0
         bad: Counter[str] = Counter()
         was_training = model.training
         model.eval()
@@ -121,17 +127,18 @@ class BaseTask:
         with tqdm(total=limits.total, desc="evaluating", unit="sample", disable=hidden) as bar:
             for batch in batches:
                 bad.update(batch.bad)
-                batch = shuffle_images(batch) if limits.shuffled else batch
-                if len(batch):
-                    new = new_records(model, batch, limits.pictures - len(records))
-                    wanted = len(new) if limits.predictions is None else limits.predictions - len(records)
-                    self.score(model, batch, new, min(max(wanted, 0), len(new)))
-                    records += new
-                    bar.update(len(new))
+                batch = controlled(batch, limits.control)
+                records = new_records(model, batch, limits.pictures - done)
+                wanted = len(records) if limits.predictions is None else limits.predictions - done
+                if records:
+                    with torch.no_grad():
+                        self.score(model, batch, records, min(max(wanted, 0), len(records)))
+                done += len(records)
+                bar.update(len(records))
+                yield records
         model.train(was_training)
         if bad:
             log.warning("samples skipped: %s", dict(bad))
-        return records
 
     def score(self, model: MiniGPTBase, batch: Batch, records: list[Record], predictions: int) -> None:
         """Fill in the records of a batch: `prediction`, `loss`, `tokens`, `scores`.
@@ -148,6 +155,10 @@ class BaseTask:
     def summarize(self, records: list[Record]) -> Metrics:
         """What the records come to, and which value decides the best checkpoint."""
         raise NotImplementedError
+
+    def intervals(self, records: list[Record]) -> dict[str, Interval]:
+        """The 95 % interval of each metric that is the mean of a score, by the metric's name."""
+        return intervals_of_scores(records)
 
     def predict(self, model: MiniGPTBase, batch: Batch, count: int) -> list[str]:
         """What the model answers to the first `count` samples of a batch, greedily."""
@@ -170,6 +181,7 @@ def new_records(model: MiniGPTBase, batch: Batch, pictures: int) -> list[Record]
             prompt=_question(dialogue),
             truth=dialogue.answer or "",
             references=batch.references[row],
+            cluster=batch.clusters[row],
         )
         images = batch.images_of(row)
         if row < pictures and images is not None and images.ndim == 4:  # cached features show nothing

@@ -16,10 +16,10 @@ def grounded_scores(answer: str, truth: str) -> dict[str, float]:
     """How far an answer names the phrases of the truth, and puts the right boxes behind them.
 
     Returns:
-        parsed: 1 if every `<p>` is closed and followed by a box, and nothing else looks like a box.
-        phrases: the share of the true phrases that it names.
         boxes: F1 of its boxes; one is right where it overlaps a true box of the same phrase by IoU > 0.5,
             each true box once.
+        phrases: the share of the true phrases that it names.
+        parsed: 1 if every `<p>` is closed and followed by a box, and nothing else looks like a box.
     """
     said, true = parse_phrases(answer), parse_phrases(truth)
     left = [*said]
@@ -32,9 +32,9 @@ def grounded_scores(answer: str, truth: str) -> dict[str, float]:
             right += overlapping(same.boxes, phrase.boxes)
     boxes = sum(len(one.boxes) for one in (*said, *true))
     return {
-        "parsed": float(len(said) == answer.count("<p>") and not {*"{}<>"} & {*without_boxes(answer)}),
-        "phrases": named / len(true) if true else 1.0,
         "boxes": 2 * right / boxes if boxes else 1.0,
+        "phrases": named / len(true) if true else 1.0,
+        "parsed": float(len(said) == answer.count("<p>") and not {*"{}<>"} & {*without_boxes(answer)}),
     }
 
 

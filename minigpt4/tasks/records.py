@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RESERVED = {
     *("samples", "before", "percentages", "best_metric", "best_step", "steps", "images", "train_seconds"),
     *("skipped_steps", "trainable_parameters", "bad_samples", "config", "shards", "splits", "shuffled"),
-    "records",
+    *("records", "intervals", "controls", "published", "datasets"),
 }
 
 
@@ -32,14 +32,13 @@ class Limits:
         predictions: the first so many samples need a prediction, None means all. A task whose best metric
             is made of predictions makes all of them.
         pictures: the first so many records keep their picture.
-        shuffled: give each answer the pictures of another sample of its batch, which shows what a model owes
-            to looking. Samples for which none is found are left out.
+        control: what is done to the pictures (`minigpt4/tasks/controls.py`); empty: nothing.
         total: how many samples there are, for the progress bar.
     """
 
     predictions: int | None = None
     pictures: int = 0
-    shuffled: bool = False
+    control: str = ""
     total: int | None = None
 
 
@@ -53,6 +52,7 @@ class Record:
         prompt: what the model was asked; None where it was asked for a caption.
         truth: the right answer.
         references: every right answer, where there are several; empty: `truth` alone.
+        cluster: records of the same are not independent: they share a picture.
         prediction: what the model answered; None where it was not asked.
         loss: of the right answer, in nats per token; None where it was not taken.
         tokens: over how many tokens `loss` is the mean.
@@ -70,11 +70,17 @@ class Record:
     scores: dict[str, float] = field(default_factory=dict)
     picture: "np.ndarray | None" = None
     references: Sequence[str] = ()
+    cluster: str = ""
 
     @property
     def answers(self) -> Sequence[str]:
         """All right answers."""
         return self.references or [self.truth]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the prediction is wholly right, as the first of the scores says; None without scores."""
+        return next(iter(self.scores.values())) == 1 if self.scores else None
 
     def to_json(self) -> dict[str, Any]:
         """What is there, without the picture; each score is a key of its own."""
@@ -82,6 +88,8 @@ class Record:
         del content["scores"], content["picture"]
         if not self.references:
             del content["references"]
+        if self.cluster in ("", self.image_id):
+            del content["cluster"]
         return {key: _for_json(value) for key, value in content.items() if value is not None}
 
 
@@ -94,15 +102,18 @@ class Metrics:
         best: the name of the one that decides which checkpoint is the best.
         higher_is_better: whether more of `best` is better, or less.
         percentages: names of those that are shown as %.
+        curves: names of those that are drawn beside `best` where training validates.
 
     Raises:
-        ValueError: if `best` or `percentages` name what is not in `values`, or a name is in RESERVED.
+        ValueError: if `best`, `percentages` or `curves` name what is not in `values`, or a name is
+            in RESERVED.
     """
 
     values: Mapping[str, float]
     best: str
     higher_is_better: bool = False
     percentages: frozenset[str] = frozenset()
+    curves: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A number of NumPy's or torch's could not be written as JSON, at the end of a long run.
@@ -111,7 +122,7 @@ class Metrics:
         for name in self.values:
             if not isinstance(name, str) or name in RESERVED:
                 raise ValueError(f"a metric cannot be called {name!r}, which is another key of a report")
-        for name in (self.best, *self.percentages):
+        for name in (self.best, *self.percentages, *self.curves):
             if name not in self.values:
                 raise ValueError(f"metric {name!r} is not among the values {', '.join(self.values)}")
 

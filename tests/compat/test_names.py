@@ -24,7 +24,7 @@ from tests.support import ROOT
 from tests.support.golden import golden_model_config
 
 HANDED_ON = {"minigpt4.compat", "minigpt4.common.dist_utils", "minigpt4.common.utils"}
-HANDED_ON |= {"minigpt4.conversation.conversation"}
+HANDED_ON |= {"minigpt4.conversation.conversation", "minigpt4.common.eval_utils"}
 # An outside builder, recognised by what it declares, gets the bridge that it needs.
 BRIDGE = "minigpt4/datasets/builders/base_dataset_builder.py"
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.unit
 PACKAGE = ROOT / "minigpt4"
 # Modules that stand where the original has such names, and re-export them.
 RE_EXPORTS = {"common/dist_utils.py", "common/optims.py", "common/utils.py", "conversation/conversation.py"}
+RE_EXPORTS |= {"common/eval_utils.py"}
 
 
 def packages() -> list[str]:

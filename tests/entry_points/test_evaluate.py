@@ -220,6 +220,7 @@ def test_evaluate_shuffled_needs_different_answers(on_shards, tmp_path, monkeypa
     args = argparse.Namespace(
         **{"cfg_path": on_shards, "options": [], "shards": shard, "split": None, "limit": None},
         **{"out": None, "shuffled": True, "batch_size": 2, "device": "cpu"},
+        **{"controls": False, "dataset": None},
     )
     with pytest.raises(DataError, match="no batch has two different answers"):
         evaluate.evaluate(args)

@@ -25,7 +25,7 @@ from minigpt4.serving import ChatModel
 from minigpt4.serving.answers import answer
 from minigpt4.serving.inputs import read_inputs
 from minigpt4.tasks import setup_task
-from tests.support import jsonl, published
+from tests.support import benchmarks, jsonl, published
 from tests.support.caching import cache as make_cache
 from tests.support.caching import config as caching_config
 from tests.support.golden import build_golden_model, golden_model_config
@@ -128,6 +128,15 @@ def read_published(*names: str) -> Callable[[Path], None]:
             train_on(name, plain(defaults.build_info))
 
     return read
+
+
+def write_benchmarks(folder: Path) -> None:
+    benchmarks.write_benchmarks(folder)
+
+
+def read_benchmarks(folder: Path) -> None:
+    for name, place in {"refcocog": ".", "okvqa": "okvqa", "gqa": "gqa", "hm": "hm/dev.jsonl"}.items():
+        train_on("published", {"format": name, "eval_file_path": place, "img_path": "pictures"})
 
 
 def write_stored_entries(folder: Path) -> None:

@@ -36,6 +36,7 @@ TARGETS: dict[str, Target] = {
     "align": Target(data.write_align, data.read_align, 0.2),
     "refcoco": Target(data.write_published(*REFERRING), data.read_published(*REFERRING), 0.3),
     "published": Target(data.write_published(*OTHERS), data.read_published(*OTHERS), 1.0),
+    "benchmarks": Target(data.write_benchmarks, data.read_benchmarks, 1.0),
     "entries": Target(data.write_stored_entries, data.read_stored_entries),
     "cache": Target(data.write_cache, data.read_cache, 0.3),
     "questions": Target(data.write_questions, data.read_questions, 0.3),

@@ -140,7 +140,7 @@ def test_training_keeps_an_earlier_run(shards: Path, tmp_path: Path) -> None:
 
 def test_training_refuses_a_frozen_model_and_absent_splits(shards: Path, tmp_path: Path) -> None:
     cfg = run_config(shards, tmp_path / "job", test_splits=["validation"])
-    with pytest.raises(ConfigError, match=r"run.test_splits: datasets.cc_sbu has no split 'validation'"):
+    with pytest.raises(ConfigError, match=r"run.test_splits: no data set has a split 'validation'"):
         train(cfg)
     task = setup_task(cfg)
     model = task.build_model(cfg, device="cpu").requires_grad_(False)

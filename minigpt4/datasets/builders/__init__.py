@@ -5,6 +5,7 @@ from minigpt4.common.registry import lazily, registry
 BUILDERS = {
     "cached_features": "minigpt4.datasets.builders.cached_features_builder:CachedFeaturesBuilder",
     "jsonl": "minigpt4.datasets.builders.jsonl_builder:JsonlBuilder",
+    "published": "minigpt4.datasets.builders.published_builder:PublishedBuilder",
 } | {
     name: f"minigpt4.datasets.builders.image_text_pair_builder:{builder}"
     for name, builder in {

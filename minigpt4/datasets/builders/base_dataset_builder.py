@@ -89,6 +89,10 @@ class BaseDatasetBuilder:
     def token_shape(self) -> "TokenShape | None":
         """The shape of an image's tokens, where the data sets give cached ones."""
 
+    def published(self) -> Mapping[str, float]:
+        """Split name -> the accuracy that MiniGPT-v2's authors report, where the data is their benchmark."""
+        return {}
+
     def build_datasets(self) -> Mapping[str, "SampleStream"]:
         """Split name -> data set."""
         raise NotImplementedError

@@ -73,4 +73,5 @@ class JsonlDataset(BaseDataset):
             size=pictures[0]["size"] if len(pictures) == 1 else None,
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
+            cluster="\n".join(entry["images"]),
         )

@@ -17,9 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter
 
 from minigpt4.common.files import replacing
+from minigpt4.processors.boxes import draw_boxes, parse_boxes
 from minigpt4.tasks.records import Record
 
 RIGHT, WRONG, UNKNOWN = "#1a7f37", "#b42318", "#374151"
+TRUE_BOX, SAID_BOX = (22, 163, 74), (220, 38, 38)
 TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
 # A logarithmic axis has no 0: smaller losses are drawn at SMALLEST_LOSS, or at the least above ROUNDING.
 SMALLEST_LOSS, ROUNDING = 1e-4, 1e-7
@@ -78,7 +80,8 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: in
 def draw_samples(records: Sequence[Record], path: str | Path, columns: int = 4) -> None:
     """Draw a grid of pictures with what the model said and what is true.
 
-    Where all scores of a record are 1 the text is green, where one is not it is red.
+    Where the prediction is right the text is green, where it is wrong it is red. Boxes in the truth are drawn
+    in green, those in the prediction in red.
 
     Args:
         records: each with a `picture`.
@@ -94,11 +97,9 @@ def draw_samples(records: Sequence[Record], path: str | Path, columns: int = 4) 
     for axis in axes.flat:
         axis.axis("off")
     for axis, record, title in zip(axes.flat, records, titles, strict=False):
-        axis.imshow(np.asarray(record.picture))
+        axis.imshow(_with_boxes(record))
         axis.set_anchor("S")  # what room is left belongs to the title
-        colour = UNKNOWN
-        if record.scores:
-            colour = RIGHT if min(record.scores.values()) == 1 else WRONG
+        colour = UNKNOWN if record.right is None else RIGHT if record.right else WRONG
         # An untrained model says anything, including `$`, which would begin a formula.
         axis.set_title(title, fontsize=8, color=colour, loc="left", parse_math=False)
     _save(figure, path, dpi=110)
@@ -119,6 +120,14 @@ def draw_histograms(histograms: Mapping[str, Mapping[int, int]], path: str | Pat
         axis.set(xlabel=title, ylabel="samples")
         axis.grid(alpha=0.3)
     _save(figure, path, dpi=110)
+
+
+def _with_boxes(record: Record) -> np.ndarray:
+    """The picture with the boxes of the truth and of the prediction."""
+    texts = ((record.truth, TRUE_BOX), (record.prediction or "", SAID_BOX))
+    boxes = [(box, "", colour) for text, colour in texts for box in parse_boxes(text)]
+    picture = np.asarray(record.picture)
+    return draw_boxes(picture, boxes) if boxes else picture
 
 
 def _title(record: Record) -> str:

@@ -123,18 +123,21 @@ class Reporter:
             )
 
     def validation(self, state: RunState, metrics: Metrics, records: list[Record]) -> None:
-        """The deciding metric of held-out data, and a grid of what was said of some of it."""
+        """The deciding metrics of held-out data, and a grid of what was said of some of it."""
         if not self.accelerator.is_main_process:
             return
-        name, value = metrics.best, metrics.to_json()[metrics.best]
-        line = {"step": state.step, "epoch": self.settings.epoch_of(state.step), f"valid_{name}": value}
+        name, all_values = metrics.best, metrics.to_json()
+        values = {one: all_values[one] for one in (name, *metrics.curves)}
+        line = {"step": state.step, "epoch": self.settings.epoch_of(state.step)}
+        line |= {f"valid_{one}": value for one, value in values.items()}
         # A run that was killed after this line, and before it was saved, comes here again.
         if line not in self.log.read():
             self.log.write(**line)
         best = "" if state.best_value is None else f" (best: {state.best_value:.4f} at {state.best_step})"
         log.info("step %d: validation %s %.4f%s", state.step, name, metrics.values[name], best)
-        if value is not None:
-            self.trackers.log({f"valid/{name}": value}, state.step)
+        known = {f"valid/{one}": value for one, value in values.items() if value is not None}
+        if known:
+            self.trackers.log(known, state.step)
         path = self.folder / "samples" / f"step_{state.step:06d}.png"
         if _draw_pictures(records, path):
             self.trackers.log_image("valid/samples", path, state.step)

@@ -4,7 +4,7 @@ import torch
 
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
-from minigpt4.tasks.shuffle import shuffle_images
+from minigpt4.tasks.controls import shuffle_images
 
 PIXELS = torch.arange(4).view(4, 1, 1, 1)
 

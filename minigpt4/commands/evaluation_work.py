@@ -1,0 +1,138 @@
+"""One evaluation: model, data, and what is done for each of its parts."""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+
+from minigpt4.commands.evaluated_data import load
+from minigpt4.commands.evaluated_parts import Batches, Journal, Key, in_order
+from minigpt4.commands.evaluation_report import Results, report
+from minigpt4.common.config import Config
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.parts import Share
+from minigpt4.datasets.builders.base_dataset_builder import Datasets
+from minigpt4.tasks.base_task import BaseTask
+from minigpt4.tasks.controls import GREY, OTHERS
+from minigpt4.tasks.evaluations import Evaluation, plan
+from minigpt4.tasks.records import Limits, Record
+
+log = logging.getLogger("evaluate")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an evaluation does.
+
+    Attributes:
+        args: the command line.
+        cfg: the whole configuration.
+        task: builds the model.
+        datasets: name -> (builder, data sets by split).
+        evaluations: what is evaluated.
+        share: of this process.
+    """
+
+    args: argparse.Namespace
+    cfg: Config
+    task: BaseTask
+    datasets: Datasets
+    evaluations: list[Evaluation]
+    share: Share
+
+    @classmethod
+    def of(
+        cls,
+        args: argparse.Namespace,
+        cfg: Config,
+        task: BaseTask,
+        datasets: Datasets,
+        splits: Sequence[str],
+        share: Share,
+    ) -> "Work":
+        """Raises ConfigError where a control cannot be made."""
+        for name, (builder, _) in datasets.items():
+            if args.controls and builder.token_shape() is not None:
+                raise ConfigError(f"--controls: datasets.{name} has cached features, which are no pictures")
+        return cls(args, cfg, task, datasets, plan(datasets, splits, task), share)
+
+    @property
+    def controls(self) -> list[str]:
+        """What is done to the pictures; the first is what is reported."""
+        return ["", OTHERS, GREY] if self.args.controls else [OTHERS if self.args.shuffled else ""]
+
+    def fill(self, journal: Journal) -> Batches:
+        """Make all records of this share that the journal does not hold yet."""
+        wanted = [
+            (evaluation, (control, *part))
+            for control in self.controls
+            for evaluation in self.evaluations
+            for part in evaluation.parts
+            if (control, *part) not in journal.finished
+        ]
+        if wanted:
+            log.info("building the model")
+            model = self.task.build_model(self.cfg, device=self.args.device, datasets=self.datasets)
+        for evaluation, key in wanted:
+            control, name, split = key
+            done = len(journal.batches.get(key, ()))
+            log.info("evaluating %s.%s%s", name, split, f" ({control})" if control else "")
+            limits = Limits(control=control, total=self.args.limit if self.share.count == 1 else None)
+            with self.batches(name, split, model.prompts) as batches:
+                mine = islice(self.share.take(batches), done, None)
+                for records in evaluation.task.evaluate_batches(model, mine, limits):
+                    journal.add(key, records)
+            journal.finish(key)
+        return journal.batches
+
+    def batches(self, name: str, split: str, prompts: Any) -> Any:
+        """The batches of a split of a data set, while the block is entered."""
+        builder, by_split = self.datasets[name]
+        of_entry = builder.settings.batch_size if self.cfg.evaluation_datasets_cfg else None
+        size = self.args.batch_size or of_entry or self.cfg.run_value("batch_size_eval")
+        return load(by_split[split], size, self.args, self.cfg, prompts)
+
+    def report(self, parts: Sequence[Batches], head: dict[str, Any]) -> None:
+        """Write and print what the records of all shares come to."""
+
+        def records(control: str, evaluation: Evaluation) -> list[Any]:
+            keys: list[Key] = [(control, *part) for part in evaluation.parts]
+            return list(chain.from_iterable(in_order(parts, key) for key in keys))
+
+        by_control = {
+            control: [records(control, one) for one in self.evaluations] for control in self.controls
+        }
+        report(Results(self.evaluations, by_control, self._published()), head, self.args.out, self.pictures)
+
+    def _published(self) -> dict[str, float]:
+        """What MiniGPT-v2's authors report, by the name of the metric here."""
+        published = {}
+        for one in self.evaluations:
+            for name, split in one.parts if one.name else ():
+                values = self.datasets[name][0].published()
+                if split in values:
+                    published[f"{one.name}_accuracy"] = values[split]
+        return published
+
+    def pictures(self, evaluation: Evaluation, wanted: Mapping[int, Record]) -> None:
+        """Give some records of an evaluation, by number, their pictures.
+
+        The data is read again: records are written without pictures. Cached features and pictures that are
+        normalised already give none.
+        """
+        number = 0
+        for name, split in evaluation.parts:
+            with self.batches(name, split, None) as batches:
+                for batch in batches:
+                    for row, image_id in enumerate(batch.image_ids):
+                        images, record = batch.images_of(row), wanted.get(number)
+                        shown = images is not None and images.dtype == torch.uint8
+                        if record is not None and record.image_id == image_id and shown:
+                            record.picture = images[0].permute(1, 2, 0).numpy()
+                        number += 1
+                    if number > max(wanted):
+                        return

@@ -1,0 +1,84 @@
+"""The tasks that weigh answers: `choose` and `yes_no`, and the area under the ROC curve."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minigpt4.common.errors import DataError
+from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.sample import Batch, Sample
+from minigpt4.tasks.choose import ChooseTask, candidate_losses
+from minigpt4.tasks.yes_no import YesNoTask, roc_auc
+
+QUESTION = "<Img><ImageHere></Img> what is this?"
+
+
+def sample(number: int, answer: str, candidates: tuple[str, ...] = ()) -> Sample:
+    pixels = torch.full((3, 56, 56), number, dtype=torch.uint8)
+    dialogue = Dialogue.of([(QUESTION, answer)])
+    return Sample(dialogue=dialogue, image=pixels, image_id=str(number), candidates=candidates)
+
+
+def test_candidate_losses_are_those_of_each_answer_alone(golden_model) -> None:
+    candidates = [("a dog", "two small cats"), ("a", "red", "a dog")]
+    batch = Batch.of([sample(10, "?"), sample(200, "?")])
+    losses = candidate_losses(golden_model, batch, candidates)
+    assert [len(own) for own in losses] == [2, 3]
+    for row, own in enumerate(candidates):
+        for answer, loss in zip(own, losses[row], strict=True):
+            alone = Batch.of([sample([10, 200][row], answer)])
+            with torch.no_grad():
+                each, _ = golden_model.token_losses(golden_model.prepare(alone, evaluation=True))
+            assert loss == pytest.approx(each.sum().item(), rel=1e-4)
+
+
+def test_choose_takes_the_most_likely_candidate(golden_model) -> None:
+    candidates = ("a dog", "the", "two small cats")
+    batch = Batch.of([sample(10, "the", candidates), sample(20, "nothing", candidates)])
+    (likely, *_), task = candidate_losses(golden_model, batch, batch.candidates), ChooseTask()
+    records = task.evaluate(golden_model, [batch])
+    assert records[0].prediction == candidates[int(np.argmin(likely))]
+    assert records[0].scores["accuracy"] == float(records[0].prediction == "the")
+    assert records[1].scores["accuracy"] == 0.0
+    with pytest.raises(DataError, match="needs candidates"):
+        task.evaluate(golden_model, [Batch.of([sample(1, "a")])])
+
+
+def test_yes_no_weighs_both_answers(golden_model) -> None:
+    task = YesNoTask()
+    task.max_new_tokens = 3
+    batch = Batch.of([sample(10, "yes"), sample(99, "no"), sample(200, "yes")])
+    records = task.evaluate(golden_model, [batch])
+    losses = candidate_losses(golden_model, batch, [("yes", "no")] * 3)
+    for record, (yes, no) in zip(records, losses, strict=True):
+        share = math.exp(-yes) / (math.exp(-yes) + math.exp(-no))
+        assert record.scores["probability_of_yes"] == pytest.approx(share, rel=1e-6)
+    metrics = task.summarize(records)
+    assert set(metrics.values) == {"accuracy", "yes", "auc"} and metrics.best == "accuracy"
+    assert {"accuracy", "auc"} == set(task.intervals(records))
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "area"),
+    [
+        ([0.1, 0.4, 0.35, 0.8], [False, False, True, True], 0.75),
+        ([1, 2, 3], [True, False, False], 0.0),
+        ([5, 5], [True, False], 0.5),
+        ([1, 2], [True, True], math.nan),
+    ],
+)
+def test_roc_auc_by_hand(scores, positive, area) -> None:
+    assert roc_auc(scores, positive) == pytest.approx(area, nan_ok=True)
+
+
+def test_roc_auc_is_that_of_scikit_learn() -> None:
+    """Of 200 scores with ties; recorded, see tests/golden/README.md."""
+    draws = np.random.default_rng(0)
+    scores = np.round(draws.random(200), 1)
+    positive = draws.random(200) < 0.3 + 0.3 * scores
+    assert roc_auc(scores, positive) == pytest.approx(AUC, abs=1e-12)
+
+
+AUC = 0.6374178981937603
