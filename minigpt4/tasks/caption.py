@@ -57,7 +57,7 @@ class CaptionTask(BaseTask):
 
 def caption_scores(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[str, float], dict[str, Sequence[float]]]:
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The metrics of captions.
 
     Args:
@@ -87,7 +87,7 @@ def caption_scores(
 
         values["meteor"], _ = Meteor().compute_score(true, said)
     return {name: float(value) for name, value in values.items()}, {
-        **{"cider": of_each, "rouge_l": rouge_of_each}
+        **{"cider": np.asarray(of_each), "rouge_l": np.asarray(rouge_of_each)}
     }
 
 
