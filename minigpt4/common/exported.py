@@ -25,11 +25,26 @@ MODEL_KEYS = (
     *("prompt_template", "end_sym", "max_txt_len", "max_context_len"),
 )
 PROCESSOR_KEYS = ("image_size", "mean", "std")
+# Arguments of timm's that name files or addresses.
+FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 def is_exported(path: str | Path) -> bool:
     """Whether a path is a folder with a description."""
     return Path(path, DESCRIPTION).is_file()
+
+
+def check_encoder(name: str, kwargs: Mapping[str, Any] | None, where: Any) -> None:
+    """Check an encoder that a folder names.
+
+    Raises:
+        ConfigError: if it is a class, or its arguments name files.
+    """
+    if ":" in name:
+        raise ConfigError(f"{where}: vit_model is {name!r}: a folder cannot name a class")
+    for argument in FILE_ARGUMENTS:
+        if argument in (kwargs or {}):
+            raise ConfigError(f"{where}: vit_kwargs has {argument}: a folder cannot name a file")
 
 
 def write_description(folder: Path, model: Mapping[str, Any], processor: Mapping[str, Any]) -> None:
@@ -66,7 +81,9 @@ def read_description(folder: Path) -> DictConfig:
         for name in found:
             if name not in known:
                 raise ConfigError(f"{path}: unknown key {name!r}")
-    for name in ("arch", "vit_model", "llm_backbone"):
+    kwargs = model.get("vit_kwargs")
+    check_encoder(str(model.get("vit_model")), kwargs if isinstance(kwargs, dict) else None, path)
+    for name in ("arch", "llm_backbone"):
         if ":" in str(model.get(name)):
             raise ConfigError(f"{path}: {name} is {model[name]!r}: a folder cannot name a class")
     if b"${" in text:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from minigpt4.common.exported import check_encoder
 from minigpt4.models.bridges import Bridge, JoinedPatches
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.encoders.build import encoder_class
@@ -45,7 +46,7 @@ class MiniGPTVisionTower(PreTrainedModel):
     """Normalised pixels [N, 3, H, W] -> image tokens [N, P, width], as `last_hidden_state`.
 
     Raises:
-        ValueError: for an encoder that is a class outside the package: names in a folder run no code.
+        ConfigError: for an encoder outside the package, or arguments that name files.
     """
 
     config: MiniGPTVisionConfig
@@ -55,8 +56,7 @@ class MiniGPTVisionTower(PreTrainedModel):
 
     def __init__(self, config: MiniGPTVisionConfig) -> None:
         super().__init__(config)
-        if ":" in config.vit_model:
-            raise ValueError(f"vit_model is {config.vit_model!r}: a folder cannot name a class")
+        check_encoder(config.vit_model, config.vit_kwargs, "config.json")
         # transformers draws buffers that are not in the files anew: here all of them are.
         with torch.device("cpu"), init_empty_weights(include_buffers=False):
             make = encoder_class(config.vit_model)

@@ -25,6 +25,11 @@ def test_description_becomes_sections_with_the_folders_files(tmp_path) -> None:
     ("content", "message"),
     [
         ({"model": {"vit_model": "os:system"}, "image_processor": {}}, "a folder cannot name a class"),
+        (
+            {"model": {"vit_kwargs": {"checkpoint_path": "/etc/passwd"}}, "image_processor": {}},
+            "vit_kwargs has checkpoint_path: a folder cannot name a file",
+        ),
+        ({"model": {"arch": "os:system"}, "image_processor": {}}, "a folder cannot name a class"),
         ({"model": {"ckpt": "/etc/passwd"}, "image_processor": {}}, "unknown key 'ckpt'"),
         ({"model": {"end_sym": "${oc.env:HOME}"}, "image_processor": {}}, r"\$\{\.\.\.\} is not read"),
         ({"model": {}}, "must hold `model` and `image_processor`"),
