@@ -116,6 +116,7 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
 def test_a_config_says_how_to_run_it(path: Path) -> None:
     header = path.read_text().split("\nmodel:")[0]
     script = "train.py" if path.parent.name == "train_configs" else "demo.py"
+    script = "evaluate.py" if "evaluation" in path.name else script
     assert f"python {script} --cfg-path {path.relative_to(ROOT).as_posix()}" in header
     assert "Hardware:" in header
 
