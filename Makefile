@@ -1,4 +1,5 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
+# make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
 # make test                           install, lint, run all tests
 # make unit                           install, run the fast tests: no process, server or training run
 # make lint                           install, check style and types
@@ -22,15 +23,21 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 CONFIGS := train_configs/minigpt4_tiny_$(LLM)
 SHAPES := output/shapes
 ALIGN := output/shapes_align
+SHAPES_V2 := output/shapes_v2
 
 IMG2DATASET := .venv-img2dataset
 VLLM_VENV := .venv-vllm
 
-.PHONY: quickstart img2dataset vllm lint unit pytest test fuzz test-oldest
+.PHONY: quickstart v2 img2dataset vllm lint unit pytest test fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
 	$(PY) train.py --cfg-path $(CONFIGS)_stage2_finetune.yaml
+
+v2: $(VENV)/.installed $(SHAPES_V2)/.made
+	MINIGPT4_DATA=$(SHAPES_V2) $(PY) train.py --cfg-path train_configs/minigptv2_tiny_finetune.yaml \
+		--options model.model_type=tiny_$(LLM) model.ckpt=pkg://minigpt4/assets/tiny/$(LLM)_v2_projection.pth \
+		run.output_dir=output/minigptv2_tiny_$(LLM)
 
 img2dataset: $(IMG2DATASET)/.installed
 
@@ -85,4 +92,8 @@ $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
 
 $(ALIGN)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
 	$(PY) -m dataset.shapes.make_align --out $(ALIGN)
+	@touch $@
+
+$(SHAPES_V2)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py dataset/shapes/v2/*.py)
+	$(PY) -m dataset.shapes.make_v2 --out $(SHAPES_V2)
 	@touch $@
