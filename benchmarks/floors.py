@@ -58,9 +58,10 @@ def step_products(size: Size, images: int, tokens: int, targets: int) -> list[Pr
     """
     return [
         *encoder_products(size, images),
-        *qformer_products(size, images),
+        *(() if size.v2 else qformer_products(size, images)),
         *projection_products(size, images),
         *language_model_products(size, images, tokens),
+        *(lora_products(size, images * tokens) if size.v2 else ()),
         *head_products(size, targets),
     ]
 
@@ -75,7 +76,7 @@ def encoder_products(size: Size, images: int) -> Iterator[Products]:
     """EVA's blocks (a class token precedes the patches) after the patch embedding."""
     s = size.vit_sizes
     width, depth, heads = s["embed_dim"], s["depth"], s["num_heads"]
-    patches = (224 // s["patch_size"]) ** 2
+    patches = (size.image_size // s["patch_size"]) ** 2
     rows, mlp = images * (patches + 1), int(width * s["mlp_ratio"])
     yield Products("encoder", images * patches, 3 * s["patch_size"] ** 2, width)
     yield Products("encoder", rows, width, 3 * width, depth)
@@ -101,9 +102,23 @@ def qformer_products(size: Size, images: int) -> Iterator[Products]:
 
 def projection_products(size: Size, images: int) -> Iterator[Products]:
     """In float32; its input is frozen, so its backward pass is the gradient of the weight alone."""
-    rows, width = images * QUERIES, size.llm.hidden_size
-    yield Products("projection", rows, QFORMER_WIDTH, width, dtype=torch.float32)
-    yield Products("projection", width, rows, QFORMER_WIDTH, dtype=torch.float32)
+    tokens, width = size.image_shape
+    rows, out = images * tokens, size.llm.hidden_size
+    yield Products("projection", rows, width, out, dtype=torch.float32)
+    yield Products("projection", out, rows, width, dtype=torch.float32)
+
+
+def lora_products(size: Size, rows: int) -> Iterator[Products]:
+    """Of the queries and values: two thin products forward; backward to the inputs, and to both factors."""
+    c, rank = size.llm, size.lora_r
+    width, layers = c.hidden_size, c.num_hidden_layers
+    for out in (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim):
+        yield Products("LoRA", rows, width, rank, layers)
+        yield Products("LoRA", rows, rank, out, layers)
+        yield Products("LoRA, back", rows, out, rank, layers)
+        yield Products("LoRA, back", rows, rank, width, layers)
+        yield Products("LoRA, back", out, rows, rank, layers)
+        yield Products("LoRA, back", rank, rows, width, layers)
 
 
 def language_model_products(size: Size, images: int, tokens: int) -> Iterator[Products]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from minigpt4.models.minigpt4 import MiniGPT4
+from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD, normalize
 from minigpt4.prompts.sample import Batch
 
@@ -25,7 +25,7 @@ def normalised(batches: Iterator[Batch]) -> Iterator[Batch]:
     return cycle([replace(b, images=normalize(b.images, mean, std)) for b in islice(batches, 4)])
 
 
-def original_step(model: MiniGPT4, batches: Iterator[Batch]) -> Callable[[], float]:
+def original_step(model: MiniGPTBase, batches: Iterator[Batch]) -> Callable[[], float]:
     """A step that returns its loss.
 
     Tokenised in the step; with a mask; the language model under autocast on a GPU; logits at all positions,

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrai
 
 from minigpt4.models.encoders.eva_clip_g import EvaClipG, EvaSizes
 from minigpt4.models.minigpt4 import MiniGPT4
+from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.models.qformer import build_qformer, to_original_key
 from minigpt4.prompts.sample import Batch
 
@@ -31,11 +33,25 @@ class Size:
         llm: the language model's config.
         vit: overrides of EVA-ViT-g's sizes.
         batch: images a step.
+        v2: whether it is MiniGPT-v2: 448 pixels, four patches a token, LoRA of rank `lora_r`, no Q-Former.
+        lora_r: of the queries and values.
     """
 
     llm: PreTrainedConfig
     batch: int
     vit: dict[str, Any] = field(default_factory=dict)
+    v2: bool = False
+    lora_r: int = 64
+
+    @property
+    def image_size(self) -> int:
+        return 448 if self.v2 else 224
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Tokens of an image before the projection, and their width."""
+        patches = (self.image_size // self.vit_sizes["patch_size"]) ** 2
+        return (patches // 4, 4 * self.vit_sizes["embed_dim"]) if self.v2 else (32, 768)
 
     @property
     def vit_sizes(self) -> dict[str, Any]:
@@ -89,10 +105,11 @@ SIZES = {
     "small": Size(SMALL_LLAMA, batch=8, vit={"embed_dim": 704, "depth": 12, "num_heads": 8}),
     "real": Size(GEMMA_2B, batch=64),
     "real-llama": Size(LLAMA_2_7B, batch=64),
+    "v2": Size(LLAMA_2_7B, batch=8, v2=True),
 }
 
 
-def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGPT4:
+def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGPTBase:
     """A model of this size.
 
     Args:
@@ -104,19 +121,25 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
     folder.mkdir()
     write_vision(folder, size)
     write_language_model(folder / "llm", size.llm)
-    model = MiniGPT4.from_config(
-        {
-            "arch": "minigpt4",
-            "vit_weights": str(folder / "vit.pth"),
-            "vit_kwargs": size.vit,
-            "q_former_model": str(folder / "blip2.pth"),
-            "llama_model": str(folder / "llm"),
-            "llm_sanity_check": False,
-            "prompt_path": "",
-            **keys,
-        },
-        device=device,
-    )
+    section = {
+        "vit_weights": str(folder / "vit.pth"),
+        "vit_kwargs": size.vit,
+        "llama_model": str(folder / "llm"),
+        "llm_sanity_check": False,
+        "prompt_path": "",
+        **keys,
+    }
+    if size.v2:
+        own = {
+            "arch": "minigpt_v2",
+            "image_size": size.image_size,
+            "has_qformer": False,
+            "lora_r": size.lora_r,
+        }
+        model = MiniGPTv2.from_config(own | section, device=device)
+    else:
+        own = {"arch": "minigpt4", "q_former_model": str(folder / "blip2.pth")}
+        model = MiniGPT4.from_config(own | section, device=device)
     fill(model)
     return model
 
@@ -124,10 +147,13 @@ def build(size: Size, folder: Path, device: torch.device, **keys: Any) -> MiniGP
 def write_vision(folder: Path, size: Size) -> None:
     """EVA-ViT-g's file and BLIP-2's in the published layouts; all tensors lie in the same zeros."""
     with init_empty_weights():
-        encoder = EvaClipG("eva_clip_g", 224, **size.vit).module
-        qformer, queries = build_qformer(32, encoder.num_features)
+        encoder = EvaClipG("eva_clip_g", size.image_size, **size.vit).module
     shapes = {name: p.shape for name, p in encoder.named_parameters()}
     torch.save(zeros(shapes), folder / "vit.pth")
+    if size.v2:
+        return
+    with init_empty_weights():
+        qformer, queries = build_qformer(32, encoder.num_features)
     shapes = {to_original_key(f"Qformer.{name}"): p.shape for name, p in qformer.named_parameters()}
     for name in ("weight", "bias"):
         shapes[f"ln_vision.{name}"] = torch.Size([encoder.num_features])
@@ -160,7 +186,7 @@ def write_language_model(folder: Path, config: PreTrainedConfig) -> None:
 
 
 @torch.no_grad()
-def fill(model: MiniGPT4) -> None:
+def fill(model: MiniGPTBase) -> None:
     """Draw all weights, the same ones in every precision: matrices small, norms near one, the rest zero."""
     for name, parameter in model.named_parameters():
         name = model.checkpoint_key(name)
@@ -171,16 +197,17 @@ def fill(model: MiniGPT4) -> None:
             parameter.fill_(float("norm" in name.lower() and name.endswith("weight")))
 
 
-def random_batches(images: int, *, cached: bool = False) -> Iterator[Batch]:
+def random_batches(images: int, size: Size, *, cached: bool = False) -> Iterator[Batch]:
     """Batches as the loaders return them, a few repeated: noise, with captions of 8 to 18 words."""
     rng, noise = random.Random(0), torch.Generator().manual_seed(0)
     batches = []
     for _ in range(4):
         captions = [" ".join(rng.choices(WORDS, k=rng.randint(8, 18))) for _ in range(images)]
         if cached:
-            seen = torch.randn(images, 32, 768, generator=noise).bfloat16()
+            seen = torch.randn(images, *size.image_shape, generator=noise).bfloat16()
         else:
-            seen = torch.randint(0, 256, (images, 3, 224, 224), generator=noise, dtype=torch.uint8)
+            shape = (images, 3, size.image_size, size.image_size)
+            seen = torch.randint(0, 256, shape, generator=noise, dtype=torch.uint8)
         batches.append(Batch.from_mapping({"answer": captions}))
         batches[-1].images, batches[-1].image_counts = seen, [1] * images
     return cycle(batches)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""One stage-1 step on random weights, alternating with one computed as in the original.
+"""One training step on random weights, alternating with one computed as in the original: stage 1, or (v2)
+MiniGPT-v2's, with 448 pixels and LoRA.
 
 Ours is the engine's: prepare, forward, backward, clip, fused AdamW; from pixels, and from cached features.
 The baseline (benchmarks/original_step.py) computes in float32 on a CPU and in float16 under autocast on a
@@ -8,6 +9,7 @@ its loss. Peak memory is measured for each in a process of its own.
 
 example:
   python -m benchmarks.train_step --size small --json output/train_step.json
+  python -m benchmarks.train_step --size v2 --json output/train_step_v2.json
   python -m benchmarks.train_step --size real --profile output/profile.txt
 """
 
@@ -41,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=("small", "real", "real-llama"), required=True)
+    parser.add_argument("--size", choices=("small", "real", "real-llama", "v2"), required=True)
     parser.add_argument("--batch", type=int, help="images per step; the size's own by default")
     parser.add_argument("--turns", type=int, default=5, help="turns of each (5)")
     parser.add_argument("--device", help="cuda or cpu; the best one by default")
@@ -126,11 +128,11 @@ def build_steps(
             )
             engine = Engine(settings, task, model.train())
             for way in ("pixels", "cached"):
-                steps[way] = engine_step(engine, random_batches(images, cached=way == "cached"))
+                steps[way] = engine_step(engine, random_batches(images, size, cached=way == "cached"))
         if "baseline" in ways:
             model = build(size, Path(folder) / "original", device, **original_keys(device)).train()
-            steps["baseline"] = original_step(model, normalised(random_batches(images)))
-    return steps, model.prepare(next(random_batches(images))).tokens
+            steps["baseline"] = original_step(model, normalised(random_batches(images, size)))
+    return steps, model.prepare(next(random_batches(images, size))).tokens
 
 
 def engine_step(engine: Any, batches: Any) -> Step:
@@ -202,7 +204,7 @@ def floors(
     from benchmarks.floors import by_part, seconds_at_ceiling
 
     read = tokens.attention_mask.sum().item()
-    reading = [p for p in products if p.part not in ("encoder", "Q-Former")]
+    reading = [product for product in products if product.part not in ("encoder", "Q-Former")]
     whole, cached = seconds_at_ceiling(products, alone), seconds_at_ceiling(reading, alone)
     return {
         "tokens_per_second": statistics.median(all_rates["pixels"]) * read / images,
