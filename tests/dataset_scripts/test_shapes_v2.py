@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,3 +92,23 @@ def test_ask_detail_never_asks_for_a_description() -> None:
     questions = {language.ask_detail(scene, rng).question.lower().rstrip("?.") for _ in range(200)}
     assert questions.isdisjoint(language.DESCRIBE)
     assert len(questions) > 20
+
+
+@pytest.mark.integration
+def test_all_sets_are_trained_on_and_evaluated_as_their_tasks_say(folder: Path, tmp_path: Path) -> None:
+    """The command of `make v2`, at two steps."""
+    options = [f"run.output_dir={tmp_path}/job", "run.max_epoch=1", "run.iters_per_epoch=2"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "--cfg-path", str(CONFIG), "--options", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MINIGPT4_DATA": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "job/report.json").read_text())
+    assert report["trainable_parameters"] == 217_216
+    for name in ("coco_vqa", "gqa", "refcocop", "invrefcocop"):
+        assert f"{name}_test_accuracy" in report
+    assert "flickr_grounded_caption_test_boxes" in report
+    assert "coco_caption_test_exact_match" in report
