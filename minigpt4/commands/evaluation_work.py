@@ -130,8 +130,8 @@ class Work:
                 for batch in batches:
                     for row, image_id in enumerate(batch.image_ids):
                         images, record = batch.images_of(row), wanted.get(number)
-                        same = record is not None and record.image_id == image_id
-                        if same and images is not None and images.dtype == torch.uint8:
+                        pixels = images is not None and images.dtype == torch.uint8
+                        if pixels and record is not None and record.image_id == image_id:
                             record.picture = images[0].permute(1, 2, 0).numpy()
                         number += 1
                     if number > max(wanted):
