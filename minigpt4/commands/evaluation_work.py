@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from minigpt4.commands.evaluated_data import load
@@ -130,9 +131,13 @@ class Work:
                 for batch in batches:
                     for row, image_id in enumerate(batch.image_ids):
                         images, record = batch.images_of(row), wanted.get(number)
-                        pixels = images is not None and images.dtype == torch.uint8
-                        if pixels and record is not None and record.image_id == image_id:
-                            record.picture = images[0].permute(1, 2, 0).numpy()
+                        if record is not None and record.image_id == image_id and images is not None:
+                            record.picture = _pixels(images[0])
                         number += 1
                     if number > max(wanted):
                         return
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray | None:
+    """An image [3, H, W] as an array [H, W, 3]; None for one that is normalised, or cached features."""
+    return image.permute(1, 2, 0).numpy() if image.dtype == torch.uint8 else None
