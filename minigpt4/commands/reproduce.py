@@ -59,7 +59,7 @@ def main() -> None:
     from minigpt4.common.registry import registry
 
     root = Path(str(registry.get_path("repo_root")))
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, default=str(root / TABLES["minigptv2"]))
     parser.add_argument("table", choices=TABLES, help="which table")
     parser.add_argument("--data", type=user_path, required=True, metavar="DIR", help="the folder of data")
     parser.add_argument("--out", type=user_path, default=Path("output/reproduce"), metavar="DIR")
@@ -67,9 +67,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each split")
     add_device(parser)
     parts.add_arguments(parser)
-    for action in parser._actions:
-        if action.dest == "cfg_path":  # the table's own, unless another is wanted
-            action.required, action.default = False, str(root / TABLES["minigptv2"])
     run(reproduce, parser.parse_args())
 
 

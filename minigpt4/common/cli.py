@@ -17,18 +17,21 @@ def user_path(text: str) -> Path:
     return Path(expanded(text))
 
 
-def config_parser(description: str | None, *, exported: bool = False) -> argparse.ArgumentParser:
+def config_parser(
+    description: str | None, *, exported: bool = False, default: str | None = None
+) -> argparse.ArgumentParser:
     """A parser with the original's `--cfg-path` and `--options`.
 
     Args:
         description: what `--help` says.
         exported: whether the command also takes `--model`, a folder of `minigpt4 export`.
+        default: the YAML where none is named; None: one must be named.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--cfg-path", metavar="F", help="the YAML of the experiment")
+    which = parser.add_mutually_exclusive_group(required=default is None)
+    which.add_argument("--cfg-path", metavar="F", default=default, help="the YAML of the experiment")
     if exported:
         which.add_argument(
             "--model", dest="cfg_path", metavar="DIR", help="instead, a folder that `minigpt4 export` wrote"

@@ -63,8 +63,11 @@ def from_blip2(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def from_stock(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of other parts under the original's names; those of other files are left alone."""
     renamed = {}
+    # An export has the norm in another file than the encoder; in one file, they are somebody's CLIP.
+    whole = any(name.startswith("vision_model.encoder.") for name in tensors)
+    parts = _PARTS[1:] if whole else _PARTS
     for name, tensor in tensors.items():
-        ours = _renamed(name, _PARTS)
+        ours = _renamed(name, parts)
         if not name.startswith(_LEFT_OUT):
             renamed[name if ours == name else to_original_key(ours)] = tensor
     return renamed

@@ -14,10 +14,11 @@ from minigpt4.common.errors import CheckpointError, ConfigError, DataError
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.features import writer as feature_cache
 from minigpt4.datasets.features.reader import Manifest
+from minigpt4.models.minigpt4 import MiniGPT4
 from minigpt4.tasks import setup_task
 from tests.support import GOLDEN
 from tests.support.caching import cache, config, draw_shards, load
-from tests.support.golden import build_golden_model, golden_model_config
+from tests.support.golden import golden_model_config
 from tests.support.shards import sample, sorted_out, write_shard
 
 
@@ -166,7 +167,7 @@ def test_a_checkpoint_with_a_trained_qformer_does_not_fit_a_cache(golden_cache, 
 
 def test_features_are_no_key_of_the_yaml() -> None:
     with pytest.raises(ConfigError, match=r"unknown key model\.features"):
-        build_golden_model(features={"count": 6, "width": 48, "vit_width": 64})
+        MiniGPT4.from_config(golden_model_config(features={"count": 6}), device="cpu")
 
 
 def test_manifests_that_are_none(tmp_path, golden_cache) -> None:

@@ -85,6 +85,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "accum_grad_iters": ({}, 2, "lines"),
     "seed": ({}, 7, "losses"),
     "num_workers": ({}, 2, "order"),
+    "sort_window": ({}, 2, "order"),
     "log_freq": ({}, 2, "lines"),
     "train_splits": ({}, ["train", "test"], "losses"),
     "valid_splits": ({}, ["test"], "validations"),
@@ -280,7 +281,7 @@ def test_run_settings_bound_every_number() -> None:
     """Where 0 is allowed beside 1 it switches something off."""
     ones = ("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "batch_size_eval", "keep")
     zeros = ("init_lr", "min_lr", "weight_decay", "grad_clip", "warmup_steps", "num_workers", "save_every")
-    ones += ("max_bad_steps", "world_size")
+    ones += ("max_bad_steps", "world_size", "sort_window")
     zeros += ("save_minutes", "valid_every", "seed", "max_bad_fraction", "beta2")
     assert dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0) == LOWEST
     with pytest.raises(ConfigError, match=r"run\.max_bad_fraction is 1\.5.*from 0 to 1"):
@@ -291,7 +292,7 @@ def test_run_settings_without_effect_on_what_a_run_computes() -> None:
     assert {*TYPES} - {*without_effect(RunSettings)} == {
         *("task", "runner", "max_epoch", "iters_per_epoch", "init_lr", "lr_sched", "min_lr", "warmup_lr"),
         *("warmup_steps", "lr_decay_rate", "weight_decay", "beta2", "grad_clip", "accum_grad_iters", "amp"),
-        *("seed", "train_splits", "max_bad_fraction", "max_bad_steps"),
+        *("seed", "train_splits", "sort_window", "max_bad_fraction", "max_bad_steps"),
     }
 
 

@@ -156,12 +156,12 @@ class Job:
         )
 
     def wait_for_training(self) -> list[psutil.Process]:
-        """Until a checkpoint is there -> the workers of both datasets."""
+        """Until a checkpoint is there -> the workers, which read both data sets."""
         while not (self.folder / LATEST).exists():
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.1)
         workers = psutil.Process(self.process.pid).children(recursive=True)
-        assert len(workers) == 4
+        assert len(workers) == 2
         return workers
 
     def check_what_is_saved(self) -> None:

@@ -153,9 +153,10 @@ def test_options_and_what_cannot_be_fetched(server, run, tmp_path) -> None:
 def test_the_embedded_default_needs_no_network(server, run, path) -> None:
     code, rows, errors = run(path, "--check", "--options", "model.ckpt=null")
     assert (code, errors, server.seen) == (0, [], [])
-    assert [row[:2] for row in rows[1:]] == [
-        [f"model.{key}", "present"] for key in ("vit_weights", "q_former_model", "llama_model")
-    ]
+    parts = ["vit_weights", "q_former_model", "llama_model"]
+    if "minigptv2" in path.name:
+        parts.remove("q_former_model")
+    assert [row[:2] for row in rows[1:]] == [[f"model.{key}", "present"] for key in parts]
 
 
 def test_the_published_files_are_looked_for_where_the_original_keeps_them(server, run, tmp_path) -> None:

@@ -78,7 +78,7 @@ def test_draw_samples_colours_by_scores(tmp_path: Path, figures: list[Figure]) -
     picture = np.zeros((8, 8, 3), np.uint8)
     right = Record(image_id="1", truth="red", prediction="Red.", scores={"accuracy": 1.0}, picture=picture)
     half = Record(
-        image_id="2", truth="a", prediction="b", scores={"cider": 1, "overlap": 0.5}, picture=picture
+        image_id="2", truth="a", prediction="b", scores={"overlap": 0.5, "cider": 1}, picture=picture
     )
     unasked = Record(image_id="3", prompt="which?", truth="c", picture=picture)
     draw_samples([right, half, unasked], tmp_path / "samples.png", columns=2)

@@ -253,7 +253,7 @@ def test_next_commands_evaluate_what_was_held_out(shards, monkeypatch, run, spli
     }
     cfg = config(shards, storage=storage, **run)
     args = parsed(evaluate, "evaluate", commands(cfg)[1], monkeypatch)
-    assert (args.split, args.limit, args.shards) == (split, None, None)
+    assert (args.split, args.limit, args.shards) == ([split], None, None)
 
 
 def test_next_commands_evaluate_training_samples_where_none_are_held_out(shards, monkeypatch):
@@ -261,7 +261,7 @@ def test_next_commands_evaluate_training_samples_where_none_are_held_out(shards,
     texts = next_commands(cfg, *built(cfg), Path("checkpoint.pth"))
     assert texts[1].startswith("Evaluate it on the split train:\n")
     args = parsed(evaluate, "evaluate", commands(cfg)[1], monkeypatch)
-    assert (args.split, args.limit) == ("train", 1000)
+    assert (args.split, args.limit) == (["train"], 1000)
 
 
 def test_end_summary_names_the_best_checkpoint(shards, tmp_path):
