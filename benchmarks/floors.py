@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.random_model import Size
+from minigpt4.common.device import has_fast_bf16
 
 # Of a product, each time that it is measured.
 RUNS = 5
@@ -165,8 +166,9 @@ def seconds_at_ceiling(products: list[Products], alone: Mapping[Products, float]
 def seconds_of(product: Products, device: torch.device) -> float:
     """One product alone on this device: the fastest of some runs."""
     p = product
-    left = torch.randn(p.batch, p.m, p.k, device=device).to(p.dtype)
-    right = torch.randn(p.batch, p.n, p.k, device=device).to(p.dtype)
+    dtype = p.dtype if has_fast_bf16(device) else torch.float32  # as a model computes there
+    left = torch.randn(p.batch, p.m, p.k, device=device).to(dtype)
+    right = torch.randn(p.batch, p.n, p.k, device=device).to(dtype)
     if p.batch == 1:
         return fastest(lambda: torch.nn.functional.linear(left[0], right[0]), device)
     return fastest(lambda: left @ right.mT, device)
