@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from itertools import count
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -71,17 +70,18 @@ class TrainLoader:
 
     def _next(self) -> Batch:
         """The next batch; logs a line where it waits for long."""
-        for looks in count(1):
+        seconds = 0
+        while True:
             try:
                 return next(self._batches)
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
-                if looks * SECONDS_BETWEEN_LOOKS % SECONDS_WITHOUT_DATA == 0:
-                    seconds, last = looks * SECONDS_BETWEEN_LOOKS, zip(self.workers, self._last, strict=True)
+                seconds += SECONDS_BETWEEN_LOOKS
+                if seconds % SECONDS_WITHOUT_DATA == 0:
+                    last = zip(self.workers, self._last, strict=True)
                     workers = [f"{worker.pid} (last sample: {key or 'none'})" for worker, key in last]
                     log.error("%s: no batch for %d s; waiting for the workers %s", NAME, seconds, workers)
-        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """End the workers now. torch gives each of them five seconds; one that hangs is killed then."""
