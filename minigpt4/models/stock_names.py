@@ -22,8 +22,8 @@ _EVA = (
     ("vision_model.encoder.layers.#.mlp.", "blocks.#.mlp."),
 )
 # The other parts; the original's names are those of checkpoints.
+_NORM = ("vision_model.post_layernorm.", "ln_vision.")
 _PARTS = (
-    ("vision_model.post_layernorm.", "ln_vision."),
     ("qformer.", "Qformer."),
     ("language_projection.", "llama_proj."),
     ("model.multi_modal_projector.linear_1.", "llama_proj."),
@@ -63,9 +63,9 @@ def from_blip2(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def from_stock(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of other parts under the original's names; those of other files are left alone."""
     renamed = {}
-    # An export has the norm in another file than the encoder; in one file, they are somebody's CLIP.
-    whole = any(name.startswith("vision_model.encoder.") for name in tensors)
-    parts = _PARTS[1:] if whole else _PARTS
+    # An export stores the norm apart from the encoder. In one file with it, it belongs to a CLIP.
+    is_clip = any(name.startswith("vision_model.encoder.") for name in tensors)
+    parts = _PARTS if is_clip else (_NORM, *_PARTS)
     for name, tensor in tensors.items():
         ours = _renamed(name, parts)
         if not name.startswith(_LEFT_OUT):
