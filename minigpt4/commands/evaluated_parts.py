@@ -55,12 +55,12 @@ class Journal:
         os.replace(partial, path)
 
     def add(self, key: Key, records: list[Record]) -> None:
-        """Note the records of the next batch."""
+        """Append the records of the next batch."""
         self.batches.setdefault(key, []).append(records)
         self._write({"key": key, "records": [_fields(record) for record in records]})
 
     def finish(self, key: Key) -> None:
-        """Note that there are no more batches of this."""
+        """Record that all batches of `key` are done."""
         self.batches.setdefault(key, [])
         self.finished.add(key)
         self._write({"key": key, "finished": True})

@@ -58,7 +58,7 @@ class Work:
         """Raises ConfigError where a control cannot be made."""
         for name, (builder, _) in datasets.items():
             if args.controls and builder.token_shape() is not None:
-                raise ConfigError(f"--controls: datasets.{name} has cached features, which are no pictures")
+                raise ConfigError(f"--controls: datasets.{name} has cached features, not pictures")
         return cls(args, cfg, task, datasets, plan(datasets, splits, task), share)
 
     @property

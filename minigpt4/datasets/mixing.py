@@ -187,8 +187,8 @@ class TrainStream:
                     source.reordered,
                 )
         for name in sorted({*resumed} ^ {*self.sources} if resumed else ()):
-            known = "is new" if name in self.sources else "is no longer trained on"
-            log.warning("%s %s since the checkpoint: the batches are drawn in a new order", name, known)
+            change = "was added" if name in self.sources else "was removed"
+            log.warning("%s %s since the checkpoint: the batches are drawn in a new order", name, change)
 
     def bad(self) -> Counter[str]:
         """What was skipped so far on this rank, by reason."""

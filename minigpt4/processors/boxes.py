@@ -152,7 +152,7 @@ def _draw_label(
     colour: Colour,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """The label on its colour: above the box, or in its upper corner where there is no room above."""
+    """Draw the label on its colour: above the box, or inside its top left corner if there is no room."""
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     x, y = corner[0], corner[1] - (bottom - top) - 2
     y = corner[1] if y < 0 else y

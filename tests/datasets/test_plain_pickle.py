@@ -106,5 +106,5 @@ def test_read_plain_pickle_refuses_what_is_no_file_or_too_large(tmp_path, monkey
     with pytest.raises(DataError, match="/dev/zero cannot be read: is not a regular file"):
         read_plain_pickle("/dev/zero")
     monkeypatch.setattr(plain_pickle, "MAX_BYTES", 10)
-    with pytest.raises(DataError, match=r"has more than 0 MB: it is no list of references"):
+    with pytest.raises(DataError, match=r"has more than 0 MB, too much for a list of references"):
         read_plain_pickle(written(tmp_path, b"x" * 11))

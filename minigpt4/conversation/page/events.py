@@ -221,7 +221,7 @@ class Events:
             request: the visitor's.
             visitor: whose dialogue it is.
             begin: returns the question and the steps of its reply. Raises Unanswered.
-            sent: what is given back if there is no reply.
+            sent: the message, returned to the box if there is no reply.
         """
         labels = self._labels(request)
         if not visitor.busy.acquire(timeout=ENDING):

@@ -86,7 +86,7 @@ def shown(turns: Sequence[Turn], labels: dict[str, str]) -> list[dict[str, Any]]
 
 
 def explained(error: Exception, labels: dict[str, str]) -> str:
-    """Why there is no reply, by the kind of error: its own message is English, and for programmers."""
+    """Why there is no reply, in the page's language; the error's own message is in English only."""
     if isinstance(error, TooLong):
         return labels["too_long"].format(room=error.room)
     if isinstance(error, UserError):

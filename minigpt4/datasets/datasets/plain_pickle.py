@@ -32,7 +32,9 @@ def read_plain_pickle(path: str | Path) -> Any:
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MB: it is no list of references")
+                raise DataError(
+                    f"{path} has more than {MAX_BYTES // 2**20} MB, too much for a list of references"
+                )
             content = file.read()
     except FileNotFoundError as error:
         raise DataError(f"the annotation file {path} does not exist") from error

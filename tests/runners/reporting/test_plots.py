@@ -76,7 +76,9 @@ def test_draw_loss_shows_another_metric_on_an_axis_of_its_own(tmp_path: Path, fi
 
 def test_draw_samples_colours_by_scores(tmp_path: Path, figures: list[Figure]) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
-    right = Record(image_id="1", truth="red", prediction="Red.", scores={"accuracy": 1.0}, picture=picture)
+    right = Record(
+        image_id="1", truth="red", prediction="Red.", scores={"accuracy": 1.0, "iou": 0.8}, picture=picture
+    )
     half = Record(
         image_id="2", truth="a", prediction="b", scores={"overlap": 0.5, "cider": 1}, picture=picture
     )
