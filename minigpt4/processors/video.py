@@ -1,0 +1,226 @@
+"""Video files of any common kind -> frames in RGB, with their times.
+
+A video that is too long or too large is refused by what its header says, before a frame is decoded.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.files import open_regular
+
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "gif")
+# How the files of these containers begin: (offset, bytes). Others are not opened: of a playlist, FFmpeg would
+# open what it names.
+CONTAINERS = (
+    *((4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, QuickTime
+    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
+    (8, b"AVI "),
+    (0, b"\x00\x00\x01\xba"),  # MPEG program stream
+    (188, b"G"),  # MPEG transport stream: packets of 188 bytes, each beginning so
+    (0, b"FLV\x01"),
+    (0, b"0&\xb2u"),  # ASF, WMV
+    (0, b"OggS"),
+    (0, b"GIF8"),
+)
+MAX_FILE_BYTES = 4 * 2**30
+MAX_FRAME_PIXELS = 40_000_000  # 8K has 33 million
+MAX_SECONDS = 6 * 60 * 60
+MAX_FRAMES = 2_000_000
+# To a frame that is further away than this, seeking is faster than passing over those between.
+SEEK_FROM = 48
+DEFAULT_FPS = 25.0  # where the file does not say
+
+T = TypeVar("T")
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is our message to write
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says about itself.
+
+    Attributes:
+        frames: how many; as the container says, which may be a few too many.
+        fps: frames per second.
+        width, height: in pixels, as shown (after `rotation`).
+        rotation: degrees that its frames are turned by when they are read; 0, 90, 180, 270.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+
+@dataclass(frozen=True)
+class Frame(Generic[T]):
+    """A frame.
+
+    Attributes:
+        time: in seconds from the beginning of the video.
+        image: what its pixels [H, W, 3], uint8 RGB, upright, were made into.
+    """
+
+    time: float
+    image: T
+
+
+def uniform(total: int, count: int) -> list[int]:
+    """The middle frame of each of `count` equal parts; all frames of a video that has no more than that."""
+    if total <= count:
+        return list(range(total))
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
+
+
+def minigpt4_video(total: int, count: int) -> list[int]:
+    """As MiniGPT4-video: every `int(total / count)`-th frame, at most `count`; the last is repeated if fewer.
+
+    Of a video of 89 frames and 45 that are wanted, it sees the first half only.
+    """
+    places = list(range(0, total, max(total // count, 1)))[:count]
+    return places + places[-1:] * (count - len(places))
+
+
+SAMPLINGS: dict[str, Callable[[int, int], list[int]]] = {"uniform": uniform, "minigpt4_video": minigpt4_video}
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """What a video says about itself. Raises BadSample and OSError as `read_frames`."""
+    with _opened(path) as (_, info):
+        return info
+
+
+def read_frames(
+    path: str | Path,
+    prepare: Callable[[np.ndarray], T],
+    count: int,
+    sampling: str = "uniform",
+    window: tuple[float, float] | None = None,
+) -> list[Frame[T]]:
+    """Frames of a video, in order; those between are passed over.
+
+    Args:
+        path: of the file.
+        prepare: pixels [H, W, 3], uint8 RGB -> what is kept of a frame.
+        count: how many frames at most.
+        sampling: which, a key of SAMPLINGS.
+        window: (start, end) in seconds of the part to look at; None for the whole.
+
+    Raises:
+        BadSample: if it is not a video of a known container and codec, is broken, empty, or beyond a limit.
+        OSError: if it cannot be read.
+    """
+    with _opened(path) as (capture, info):
+        for total in (info.frames, None):
+            if total is None:  # the container promised more frames than there are
+                capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+                total = _count(capture)
+                capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+            first, last = (0, total) if window is None else (round(at * info.fps) for at in window)
+            places = _places(min(first, total), min(last, total), count, sampling)
+            if not places:
+                raise BadSample("video without frames")
+            images = [prepare(cv2.cvtColor(one, cv2.COLOR_BGR2RGB)) for one in _read(capture, places)]
+            if len(images) == len(places):
+                return [Frame(place / info.fps, image) for place, image in zip(places, images, strict=True)]
+    raise BadSample("broken video")
+
+
+def _places(first: int, last: int, count: int, sampling: str) -> list[int]:
+    return [first + place for place in SAMPLINGS[sampling](last - first, count)] if last > first else []
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[cv2.VideoCapture, VideoInfo]]:
+    _check_file(path)
+    # One thread: there are many reader processes already. An absolute path is never a pattern or a protocol.
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        if not capture.isOpened():
+            raise BadSample("broken video, or one of an unknown codec")
+        yield capture, _info(capture)
+    finally:
+        capture.release()
+
+
+def _check_file(path: str | Path) -> None:
+    """Raise BadSample or OSError for what FFmpeg should not see."""
+    with open_regular(path) as file:
+        head, size = file.read(256), os.fstat(file.fileno()).st_size
+    if not head:
+        raise BadSample("empty video")
+    if size > MAX_FILE_BYTES:
+        raise BadSample("video too large")
+    if not any(head[at:].startswith(kind) for at, kind in CONTAINERS):
+        raise BadSample("not a video of a known kind")
+
+
+def _info(capture: cv2.VideoCapture) -> VideoInfo:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = fps if 0 < fps < 10_000 else DEFAULT_FPS
+    width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MAX_FRAME_PIXELS:
+        raise BadSample("video too large")
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if frames <= 0:  # some containers do not say
+        frames = _count(capture)
+        capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+    if frames > MAX_FRAMES or frames / fps > MAX_SECONDS:
+        raise BadSample("video too long")
+    return VideoInfo(frames, fps, width, height, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360)
+
+
+def _count(capture: cv2.VideoCapture) -> int:
+    """How many frames follow. Raises BadSample if there is no end to them."""
+    frames = 0
+    while capture.grab():
+        frames += 1
+        if frames > MAX_FRAMES:
+            raise BadSample("video too long")
+    return frames
+
+
+def _read(capture: cv2.VideoCapture, places: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames at ascending places, BGR, from the beginning on; it ends before one that is not there."""
+    at, frame = -1, None  # the place of the frame that was grabbed last
+    for place in places:
+        if place - at > SEEK_FROM and capture.set(cv2.CAP_PROP_POS_FRAMES, place):
+            at = place - 1
+        while at < place:
+            if not capture.grab():
+                return
+            at, frame = at + 1, None
+        if frame is None:
+            found, frame = capture.retrieve()
+            if not found:
+                return
+        yield frame
+
+
+def open_video(
+    path: str | Path,
+    prepare: Callable[[np.ndarray], T],
+    count: int,
+    sampling: str = "uniform",
+    window: tuple[float, float] | None = None,
+) -> list[Frame[T]]:
+    """As `read_frames`, for a file that a person names. Raises DataError in place of BadSample."""
+    try:
+        return read_frames(path, prepare, count, sampling, window)
+    except BadSample as bad:
+        raise DataError(f"The video {Path(path).name} cannot be read: {bad}.") from bad
+    except OSError as error:
+        raise DataError(f"The video {Path(path).name} cannot be read: {error.strerror}.") from error
