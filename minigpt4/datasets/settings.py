@@ -5,6 +5,7 @@ from typing import Any
 
 from minigpt4.common.schema import key
 from minigpt4.datasets.published import FORMATS
+from minigpt4.processors.video import VideoReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class DatasetSettings:
         "split -> its image processor: `name` and its arguments; a split without one takes `train`'s",
     )
     text_processor: dict[str, Any] | None = key(None, "as `vis_processor`, for captions")
+    video: VideoReader = key(VideoReader)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def validate(args: argparse.Namespace) -> None:
                 report(line.number, problem)
             if line.entry is not None:
                 counts.update(_counts(line.entry))
-                for problem in _picture_problems(line.entry, root, args.open_images):
+                for problem in _file_problems(line.entry, root, args.open_images):
                     report(line.number, problem)
                 for warning in _too_long(line.entry, args.max_context_len):
                     counts["warning"] += 1
@@ -89,7 +89,9 @@ def validate(args: argparse.Namespace) -> None:
             report(number, problem)
     if not counts["line"]:
         raise DataError(f"{args.file} has no lines")
-    nouns = ("line", "caption", "question", "conversation", "turn", "picture")
+    nouns = ("line", "caption", "question", "conversation", "turn", "picture") + ("video",) * bool(
+        counts["video"]
+    )
     print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
     if counts["warning"]:
         print(f"warnings: {counts['warning']:,}")
@@ -100,7 +102,7 @@ def validate(args: argparse.Namespace) -> None:
 
 def _counts(entry: "Entry") -> Counter[str]:
     turns = len(entry.questions) if entry.kind == "conversation" else 0
-    return Counter({entry.kind: 1, "picture": len(entry.images), "turn": turns})
+    return Counter({entry.kind: 1, "picture": len(entry.images), "video": bool(entry.video), "turn": turns})
 
 
 def _too_long(entry: "Entry", room: int) -> Iterator[str]:
@@ -132,21 +134,30 @@ def _tokens(text: str) -> int:
     return len(text) // CHARACTERS_PER_TOKEN + TOKENS_PER_IMAGE * text.count(IMAGE_PLACEHOLDER)
 
 
-def _picture_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
+def _file_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
+    import numpy as np
+
     from minigpt4.common.errors import BadSample
     from minigpt4.processors.pictures import read_picture
+    from minigpt4.processors.subtitles import read_subtitles
+    from minigpt4.processors.video import VideoReader
 
-    for name in entry.images:
+    files = [("picture", name, read_picture) for name in entry.images]
+    if entry.video:
+        files.append(("video", entry.video, lambda path: VideoReader().read(path, np.shape)))
+    if entry.subtitles:
+        files.append(("subtitles", entry.subtitles, read_subtitles))
+    for kind, name, read in files:
         path = root / name
         if not os.path.isfile(path):  # unlike Path.is_file, this never raises
-            yield f"picture not found: {name!r} (looked for {path})"
+            yield f"{kind} not found: {name!r} (looked for {path})"
         elif opened:
             try:
-                read_picture(path)
+                read(path)
             except BadSample as bad:
-                yield f"the picture {name!r} cannot be opened: {bad}"
+                yield f"the {kind} {name!r} cannot be opened: {bad}"
             except OSError as error:
-                yield f"the picture {name!r} cannot be read: {error.strerror}"
+                yield f"the {kind} {name!r} cannot be read: {error.strerror}"
 
 
 if __name__ == "__main__":

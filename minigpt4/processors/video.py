@@ -15,6 +15,8 @@ import numpy as np
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.common.files import open_regular
+from minigpt4.common.schema import key
+from minigpt4.processors.subtitles import MAX_WORDS, read_subtitles, said_by_frame
 
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "gif")
 # How the files of these containers begin: (offset, bytes). Others are not opened: of a playlist, FFmpeg would
@@ -210,17 +212,72 @@ def _read(capture: cv2.VideoCapture, places: Sequence[int]) -> Iterator[np.ndarr
         yield frame
 
 
-def open_video(
-    path: str | Path,
-    prepare: Callable[[np.ndarray], T],
-    count: int,
-    sampling: str = "uniform",
-    window: tuple[float, float] | None = None,
-) -> list[Frame[T]]:
-    """As `read_frames`, for a file that a person names. Raises DataError in place of BadSample."""
-    try:
-        return read_frames(path, prepare, count, sampling, window)
-    except BadSample as bad:
-        raise DataError(f"The video {Path(path).name} cannot be read: {bad}.") from bad
-    except OSError as error:
-        raise DataError(f"The video {Path(path).name} cannot be read: {error.strerror}.") from error
+@dataclass(frozen=True)
+class Video(Generic[T]):
+    """What is seen and said in a video.
+
+    Attributes:
+        frames: n, in order.
+        said: n texts: what was said since the frame before, perhaps nothing.
+    """
+
+    frames: list[Frame[T]]
+    said: list[str]
+
+    @property
+    def images(self) -> list[T]:
+        return [frame.image for frame in self.frames]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoReader:
+    """How videos are read; the fields are the keys of `datasets.NAME.video`."""
+
+    frames: int = key(8, "frames that are looked at", low=1, high=1000)
+    sampling: str = key(
+        "uniform",
+        "which frames: the middle ones of as many equal parts; `minigpt4_video`: as MiniGPT4-video, which "
+        "may see the first half only",
+        choices=tuple(SAMPLINGS),
+    )
+    subtitle_words: int = key(MAX_WORDS, "words of the subtitles that are kept", low=0)
+
+    def read(
+        self,
+        path: str | Path,
+        prepare: Callable[[np.ndarray], T],
+        subtitles: str | Path | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> Video[T]:
+        """A video with its subtitles.
+
+        Args:
+            path, prepare, window: as for `read_frames`.
+            subtitles: a file of them.
+
+        Raises:
+            BadSample: as `read_frames` and `read_subtitles`.
+            OSError: if a file cannot be read.
+        """
+        cues = [] if subtitles is None else read_subtitles(subtitles)
+        frames = read_frames(path, prepare, self.frames, self.sampling, window)
+        times = [frame.time for frame in frames]
+        return Video(frames, said_by_frame(cues, times, window or (0.0, float("inf")), self.subtitle_words))
+
+    def open(
+        self,
+        path: str | Path,
+        prepare: Callable[[np.ndarray], T],
+        subtitles: str | Path | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> Video[T]:
+        """As `read`, for files that a person names. Raises DataError."""
+        try:
+            return self.read(path, prepare, subtitles, window)
+        except BadSample as bad:
+            raise DataError(f"The video {Path(path).name} cannot be read: {bad}.") from bad
+        except OSError as error:
+            name = Path(error.filename or path).name
+            raise DataError(
+                f"The video {Path(path).name} cannot be read: {name}: {error.strerror}."
+            ) from error

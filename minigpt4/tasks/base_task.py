@@ -17,6 +17,7 @@ from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import IMAGE_TURN
+from minigpt4.prompts.video import without_video
 from minigpt4.tasks.controls import controlled
 from minigpt4.tasks.intervals import Interval, intervals_of_scores
 from minigpt4.tasks.records import Limits, Metrics, Record
@@ -90,6 +91,7 @@ class BaseTask:
         torch.manual_seed(cfg.run_value("seed"))
         model = model_class.from_config(cfg.model_cfg, device=device, **cached)
         for builder, splits in (datasets or {}).values():
+            builder.check_room(model.prompts)
             for split in splits:
                 where = f"{builder.where}.vis_processor.{split}"
                 model.vision.warn_of_other_statistics(builder.vis_processor(split), where)
@@ -195,4 +197,5 @@ def _question(dialogue: Dialogue) -> str | None:
     asked = [turn.text for turn in dialogue.turns if turn.role == "user"]
     if not asked:
         return None
-    return re.sub(r"^(<image>\s*)+", "", asked[-1].replace(IMAGE_TURN.strip(), "<image>"))
+    text = without_video(asked[-1]).replace(IMAGE_TURN.strip(), "<image>")
+    return re.sub(r"^(<image>\s*)+", "", text)

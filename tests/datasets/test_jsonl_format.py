@@ -49,7 +49,7 @@ BAD_LINES = [
     (
         {"img": "a.jpg", "caption": "x"},
         [
-            "'img' is not a key of this format; did you mean 'image'? (known: image, caption, question, "
+            "'img' is not a key of this format; did you mean 'image'? (known: image, video, subtitles, caption, question, "
             "answer, conversation, id, group)",
             "'image' is missing: the path of a picture, or a list of them (it has 'img', 'caption')",
         ],
@@ -58,7 +58,7 @@ BAD_LINES = [
         CAPTION | {"text": "A dog."},
         [
             "'text' is not a key of this format: write \"caption\": "
-            '"…" (known: image, caption, question, answer, conversation, id, group)'
+            '"…" (known: image, video, subtitles, caption, question, answer, conversation, id, group)'
         ],
     ),
     (CAPTION | {"image": 3}, ["'image' is 3, it must be the path of a picture"]),

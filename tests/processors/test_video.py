@@ -9,7 +9,7 @@ import pytest
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors import video
-from minigpt4.processors.video import minigpt4_video, open_video, read_frames, uniform, video_info
+from minigpt4.processors.video import VideoReader, minigpt4_video, read_frames, uniform, video_info
 from tests.support.videos import CODECS, number_of, write_video
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_video_has_a_reason(tmp_path: Path, content: bytes, reason: s
     with pytest.raises(BadSample, match=f"^{reason}$"):
         read_frames(path, number_of, 4)
     with pytest.raises(DataError, match=rf"^The video a\.mp4 cannot be read: {reason}\.$"):
-        open_video(path, number_of, 4)
+        VideoReader().open(path, number_of)
 
 
 def test_a_truncated_video_has_a_reason(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From the section `datasets:` of a YAML to data sets. Checking it opens no file and imports no torch."""
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,10 +18,17 @@ from minigpt4.processors.base_processor import (
     image_processor_for,
     processor_for,
 )
+from minigpt4.processors.video import VideoReader
 
 if TYPE_CHECKING:
     from minigpt4.datasets.stream import SampleStream
     from minigpt4.models.image_tokens import TokenShape
+    from minigpt4.prompts.encoder import PromptEncoder
+
+
+log = logging.getLogger(__name__)
+
+TOKENS_PER_WORD = 1.5  # about, of English
 
 
 class BaseDatasetBuilder:
@@ -85,6 +93,37 @@ class BaseDatasetBuilder:
         for split in splits:
             where = f"{self.where}.vis_processor.{split}"
             check_image_size(self.vis_processor(split), model_cfg.get("image_size"), where)
+
+    def check_room(self, prompts: "PromptEncoder") -> None:
+        """Raise ConfigError if the frames of a video do not fit into a prompt; warn if its words may not.
+
+        Args:
+            prompts: the model's.
+        """
+        video = self.settings.video
+        if video == VideoReader():
+            return  # nothing is said about videos
+        from minigpt4.prompts.dialogue import Dialogue, Turn
+        from minigpt4.prompts.video import video_turn
+
+        room, section = prompts.max_context_len, f"{self.where}.video"
+        frames = sum(prompts.lengths(Dialogue((Turn("user", video_turn([""] * video.frames)),))))
+        words = round(video.subtitle_words * TOKENS_PER_WORD)
+        budget = (
+            f"{video.frames} frames of {prompts.image_tokens} tokens take {frames} with their marks, of the "
+            f"{room} that a prompt has room for (model.max_context_len, and the language model's positions "
+            "less model.max_txt_len)"
+        )
+        if frames >= room:
+            raise ConfigError(f"{section}.frames: {budget}: please lower it, or model.tokens_per_frame")
+        log.info("%s: %s", section, budget)
+        if frames + words > room:
+            log.warning(
+                "%s: %d words of subtitles are about %d tokens more: samples that do not fit are skipped",
+                section,
+                video.subtitle_words,
+                words,
+            )
 
     def token_shape(self) -> "TokenShape | None":
         """The shape of an image's tokens, where the data sets give cached ones."""

@@ -85,7 +85,7 @@ class MapStyleBuilder(BaseDatasetBuilder):
         if self.dataset_class().SPLIT_INSIDE:
             options = options | {"split": split.name}
         try:
-            return self.dataset_class()(
+            dataset = self.dataset_class()(
                 self.vis_processor(split.name).to_batch,
                 self.text_processor(split.name),
                 split.image_path,  # type: ignore[arg-type]  # None only where NEEDS_IMAGE_PATH says so
@@ -94,6 +94,8 @@ class MapStyleBuilder(BaseDatasetBuilder):
             )
         except DataError as error:
             raise DataError(f"{split.key}: {error}") from error
+        dataset.video = self.settings.video
+        return dataset
 
     def _splits(self) -> Iterator[Split]:
         given = vars(self.build_info)

@@ -17,6 +17,7 @@ from minigpt4.datasets.datasets.annotation_store import AnnotationStore, store
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
+from minigpt4.processors.video import Video, VideoReader
 from minigpt4.prompts.instruction_templates import Instructions
 from minigpt4.prompts.sample import Sample
 
@@ -59,6 +60,9 @@ class BaseDataset(SampleStream):
         instructions: wordings to draw from, in place of those of the class's pool.
         options: keyword arguments of `entries`, where a subclass has some.
 
+    Attributes:
+        video: how it reads videos, where it has any; its builder sets it.
+
     Raises:
         DataError: for files that are not as they should be.
     """
@@ -80,6 +84,7 @@ class BaseDataset(SampleStream):
     ) -> None:
         self.vis_processor = vis_processor
         self.text_processor = text_processor
+        self.video = VideoReader()
         self.vis_root = _parent(ann_paths) if vis_root is None else Path(vis_root)
         pool = Instructions.pool(self.INSTRUCTIONS) if self.INSTRUCTIONS else Instructions(())
         self.instructions = pool if instructions is None else Instructions(instructions)
@@ -160,17 +165,35 @@ class BaseDataset(SampleStream):
         Raises:
             BadSample: if it is missing, outside the folder, or cannot be decoded.
         """
-        try:
-            path = inside(self.vis_root, name)
-        except ValueError as error:
-            raise BadSample("image outside its folder") from error
-        if not os.path.isfile(path):  # unlike Path.is_file, this never raises
-            raise BadSample("missing image")
+        path = self._file(name, "image")
         try:
             pixels = read_picture(path)
         except OSError as error:
             raise BadSample("unreadable image") from error
         return {"image": self.vis_processor(pixels), "size": (pixels.shape[0], pixels.shape[1])}
+
+    def watch(self, name: str, subtitles: str = "") -> Video[torch.Tensor]:
+        """The video of that path below `vis_root`, with the subtitles of that path, if there are any.
+
+        Raises:
+            BadSample: if one is missing, outside the folder, or cannot be read.
+        """
+        path = self._file(name, "video")
+        words = self._file(subtitles, "subtitles") if subtitles else None
+        try:
+            return self.video.read(path, self.vis_processor, words)
+        except OSError as error:
+            raise BadSample("unreadable video or subtitles") from error
+
+    def _file(self, name: str, kind: str) -> Path:
+        """The path of a file below `vis_root`. Raises BadSample."""
+        try:
+            path = inside(self.vis_root, name)
+        except ValueError as error:
+            raise BadSample(f"{kind} outside its folder") from error
+        if not os.path.isfile(path):  # unlike Path.is_file, this never raises
+            raise BadSample(f"missing {kind}")
+        return path
 
     def __len__(self) -> int:
         return len(self.annotation)

@@ -14,10 +14,13 @@ from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
 from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
+from minigpt4.prompts.instruction_templates import Instructions
 from minigpt4.prompts.sample import Sample
 from minigpt4.prompts.templates import IMAGE_TURN
+from minigpt4.prompts.video import VIDEO_MARK, about_video
 
 SHOWN_PROBLEMS = 5
+VIDEO_CAPTION = Instructions.pool("video_caption")
 _IMAGES_BEFORE = re.compile(f"(?:{re.escape(IMAGE_TURN)})*")
 
 
@@ -59,6 +62,8 @@ class JsonlDataset(BaseDataset):
 
     def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
         questions, answers = entry["questions"], entry["answers"]
+        if entry["video"]:
+            return self._of_video(entry, rng)
         if entry["kind"] == "caption":
             answers = [clean_caption(answers[0], self.text_processor)]
             request = self.instructions.ask(rng)
@@ -74,4 +79,26 @@ class JsonlDataset(BaseDataset):
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
             cluster="\n".join(entry["images"]),
+        )
+
+    def _of_video(self, entry: dict[str, Any], rng: random.Random) -> Sample:
+        """The frames of a video are its pictures, before the first question or where that marks them."""
+        questions, answers = entry["questions"], entry["answers"]
+        if entry["kind"] == "caption":
+            answers = [clean_caption(answers[0], self.text_processor)]
+            questions = [self.instructions.ask(rng) or VIDEO_CAPTION.ask(rng)]
+        elif entry["kind"] == "question":
+            questions = [self.instructions.about(questions[0], rng)]
+        video = self.watch(entry["video"], entry["subtitles"])
+        place = next((at for at, question in enumerate(questions) if VIDEO_MARK in question), 0)
+        questions = [
+            about_video(video.said, question) if at == place else question
+            for at, question in enumerate(questions)
+        ]
+        return Sample(
+            dialogue=Dialogue.of(zip(questions, answers, strict=True)),
+            image=torch.stack(video.images),
+            image_id=entry["id"] or entry["line"],
+            group=entry["group"],
+            cluster=entry["video"],
         )

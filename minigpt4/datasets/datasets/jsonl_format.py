@@ -17,11 +17,16 @@ from minigpt4.common.errors import DataError, nearest
 from minigpt4.common.files import check_inside, open_regular
 from minigpt4.datasets.datasets.foreign_lines import MARK, as_own
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER, IMAGE_TURN
+from minigpt4.prompts.video import VIDEO_MARK
 
 # Keys of others' files -> what to write here.
-ELSEWHERE = {"images": 'write "image": ["…", …]', "text": 'write "caption": "…"'}
+ELSEWHERE = {
+    "images": 'write "image": ["…", …]',
+    "videos": 'write "video": "…", one in a line',
+    "text": 'write "caption": "…"',
+}
 KINDS = ("caption", "question", "conversation")
-KEYS = ("image", "caption", "question", "answer", "conversation", "id", "group")
+KEYS = ("image", "video", "subtitles", "caption", "question", "answer", "conversation", "id", "group")
 ROLES = ("user", "assistant")
 # A longer line is not a sample, but a file without line ends.
 MAX_LINE = 16 * 2**20
@@ -38,6 +43,7 @@ class Entry:
             caption, which answers whatever request the model is configured with.
         answers: the reply to each.
         id, group: as given, or empty.
+        video, subtitles: their paths in place of pictures, or empty.
     """
 
     kind: str
@@ -46,6 +52,8 @@ class Entry:
     answers: list[str]
     id: str = ""
     group: str = ""
+    video: str = ""
+    subtitles: str = ""
 
 
 @dataclass(slots=True)
@@ -118,11 +126,18 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
         for key in record
         if key not in KEYS
     ]
-    images = _images(record, problems)
+    video, subtitles = (_file(record, key, problems) for key in ("video", "subtitles"))
+    images = [] if "video" in record else _images(record, problems)
+    for key, other in {"image": "video" in record, "subtitles": "video" not in record}.items():
+        if key in record and other:
+            beside = "beside 'video'" if key == "image" else "without 'video'"
+            problems.append(f"{key!r} stands {beside}")
     kind, turns = _turns(record, problems)
     if kind == "caption" and len(images) > 1:
         problems.append(f"a caption is of one picture, here are {len(images)}: ask a question about them")
     _check_marks(turns, len(images), problems)
+    if sum((question or "").count(VIDEO_MARK) for question, _ in turns) > ("video" in record):
+        problems.append(f"{VIDEO_MARK} marks where 'video' goes: once at most, and only where there is one")
     for key, kinds in {"id": (str, int), "group": (str,)}.items():
         if key in record and (not isinstance(record[key], kinds) or isinstance(record[key], bool)):
             or_number = " or a whole number" if int in kinds else ""
@@ -133,7 +148,8 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
         return None, problems
     questions = _with_placeholders([question for question, _ in turns], len(images))
     answers = [answer for _, answer in turns]
-    return Entry(kind, images, questions, answers, str(record.get("id", "")), record.get("group", "")), []
+    name, group = str(record.get("id", "")), record.get("group", "")
+    return Entry(kind, images, questions, answers, name, group, video, subtitles), []
 
 
 def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
@@ -147,18 +163,30 @@ def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
     if not names:
         problems.append("'image' is an empty list, it must name at least one picture")
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            problems.append(f"'image' is {_shown(name)}, it must be the path of a picture")
-        elif "://" in name:
-            problems.append(f"'image' is {_shown(name)}: fetch the picture, and give its path")
-        elif "\\" in name and ":" not in name and not name.startswith("\\") and ".." not in name:
-            problems.append(f"'image' is {_shown(name)}: write / between folders, which works everywhere")
-        elif _check_text(name, "'image'", problems):
-            try:
-                check_inside(name)
-            except ValueError as error:
-                problems.append(f"'image': {error}: give a path relative to it")
+        _check_path(name, "image", "the path of a picture", problems)
     return names
+
+
+def _file(record: dict[str, Any], key: str, problems: list[str]) -> str:
+    """The path under a key that holds one, or empty."""
+    if key in record:
+        _check_path(record[key], key, "the path of a file", problems)
+    return record.get(key, "")
+
+
+def _check_path(name: Any, key: str, wanted: str, problems: list[str]) -> None:
+    if not isinstance(name, str) or not name.strip():
+        problems.append(f"{key!r} is {_shown(name)}, it must be {wanted}")
+    elif "://" in name:
+        noun = "picture" if key == "image" else "file"
+        problems.append(f"{key!r} is {_shown(name)}: fetch the {noun}, and give its path")
+    elif "\\" in name and ":" not in name and not name.startswith("\\") and ".." not in name:
+        problems.append(f"{key!r} is {_shown(name)}: write / between folders, which works everywhere")
+    elif _check_text(name, repr(key), problems):
+        try:
+            check_inside(name)
+        except ValueError as error:
+            problems.append(f"{key!r}: {error}: give a path relative to it")
 
 
 def _turns(record: dict[str, Any], problems: list[str]) -> tuple[str, list[tuple[str | None, str]]]:
