@@ -71,6 +71,14 @@ def test_marks_in_a_conversation(tmp_path: Path) -> None:
     assert turns == ["What?", "Dog.", "And on <Img><ImageHere></Img>?", "Cat."]
 
 
+def test_candidates(tmp_path: Path) -> None:
+    lines = [row | {"candidates": ["A cat.", "A dog."]} for row in (CAPTION, QUESTION)]
+    path = write(tmp_path / "d.jsonl", *lines, CAPTION)
+    samples = build({"ann_path": {"val": str(path)}}, "val", "blip_caption")
+    assert [s.candidates for s in samples] == [("a cat", "a dog"), ("A cat.", "A dog."), ()]
+    assert all(s.dialogue.answer in s.candidates for s in list(samples)[:2])
+
+
 def test_the_text_processor_is_for_captions(tmp_path: Path) -> None:
     only_signs = {"image": "a.jpg", "caption": "..."}
     path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, only_signs)

@@ -49,8 +49,8 @@ BAD_LINES = [
     (
         {"img": "a.jpg", "caption": "x"},
         [
-            "'img' is not a key of this format; did you mean 'image'? (known: image, video, subtitles, caption, question, "
-            "answer, conversation, id, group)",
+            "'img' is not a key of this format; did you mean 'image'? (known: image, video, subtitles, "
+            "caption, question, answer, conversation, candidates, id, group)",
             "'image' is missing: the path of a picture, or a list of them (it has 'img', 'caption')",
         ],
     ),
@@ -58,7 +58,8 @@ BAD_LINES = [
         CAPTION | {"text": "A dog."},
         [
             "'text' is not a key of this format: write \"caption\": "
-            '"…" (known: image, video, subtitles, caption, question, answer, conversation, id, group)'
+            '"…" (known: image, video, subtitles, caption, question, answer, conversation, candidates, '
+            "id, group)"
         ],
     ),
     (CAPTION | {"image": 3}, ["'image' is 3, it must be the path of a picture"]),
@@ -136,6 +137,14 @@ BAD_LINES = [
     ),
     (CAPTION | {"id": True}, ["'id' is True, it must be text or a whole number"]),
     (CAPTION | {"group": 4}, ["'group' is 4, it must be text"]),
+    (CAPTION | {"candidates": "A dog."}, ["'candidates' is 'A dog.', it must be a list of texts"]),
+    (CAPTION | {"candidates": ["A dog.", 4]}, ["one of 'candidates' is 4, it must be text"]),
+    (CAPTION | {"candidates": ["A cat.", "A cat."]}, ["'candidates' holds a text twice"]),
+    (CAPTION | {"candidates": ["A cat."]}, ["'candidates' lacks the right one, 'A dog.'"]),
+    (
+        {"image": "a.jpg", "conversation": TALK, "candidates": ["A dog."]},
+        ["'candidates' stands beside 'conversation', it belongs to a caption or a question"],
+    ),
 ]
 
 

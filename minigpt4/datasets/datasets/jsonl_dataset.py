@@ -61,11 +61,13 @@ class JsonlDataset(BaseDataset):
         return self.annotation[index]["line"]
 
     def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
-        questions, answers = entry["questions"], entry["answers"]
-        if entry["video"]:
-            return self._of_video(entry, rng)
+        questions, answers, candidates = entry["questions"], entry["answers"], entry["candidates"]
         if entry["kind"] == "caption":
             answers = [clean_caption(answers[0], self.text_processor)]
+            candidates = [clean_caption(text, self.text_processor) for text in candidates]
+        if entry["video"]:
+            return self._of_video(entry, answers, candidates, rng)
+        if entry["kind"] == "caption":
             request = self.instructions.ask(rng)
             questions = [request and IMAGE_TURN + request]
         elif entry["kind"] == "question":
@@ -78,14 +80,16 @@ class JsonlDataset(BaseDataset):
             size=pictures[0]["size"] if len(pictures) == 1 else None,
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
+            candidates=tuple(candidates),
             cluster="\n".join(entry["images"]),
         )
 
-    def _of_video(self, entry: dict[str, Any], rng: random.Random) -> Sample:
+    def _of_video(
+        self, entry: dict[str, Any], answers: list[str], candidates: list[str], rng: random.Random
+    ) -> Sample:
         """The frames of a video are its pictures, before the first question or where that marks them."""
-        questions, answers = entry["questions"], entry["answers"]
+        questions = entry["questions"]
         if entry["kind"] == "caption":
-            answers = [clean_caption(answers[0], self.text_processor)]
             questions = [self.instructions.ask(rng) or VIDEO_CAPTION.ask(rng)]
         elif entry["kind"] == "question":
             questions = [self.instructions.about(questions[0], rng)]
@@ -100,5 +104,6 @@ class JsonlDataset(BaseDataset):
             image=torch.stack(video.images),
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
+            candidates=tuple(candidates),
             cluster=entry["video"],
         )

@@ -26,7 +26,10 @@ ELSEWHERE = {
     "text": 'write "caption": "…"',
 }
 KINDS = ("caption", "question", "conversation")
-KEYS = ("image", "video", "subtitles", "caption", "question", "answer", "conversation", "id", "group")
+KEYS = (
+    *("image", "video", "subtitles", "caption", "question", "answer", "conversation", "candidates"),
+    *("id", "group"),
+)
 ROLES = ("user", "assistant")
 # A longer line is not a sample, but a file without line ends.
 MAX_LINE = 16 * 2**20
@@ -42,6 +45,7 @@ class Entry:
         questions: what the user says in each turn, with IMAGE_PLACEHOLDER where a picture goes; None for a
             caption, which answers whatever request the model is configured with.
         answers: the reply to each.
+        candidates: what an evaluation chooses the answer from; empty: anything.
         id, group: as given, or empty.
         video, subtitles: their paths in place of pictures, or empty.
     """
@@ -50,6 +54,7 @@ class Entry:
     images: list[str]
     questions: list[str | None]
     answers: list[str]
+    candidates: list[str] = field(default_factory=list)
     id: str = ""
     group: str = ""
     video: str = ""
@@ -138,6 +143,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     _check_marks(turns, len(images), problems)
     if sum((question or "").count(VIDEO_MARK) for question, _ in turns) > ("video" in record):
         problems.append(f"{VIDEO_MARK} marks where 'video' goes: once at most, and only where there is one")
+    candidates = _candidates(record, kind, turns, problems)
     for key, kinds in {"id": (str, int), "group": (str,)}.items():
         if key in record and (not isinstance(record[key], kinds) or isinstance(record[key], bool)):
             or_number = " or a whole number" if int in kinds else ""
@@ -149,7 +155,7 @@ def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     questions = _with_placeholders([question for question, _ in turns], len(images))
     answers = [answer for _, answer in turns]
     name, group = str(record.get("id", "")), record.get("group", "")
-    return Entry(kind, images, questions, answers, name, group, video, subtitles), []
+    return Entry(kind, images, questions, answers, candidates, name, group, video, subtitles), []
 
 
 def _images(record: dict[str, Any], problems: list[str]) -> list[str]:
@@ -237,6 +243,26 @@ def _conversation(turns: Any, problems: list[str]) -> list[tuple[str | None, str
     if len(problems) > before:
         return []
     return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _candidates(
+    record: dict[str, Any], kind: str, turns: list[tuple[str | None, str]], problems: list[str]
+) -> list[str]:
+    """The answers to choose from: different ones, and the right one among them."""
+    if "candidates" not in record:
+        return []
+    found = record["candidates"]
+    if kind == "conversation":
+        problems.append("'candidates' stands beside 'conversation', it belongs to a caption or a question")
+    elif not isinstance(found, list):
+        problems.append(f"'candidates' is {_shown(found)}, it must be a list of texts")
+    elif all(_check_text(text, "one of 'candidates'", problems) for text in found):
+        if len(set(found)) < len(found):
+            problems.append("'candidates' holds a text twice")
+        elif turns and turns[0][1] not in found:
+            problems.append(f"'candidates' lacks the right one, {_shown(turns[0][1])}")
+        return found
+    return []
 
 
 def _check_text(value: Any, name: str, problems: list[str]) -> bool:
