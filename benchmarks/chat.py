@@ -2,9 +2,10 @@
 """Chat on random weights: time to the first token, and throughput.
 
 The time to the first token is measured at turns 1 to 10 of a dialogue about an image, with and without the
-cached keys and values of earlier turns; tokens per second at several batch sizes, as loaded and compiled, and
-for several concurrent requests, as in serve.py; images per second of captions of 20 tokens, as in infer.py.
-The first reply of the process is measured separately. Each figure is written as soon as it is measured.
+cached keys and values of earlier turns; tokens per second at several batch sizes, as loaded and compiled (one
+reply on a GPU also without a recorded step), and for several concurrent requests, as in serve.py; images per
+second of captions of 20 tokens, as in infer.py. The first reply of the process is measured separately. Each
+figure is written as soon as it is measured.
 
 example:
   python -m benchmarks.chat --size tiny
@@ -66,6 +67,9 @@ def measure(args: argparse.Namespace) -> Any:
     yield "first_reply_tokens_per_second", speed(model, 1, args.tokens)
     for batch in args.batches:
         yield f"tokens_per_second_at_{batch}", speed(model, batch, args.tokens)
+    if on_gpu:
+        plain = ChatModel(model.model, model.processor, record=False)
+        yield "unrecorded_tokens_per_second_at_1", speed(plain, 1, args.tokens)
     for batch in args.batches:
         yield f"served_tokens_per_second_to_{batch}", served(model, batch, args.tokens)
         yield f"images_per_second_at_{batch}", captions(model, batch)

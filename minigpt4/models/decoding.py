@@ -8,7 +8,8 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues
+from minigpt4.models.recorded_step import RecordedStep
 from minigpt4.prompts.reply_end import ReplyReader
 
 
@@ -52,8 +54,12 @@ class Row:
 
 @torch.no_grad()
 def decode(
-    keys: KeyValues, embeds: torch.Tensor, rows: Sequence[Row], mask: torch.Tensor | None = None
-) -> Iterator[None]:
+    keys: KeyValues,
+    embeds: torch.Tensor,
+    rows: Sequence[Row],
+    mask: torch.Tensor | None = None,
+    recorded: RecordedStep | None = None,
+) -> Generator[None, None, None]:
     """Process prompts and generate replies, one token per row and step, until all have ended.
 
     Args:
@@ -61,17 +67,25 @@ def decode(
         embeds: [B, T, D].
         rows: B replies; `num_beams` is ignored.
         mask: [B, T], 0 for padding on the left; None without padding.
+        recorded: runs the steps where it can; for a single row. Close the iterator before `keys` is used.
     """
     samplers = [Sampler(row, keys.language.device) for row in rows]
-    logits = keys.read(embeds, mask)
-    while True:
+
+    def add(logits: torch.Tensor) -> torch.Tensor:
         chosen = choose(samplers, logits)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             row.add(token)
-        yield
-        if all(row.finish_reason for row in rows):
-            return
-        logits = keys.step(chosen[:, None])
+        return chosen[:, None]
+
+    last = add(keys.read(embeds, mask))
+    yield
+    if all(row.finish_reason for row in rows):
+        return
+    longest = max(row.settings.max_new_tokens for row in rows)
+    with nullcontext(keys) if recorded is None else recorded.lent_to(keys, longest) as stepping:
+        while not all(row.finish_reason for row in rows):
+            last = add(stepping.step(last))
+            yield
 
 
 def choose(samplers: Sequence["Sampler"], logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A static key-value cache, and a decode step compiled for it once.
+"""A static key-value cache, and a decode step that is compiled or recorded for it once.
 
 Decoding with a small language model is limited by the host, which launches hundreds of kernels per token.
 Compilation fuses some of them, and a CUDA graph launches all of them at once.
@@ -6,8 +6,8 @@ Compilation fuses some of them, and a CUDA graph launches all of them at once.
 Shapes: B rows, T tokens, D width, V vocabulary, C capacity in tokens.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ class FixedKeyValues(KeyValues):
         self._step_mask: torch.Tensor | None = None
         if rows > 1:
             self._step_mask = torch.ones(rows, capacity, dtype=torch.long, device=language.device)
-        self._compiled: Any = torch.compile(self._next_logits, dynamic=False)
+        compiled = language.compiled
+        self._step: Any = torch.compile(self._next_logits, dynamic=False) if compiled else self._next_logits
         self._recorded: Any = None
         self._logits: Any = None
 
@@ -71,11 +72,26 @@ class FixedKeyValues(KeyValues):
             self._positions.copy_(self._mask.sum(-1, keepdim=True))
         return logits
 
+    def load(self, keys: KeyValues) -> None:
+        """Take over the tokens of another cache, which has the same rows and no padding."""
+        for layer, (held_keys, held_values) in zip(self._cache.layers, keys.tensors(), strict=False):
+            if not layer.is_initialized:
+                layer.lazy_initialization(held_keys, held_values)
+            layer.keys[:, :, : keys.length].copy_(held_keys)
+            layer.values[:, :, : keys.length].copy_(held_values)
+        self.crop(keys.length)
+        self._positions.fill_(keys.length)
+
+    def tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        layers = [layer for layer in self._cache.layers if layer.is_initialized]
+        return [(layer.keys[:, :, : self._length], layer.values[:, :, : self._length]) for layer in layers]
+
     @torch.no_grad()
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         self._ids.copy_(ids)
         if self.language.device.type == "cuda":
-            self._recorded = self._recorded or self._record()
+            self.record()
+        if self._recorded is not None:
             self._recorded.replay()
         else:
             self._logits = self._run()
@@ -83,9 +99,23 @@ class FixedKeyValues(KeyValues):
         self._length += 1
         return self._logits
 
+    @torch.no_grad()
+    def record(self) -> None:
+        """Record the step, unless that has been done; the cache is not changed.
+
+        Raises:
+            RuntimeError: where the step cannot be recorded.
+        """
+        if self._recorded is None:
+            language = self.language
+            self._recorded, self._logits = recorded(
+                self._run, lambda: self.crop(self._length), language.device, rehearse=not language.compiled
+            )
+
     def _run(self) -> torch.Tensor:
-        with without_cudnn_attention(), grouped_attention(self.language):
-            return self._compiled(self._ids, self._positions, self._step_mask)
+        own = self.language.in_own_precision()
+        with own, without_cudnn_attention(), grouped_attention(self.language):
+            return self._step(self._ids, self._positions, self._step_mask)
 
     def _next_logits(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
@@ -100,20 +130,47 @@ class FixedKeyValues(KeyValues):
         )
         return out.logits[:, -1].float()
 
-    def _record(self) -> torch.cuda.CUDAGraph:
-        """Compile the step and capture its CUDA graph; the cache is not changed."""
+
+def recorded(
+    run: Callable[[], torch.Tensor], undo: Callable[[], None], device: torch.device, *, rehearse: bool
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """Warm up, compile if `run` is to be compiled, and record.
+
+    Args:
+        run: changes tensors in place, always the same ones.
+        undo: takes back what `run` has changed.
+        device: where it runs.
+        rehearse: raise RuntimeError before recording if `run` waits for the device, as code does whose
+            control flow depends on the data. A failed recording can leave torch's random generator locked.
+
+    Returns:
+        The graph, and the tensor in which it leaves the result of `run`.
+    """
+    with torch.cuda.device(device):
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for _ in range(2):
-                self._run()
-                self.crop(self._length)
+            for last in (False, True):
+                with refused_waiting() if rehearse and last else nullcontext():
+                    run()
+                undo()
         torch.cuda.current_stream().wait_stream(beside)
-        recorded = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
-        with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
-            self._logits = self._run()
-        return recorded
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = run()
+    return graph, result
+
+
+@contextmanager
+def refused_waiting() -> Iterator[None]:
+    """Have torch raise RuntimeError, in all threads, where the host would wait for the device."""
+    usual = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(usual)
 
 
 @contextmanager
@@ -125,7 +182,7 @@ def grouped_attention(language: LanguageModel) -> Iterator[None]:
     """
     config = language.config
     usual = config._attn_implementation
-    if usual == "sdpa":
+    if usual == "sdpa" and language.model._supports_attention_backend:
         config._attn_implementation = GROUPED
     try:
         yield

@@ -58,7 +58,7 @@ class KeyValues:
         index = torch.tensor(list(rows), device=self.language.device)
         mask = None if self._mask is None else self._mask[index]
         start = 0 if mask is None else int(mask.argmax(dim=1).min())
-        held = [(keys[index, :, start:], values[index, :, start:]) for keys, values in self._tensors()]
+        held = [(keys[index, :, start:], values[index, :, start:]) for keys, values in self.tensors()]
         return self._of(held, None if mask is None or mask[:, start:].all() else mask[:, start:])
 
     def joined(self, other: "KeyValues") -> "KeyValues":
@@ -69,20 +69,27 @@ class KeyValues:
         held = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(mine, yours, strict=True)]
         return self._of(held, torch.cat([my_mask, your_mask]))
 
+    def extend(self, longer: "KeyValues") -> None:
+        """Append what another cache, which begins with the same tokens, holds beyond this one's."""
+        length = self.length
+        for layer, (keys, values) in enumerate(longer.tensors()):
+            self._cache.update(keys[:, :, length:], values[:, :, length:], layer)
+
     def filled(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each layer, [B, heads, length, D], with zeros on the left."""
         more = (0, 0, length - self.length, 0)
-        return [(pad(keys, more), pad(values, more)) for keys, values in self._tensors()]
+        return [(pad(keys, more), pad(values, more)) for keys, values in self.tensors()]
 
     def filled_mask(self, length: int) -> torch.Tensor:
         """[B, length], 0 where `filled` has padding."""
         mask = self._mask
         if mask is None:
-            rows = len(self._tensors()[0][0])
+            rows = len(self.tensors()[0][0])
             mask = torch.ones(rows, self.length, dtype=torch.long, device=self.language.device)
         return pad(mask, (length - self.length, 0))
 
-    def _tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer, [B, heads, length, width]."""
         return [(layer.keys, layer.values) for layer in self._cache.layers]
 
     def _of(

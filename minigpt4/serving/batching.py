@@ -2,7 +2,7 @@
 
 A request's prompt is processed alone, on top of the cached prefix of its dialogue (`PromptCaches`). Its keys
 and values then join those of the batch, and every step generates one token of each reply. Finished replies
-leave at once.
+leave at once. A reply that is alone on a GPU is generated with a recorded step.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -16,6 +16,7 @@ import torch
 
 from minigpt4.models.decoding import Row, Sampler, choose
 from minigpt4.models.key_values import KeyValues
+from minigpt4.models.recorded_step import RecordedStep
 from minigpt4.serving.caches import PromptCaches
 from minigpt4.serving.engine import Engine
 from minigpt4.serving.reply_engine import Asked, Full, ReplyEngine
@@ -56,6 +57,7 @@ class Batcher(ReplyEngine):
         self._waiting: deque[Asked] = deque()
         self._active: list[_Active] = []
         self._keys: KeyValues | None = None
+        self._recorded = RecordedStep(engine.model.language)
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
@@ -149,6 +151,9 @@ class Batcher(ReplyEngine):
         self._leave()
         if not self._active or self._keys is None:
             return
+        if len(self._active) == 1:
+            (one,) = self._active
+            self._keys = self._recorded.load(self._keys, one.row.settings.max_new_tokens)
         last = [[one.row.reader.ids[-1]] for one in self._active]
         logits = self._keys.step(torch.tensor(last, device=self._keys.language.device))
         chosen = choose([one.sampler for one in self._active], logits)

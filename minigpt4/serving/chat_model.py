@@ -28,7 +28,7 @@ class ChatModel:
     Args:
         model: in evaluation mode.
         processor: turns pictures into image tensors.
-        limits: `keep_caches`, `keep_images` of `Engine`.
+        limits: `keep_caches`, `keep_images`, `record` of `Engine`.
 
     Attributes:
         defaults: the settings of replies; each call may override some.

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from minigpt4.models.fixed_key_values import FixedKeyValues
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues, keeps_tokens
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.models.recorded_step import RecordedStep
 from minigpt4.prompts.reply_end import ReplyReader
 from minigpt4.serving.caches import Cache, PromptCaches
 from minigpt4.serving.pictures import SeenPictures
@@ -43,9 +44,12 @@ class Engine:
         model: in evaluation mode.
         keep_caches: number of dialogues whose keys and values are cached.
         keep_images: number of images whose embeddings are cached.
+        record: on a GPU, whether the steps of single replies run as a CUDA graph.
     """
 
-    def __init__(self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256) -> None:
+    def __init__(
+        self, model: MiniGPTBase, *, keep_caches: int = 8, keep_images: int = 256, record: bool = True
+    ) -> None:
         self.model = model
         self._stepwise = keeps_tokens(model.language)
         fixed = None
@@ -56,6 +60,7 @@ class Engine:
             self._most = min(_rounded(model.max_context_len + LEAST_ROOM), self._most or sys.maxsize)
             fixed = FixedKeyValues(model.language, 1, self._most)
         self.caches = PromptCaches(model.language, keep_caches, 4 * model.max_context_len, fixed)
+        self._recorded = RecordedStep(model.language) if record else None
         self._sizes: OrderedDict[tuple[int, int], FixedKeyValues] = OrderedDict()
         # The encoder is compiled for one batch size.
         self._see = SeenPictures(self._look, keep_images, at_once=1 if model.language.compiled else AT_ONCE)
@@ -103,8 +108,10 @@ class Engine:
     def _token_by_token(self, reply: Reply, settings: GenerationSettings) -> Iterator[str]:
         reply.start()
         row, shown = Row(settings, self.reader()), 0
-        with self.caches.borrow(reply.prompt.tokens) as cache:
-            steps = decode(cache.keys, self.uncached(reply, cache), [row])
+        with (
+            self.caches.borrow(reply.prompt.tokens) as cache,
+            closing(decode(cache.keys, self.uncached(reply, cache), [row], recorded=self._recorded)) as steps,
+        ):
             while not reply.cancelled and self._step(steps):
                 cache.tokens.append(row.reader.ids[-1])
                 reply.count(row.reader.ids)

@@ -11,10 +11,11 @@ from minigpt4.models.decoding import Row, decode
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.key_values import KeyValues, keeps_tokens
 from minigpt4.models.language_model import LanguageModel
+from minigpt4.models.recorded_step import RecordedStep
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.encoder import PromptEncoder, TokenBatch
 from minigpt4.prompts.reply_end import ReplyReader
-from tests.support import ROOT
+from tests.support import ROOT, fake_graph
 from tests.support.causal_families import KINDS, Verdict, document, judge
 
 # Of each kind of head, attention and state one; the others take a minute together.
@@ -86,6 +87,7 @@ def check_replies(language: LanguageModel) -> None:
     if keeps_tokens(language):
         assert [by_steps(language, prompt) for prompt in prompts] == [[reply] for reply in expected]
         assert by_steps(language, embeds, mask) == expected
+        assert by_steps(language, prompts[0], recorded=RecordedStep(language)) == expected[:1]
 
 
 def greedy(language: LanguageModel, prompt: torch.Tensor) -> list[int]:
@@ -97,11 +99,14 @@ def greedy(language: LanguageModel, prompt: torch.Tensor) -> list[int]:
 
 
 def by_steps(
-    language: LanguageModel, embeds: torch.Tensor, mask: torch.Tensor | None = None
+    language: LanguageModel,
+    embeds: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    recorded: RecordedStep | None = None,
 ) -> list[list[int]]:
     settings = GenerationSettings(max_new_tokens=NEW_TOKENS, temperature=0, repetition_penalty=1.0)
     rows = [Row(settings, ReplyReader(language.tokenizer, [], "")) for _ in embeds]
-    for _ in decode(KeyValues(language), embeds, rows, mask):
+    for _ in decode(KeyValues(language), embeds, rows, mask, recorded):
         pass
     return [row.reader.ids for row in rows]
 
@@ -109,7 +114,7 @@ def by_steps(
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind in OFTEN else pytest.mark.slow) for kind in KINDS]
 )
-def test_a_family_is_equal_to_the_library_or_refused(kind: str) -> None:
+def test_a_family_is_equal_to_the_library_or_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = VERDICTS[kind] = judge(kind)
     page = (ROOT / DOCUMENT).read_text()
     if f"transformers {transformers.__version__}," in page:  # the lists differ from version to version
@@ -117,6 +122,7 @@ def test_a_family_is_equal_to_the_library_or_refused(kind: str) -> None:
         assert (f"| `{kind}` | {reason.replace('|', '/')} |" if reason else f"`{kind}`") in page
         assert (f"\n| `{kind}` |" not in page) == (verdict.language is not None)
     if verdict.language:
+        fake_graph.use(monkeypatch)
         check_losses_and_gradients(verdict.language)
         check_replies(verdict.language)
 

@@ -1,10 +1,12 @@
 """Replies on a CUDA card: `pytest -m cuda`."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
 
+from minigpt4.models import recorded_step
 from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel
 from minigpt4.serving.batching import Batcher
@@ -21,7 +23,7 @@ pytestmark = [
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "max_new_tokens": 30, "min_new_tokens": 30}
 
 
-def model(**limits: int) -> ChatModel:
+def model(**limits: bool | int) -> ChatModel:
     golden = build_golden_model(end_sym="</s>").eval().to("cuda")
     return ChatModel(golden, Blip2ImageEvalProcessor(56), **limits)
 
@@ -53,6 +55,27 @@ def test_turns_and_batches_equal_fresh_prompts() -> None:
         alone = kept.chat("what is this?" * (place + 1), [picture(place)], stream=True, **GREEDY)
         alone.wait()
         assert asked.error is None and asked.reply.ids == alone.ids
+
+
+@pytest.mark.parametrize("capacity", [1024, 64])
+def test_recorded_replies_equal_those_as_loaded(capacity, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(recorded_step, "CAPACITY_STEP", capacity)
+    recorded = model()
+    assert dialogue(recorded) == dialogue(model(record=False))
+    assert recorded_step.can_record(recorded.model.language) and not caplog.records
+
+
+def test_a_model_that_waits_for_the_card_replies_as_loaded(monkeypatch, caplog) -> None:
+    plain, waiting = model(record=False), model()
+    forward = waiting.model.llama_model.forward
+
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        return out if out.logits.sum().item() else None
+
+    monkeypatch.setattr(waiting.model.llama_model, "forward", wait)
+    assert dialogue(waiting) == dialogue(plain) and len(caplog.records) == 1
+    torch.randn(1, device="cuda")  # the global generator is not locked
 
 
 def test_compiled_replies_equal_uncompiled_ones() -> None:
