@@ -6,6 +6,7 @@ into a JSONL file, one record each, in order; the same command resumes it after 
 example:
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg --ask "What is this?"
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg
+  python infer.py --cfg-path train_configs/minigpt4_tiny_video.yaml --video a.mp4 --ask "what comes first?"
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --input photos/ --output a.jsonl
 """
 
@@ -13,6 +14,8 @@ import argparse
 import dataclasses
 import logging
 import signal
+import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +41,14 @@ def main() -> None:
     parser = config_parser(__doc__, exported=True)
     parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures for the question")
+    parser.add_argument("--video", nargs="+", default=[], metavar="FILE", help="videos for the question")
+    parser.add_argument("--subtitles", metavar="FILE", help="of the one video: .srt or .vtt")
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="a long video is described in parts of this length, and --ask answered from the descriptions",
+    )
     many = parser.add_argument_group("many questions")
     many.add_argument(
         "--input",
@@ -81,14 +92,22 @@ def infer(args: argparse.Namespace) -> None:
         return
     log.info("building the model")
     model = from_config(cfg, args.device)
-    if args.ask is not None:
-        for piece in model.chat(args.ask, args.image, stream=True, **vars(settings)):
+    from minigpt4.serving.videos import VideoFile
+
+    videos = [VideoFile(path, args.subtitles) for path in args.video]
+    if args.window is not None:
+        from minigpt4.serving.long_videos import watch
+
+        said = partial(print, file=sys.stderr, flush=True)
+        print(watch(model, args.video[0], args.ask, args.window, args.subtitles, said, **vars(settings)))
+    elif args.ask is not None:
+        for piece in model.chat(args.ask, args.image, stream=True, videos=videos, **vars(settings)):
             print(piece, end="", flush=True)
         print()
     else:
         from minigpt4.serving.terminal import TerminalChat
 
-        TerminalChat(model, vars(settings), args.image).run()
+        TerminalChat(model, vars(settings), args.image, videos).run()
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -99,13 +118,21 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     if bool(args.input) != bool(args.output):
         raise ConfigError("--input (questions) and --output (the file of answers) go together")
-    if args.input and args.image:
-        raise ConfigError("--image is for one question; please leave it out with --input")
+    for name in ("image", "video", "subtitles", "window"):
+        if args.input and getattr(args, name):
+            raise ConfigError(f"--{name} is for one question; please leave it out with --input")
+    for name in ("subtitles", "window"):
+        if getattr(args, name) is not None and len(args.video) != 1:
+            raise ConfigError(f"--{name} is about one video: please name it with --video")
+    if args.window is not None and args.ask is None:
+        raise ConfigError("--window answers one question: please set --ask")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
-    for path in args.image:
-        if not Path(expanded(path)).is_file():
-            raise ConfigError(f"--image: file not found: {Path(expanded(path)).absolute()}")
+    subtitles = [args.subtitles] if args.subtitles else []
+    for name, paths in {"image": args.image, "video": args.video, "subtitles": subtitles}.items():
+        for path in paths:
+            if not Path(expanded(path)).is_file():
+                raise ConfigError(f"--{name}: file not found: {Path(expanded(path)).absolute()}")
     if args.output:
         require_writable(args.output, "--output")
         if args.output.exists():
@@ -132,8 +159,6 @@ def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":
 
 def answer_many(cfg: "Config", args: argparse.Namespace, settings: "GenerationSettings") -> None:
     """Answer this process's share of the questions, and merge all shares once they are complete."""
-    from functools import partial
-
     from minigpt4.common.config import plain
     from minigpt4.common.parts import Parts, Share
     from minigpt4.serving.answers import AnswerFile

@@ -12,9 +12,9 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpt4.common.cli import run
 
@@ -142,6 +142,7 @@ def _file_problems(entry: "Entry", root: Path, opened: bool) -> Iterator[str]:
     from minigpt4.processors.subtitles import read_subtitles
     from minigpt4.processors.video import VideoReader
 
+    files: list[tuple[str, str, Callable[[Path], Any]]]
     files = [("picture", name, read_picture) for name in entry.images]
     if entry.video:
         files.append(("video", entry.video, lambda path: VideoReader().read(path, np.shape)))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from minigpt4.processors.video import VideoReader
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseProcessor:
@@ -121,3 +123,11 @@ def processors_of(
     images = image_processor_for(build_processors(section.get("vis_processor"), vis), split, vis)
     check_image_size(images, image_size, f"{vis}.train")
     return images, processor_for(build_processors(section.get("text_processor"), text), split, text)
+
+
+def video_reader_of(datasets: Mapping[str, Mapping]) -> "VideoReader":
+    """How a config's first data set reads videos, for videos from elsewhere. Raises ConfigError."""
+    from minigpt4.processors.video import VideoReader
+
+    name, section = next(iter(datasets.items()))
+    return parse(VideoReader, section.get("video"), f"datasets.{name}.video")

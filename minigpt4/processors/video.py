@@ -264,6 +264,11 @@ class VideoReader:
         times = [frame.time for frame in frames]
         return Video(frames, said_by_frame(cues, times, window or (0.0, float("inf")), self.subtitle_words))
 
+    def length(self, path: str | Path) -> float:
+        """Seconds that a video lasts. Raises DataError."""
+        with _for_people(path):
+            return video_info(path).seconds
+
     def open(
         self,
         path: str | Path,
@@ -272,12 +277,15 @@ class VideoReader:
         window: tuple[float, float] | None = None,
     ) -> Video[T]:
         """As `read`, for files that a person names. Raises DataError."""
-        try:
+        with _for_people(path):
             return self.read(path, prepare, subtitles, window)
-        except BadSample as bad:
-            raise DataError(f"The video {Path(path).name} cannot be read: {bad}.") from bad
-        except OSError as error:
-            name = Path(error.filename or path).name
-            raise DataError(
-                f"The video {Path(path).name} cannot be read: {name}: {error.strerror}."
-            ) from error
+
+
+@contextmanager
+def _for_people(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except BadSample as bad:
+        raise DataError(f"The video {Path(path).name} cannot be read: {bad}.") from bad
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}.") from error

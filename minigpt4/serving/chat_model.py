@@ -9,12 +9,14 @@ from minigpt4.common.errors import ConfigError, DataError, nearest
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.processors.base_processor import ImageProcessor
+from minigpt4.processors.video import VideoReader
 from minigpt4.serving.engine import Engine
 from minigpt4.serving.messages import Content, Message, to_dialogue
 from minigpt4.serving.pictures import ImageLike, Picture, listed
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.replies import Reply
 from minigpt4.serving.session import ChatSession
+from minigpt4.serving.videos import SeenVideo, VideoFile, VideoLike, listed_videos
 
 # A question of `ChatModel.batch`.
 Question = Content | tuple[Content, Sequence[ImageLike]]
@@ -28,14 +30,21 @@ class ChatModel:
     Args:
         model: in evaluation mode.
         processor: turns pictures into image tensors.
+        video: which frames of a video are looked at.
         limits: `keep_caches`, `keep_images`, `record` of `Engine`.
 
     Attributes:
         defaults: the settings of replies; each call may override some.
     """
 
-    def __init__(self, model: MiniGPTBase, processor: ImageProcessor, **limits: int) -> None:
-        self.model, self.processor = model, processor
+    def __init__(
+        self,
+        model: MiniGPTBase,
+        processor: ImageProcessor,
+        video: VideoReader | None = None,
+        **limits: int,
+    ) -> None:
+        self.model, self.processor, self.video = model, processor, video or VideoReader()
         self.defaults = GenerationSettings()
         self.engine = Engine(model, **limits)
 
@@ -45,6 +54,7 @@ class ChatModel:
         question: Content,
         images: ImageLike | Sequence[ImageLike] = (),
         stream: Literal[False] = False,
+        videos: VideoLike | Sequence[VideoLike] = ...,
         **settings: Any,
     ) -> str: ...
     @overload
@@ -54,6 +64,7 @@ class ChatModel:
         images: ImageLike | Sequence[ImageLike] = (),
         *,
         stream: Literal[True],
+        videos: VideoLike | Sequence[VideoLike] = ...,
         **settings: Any,
     ) -> Reply: ...
     def chat(
@@ -61,22 +72,25 @@ class ChatModel:
         question: Content,
         images: ImageLike | Sequence[ImageLike] = (),
         stream: bool = False,
+        videos: VideoLike | Sequence[VideoLike] = (),
         **settings: Any,
     ) -> str | Reply:
         """Answer one question.
 
         Args:
-            question: a text, which follows the images; or a list of texts and images in order (where a `Path`
-                is an image, and a str is text). Images without a question are described.
+            question: a text, which follows the images; or a list of texts, images and videos in order (where
+                a `Path` is an image, a `VideoFile` a video, and a str is text). Without words, what is shown
+                is described.
             images: paths, files' bytes, PIL images, uint8 arrays [H, W, 3] or [H, W], or tensors [3, H, W].
             stream: return a `Reply`, which streams the text, instead of the whole text.
+            videos: paths, files' bytes, or `VideoFile(path, subtitles)`; they follow the images.
             settings: fields of GenerationSettings.
 
         Raises:
             ConfigError: naming a setting that is unknown or out of bounds.
             DataError: for an empty question, an image that cannot be read, or a question that is too long.
         """
-        reply = self.reply([self.message("user", question, images)], **settings)
+        reply = self.reply([self.message("user", question, images, videos)], **settings)
         return reply if stream else reply.wait()
 
     def start_chat(self, system: str | None = None) -> ChatSession:
@@ -118,21 +132,27 @@ class ChatModel:
         role: Literal["system", "user", "assistant"],
         content: Content,
         images: ImageLike | Sequence[ImageLike] = (),
+        videos: VideoLike | Sequence[VideoLike] = (),
     ) -> Message:
-        """A message, with its images preprocessed.
+        """A message, with its images and videos read and preprocessed.
 
         Args:
             role: of the sender.
-            content: a text, or texts and images in order.
-            images: one or several, which come before it.
+            content: a text, or texts, images and videos in order.
+            images, videos: one or several, which come before it.
 
         Raises:
-            DataError: for an image that cannot be read.
+            DataError: for an image or a video that cannot be read.
         """
         shown = [Picture.of(image, self.processor) for image in listed(images)]
+        seen = [SeenVideo.of(video, self.video, self.processor) for video in listed_videos(videos)]
         parts = [content] if isinstance(content, str) else content
-        ready = [part if isinstance(part, str) else Picture.of(part, self.processor) for part in parts]
-        return Message(role, (*shown, *ready))
+        return Message(role, (*shown, *seen, *map(self._part, parts)))
+
+    def _part(self, part: ImageLike | VideoFile | SeenVideo) -> str | Picture | SeenVideo:
+        if isinstance(part, VideoFile | SeenVideo):
+            return SeenVideo.of(part, self.video, self.processor)
+        return part if isinstance(part, str) else Picture.of(part, self.processor)
 
     def reply(self, messages: Sequence[Message], **settings: Any) -> Reply:
         """The reply to a dialogue; it is generated while it is read.

@@ -42,7 +42,7 @@ def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "Cha
     """As `load`, from a config."""
     from minigpt4.common.device import pick_device
     from minigpt4.common.registry import registry
-    from minigpt4.processors.base_processor import processors_of
+    from minigpt4.processors.base_processor import processors_of, video_reader_of
 
     if "arch" not in cfg.model_cfg:
         raise ConfigError("the section `model` is missing")
@@ -54,7 +54,7 @@ def from_config(cfg: Config, device: "str | torch.device | None" = None) -> "Cha
         log.warning("model.ckpt is not set: the projection is untrained, so the model cannot see")
     from minigpt4.serving.chat_model import ChatModel
 
-    return ChatModel(model, processor)
+    return ChatModel(model, processor, video_reader_of(plain(cfg.datasets_cfg)))
 
 
 def _yaml(source: Path) -> Path:

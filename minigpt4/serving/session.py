@@ -7,6 +7,7 @@ from minigpt4.common.errors import DataError
 from minigpt4.serving.messages import Content, Message
 from minigpt4.serving.pictures import ImageLike
 from minigpt4.serving.replies import Reply
+from minigpt4.serving.videos import VideoLike
 
 if TYPE_CHECKING:
     from minigpt4.serving.chat_model import ChatModel
@@ -46,6 +47,7 @@ class ChatSession:
         question: Content,
         images: ImageLike | Sequence[ImageLike] = (),
         stream: Literal[False] = False,
+        videos: VideoLike | Sequence[VideoLike] = ...,
         **settings: Any,
     ) -> str: ...
     @overload
@@ -55,6 +57,7 @@ class ChatSession:
         images: ImageLike | Sequence[ImageLike] = (),
         *,
         stream: Literal[True],
+        videos: VideoLike | Sequence[VideoLike] = ...,
         **settings: Any,
     ) -> Reply: ...
     def ask(
@@ -62,10 +65,11 @@ class ChatSession:
         question: Content,
         images: ImageLike | Sequence[ImageLike] = (),
         stream: bool = False,
+        videos: VideoLike | Sequence[VideoLike] = (),
         **settings: Any,
     ) -> str | Reply:
         """Ask the next question. Arguments, result and errors are those of `ChatModel.chat`."""
-        message = self.model.message("user", question, images)
+        message = self.model.message("user", question, images, videos)
         return self._answer([*self._stopped_history(), message], stream, settings)
 
     @overload

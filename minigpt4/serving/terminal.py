@@ -3,15 +3,17 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigpt4.common.errors import UserError
 from minigpt4.serving.chat_model import ChatModel
 from minigpt4.serving.replies import Reply
+from minigpt4.serving.videos import SeenVideo, VideoLike
 
 HELP = """Ask a question, or:
   /image FILE ...   add images to the next question
+  /video FILE ...   add videos to the next question
   /retry            generate the last reply again
   /undo             remove the last question
   /history          show the dialogue
@@ -25,15 +27,19 @@ class TerminalChat:
     Args:
         model: answers the questions.
         settings: of each reply.
-        images: for the first question.
+        images, videos: for the first question.
     """
 
-    def __init__(self, model: ChatModel, settings: dict[str, Any], images: list[str]) -> None:
+    def __init__(
+        self, model: ChatModel, settings: dict[str, Any], images: list[str], videos: Sequence[VideoLike] = ()
+    ) -> None:
         self.model, self.settings = model, settings
         self.chat = model.start_chat()
         self.images = list(images)
+        self.videos: list[VideoLike] = list(videos)
         self.commands: dict[str, Callable[[list[str]], None]] = {
             "/image": self._image,
+            "/video": self._video,
             "/retry": self._retry,
             "/undo": lambda _: print(f"removed: {self.chat.undo().text}"),
             "/history": self._history,
@@ -65,9 +71,10 @@ class TerminalChat:
 
     def _do(self, line: str) -> None:
         if not line.startswith("/"):
-            if line or self.images:
-                self._show(self.chat.ask(line, self.images, stream=True, **self.settings))
-                self.images = []
+            if line or self.images or self.videos:
+                reply = self.chat.ask(line, self.images, stream=True, videos=self.videos, **self.settings)
+                self._show(reply)
+                self.images, self.videos = [], []
             return
         try:
             name, *words = shlex.split(line)
@@ -93,13 +100,21 @@ class TerminalChat:
         self.model.message("user", "", files)  # report unreadable files now
         self.images += files
 
+    def _video(self, files: list[str]) -> None:
+        if not files:
+            raise UserError("/video needs a file name")
+        seen = self.model.message("user", "", videos=files).shown  # report unreadable files now
+        self.videos += [one for one in seen if isinstance(one, SeenVideo)]
+
     def _retry(self, _: list[str]) -> None:
         self._show(self.chat.retry(stream=True))
 
     def _reset(self, _: list[str]) -> None:
-        self.chat, self.images = self.model.start_chat(), []
+        self.chat, self.images, self.videos = self.model.start_chat(), [], []
 
     def _history(self, _: list[str]) -> None:
         for message in self.chat.history:
-            shown = "[picture] " * len(message.images)
+            shown = "".join(
+                f"[{'video' if isinstance(one, SeenVideo) else 'picture'}] " for one in message.shown
+            )
             print(f"{message.role}: {shown}{message.text}")

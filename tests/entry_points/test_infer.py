@@ -9,9 +9,11 @@ import pytest
 import minigpt4.serving
 from minigpt4.commands import infer
 from minigpt4.serving import ChatModel
+from minigpt4.serving.videos import VideoFile
 from tests.support.caching import config, draw_shards
 from tests.support.golden import golden_model_config
 from tests.support.shards import picture
+from tests.support.videos import write_video
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,22 @@ def image(tmp_path: Path) -> Path:
 def test_one_question_is_answered_greedily(command, model, image) -> None:
     out = command("--image", image, "--ask", "what is this?", "--max-new-tokens", 8).out
     assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
+
+
+def test_one_question_about_a_video(command, model, tmp_path) -> None:
+    video = write_video(tmp_path / "a.mp4", 20)
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    out = command(
+        "--video", video, "--subtitles", tmp_path / "a.srt", "--ask", "?", "--max-new-tokens", 8
+    ).out
+    file = VideoFile(video, tmp_path / "a.srt")
+    assert out.strip() == model.chat("?", videos=file, temperature=0, max_new_tokens=8)
+    printed = command("--video", video, "--window", 1, "--ask", "?", "--max-new-tokens", 4)
+    first, second = printed.err.splitlines()[-2:]
+    assert first.startswith("0:00-0:01: ") and second.startswith("0:01-0:02: ")
+    for words in (["--window", 1], ["--subtitles", "a.srt", "--ask", "?"], ["--video", "none.mp4"]):
+        with pytest.raises(SystemExit):
+            command(*words)
 
 
 def test_dialogue_in_the_terminal(command, model, image) -> None:

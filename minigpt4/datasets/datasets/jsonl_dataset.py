@@ -88,17 +88,14 @@ class JsonlDataset(BaseDataset):
         self, entry: dict[str, Any], answers: list[str], candidates: list[str], rng: random.Random
     ) -> Sample:
         """The frames of a video are its pictures, before the first question or where that marks them."""
-        questions = entry["questions"]
+        questions: list[str] = list(entry["questions"])
         if entry["kind"] == "caption":
-            questions = [self.instructions.ask(rng) or VIDEO_CAPTION.ask(rng)]
+            questions = [self.instructions.ask(rng) or rng.choice(VIDEO_CAPTION.alone)]
         elif entry["kind"] == "question":
             questions = [self.instructions.about(questions[0], rng)]
         video = self.watch(entry["video"], entry["subtitles"])
         place = next((at for at, question in enumerate(questions) if VIDEO_MARK in question), 0)
-        questions = [
-            about_video(video.said, question) if at == place else question
-            for at, question in enumerate(questions)
-        ]
+        questions[place] = about_video(video.said, questions[place])
         return Sample(
             dialogue=Dialogue.of(zip(questions, answers, strict=True)),
             image=torch.stack(video.images),

@@ -20,7 +20,7 @@ from minigpt4.prompts.dialogue import Role
 from minigpt4.serving.batching import Batcher
 from minigpt4.serving.chat_model import ChatModel
 from minigpt4.serving.messages import Message
-from minigpt4.serving.openai.images import image_bytes
+from minigpt4.serving.openai.images import image_bytes, video_bytes
 from minigpt4.serving.openai.limits import ServerSettings
 from minigpt4.serving.openai.protocol import (
     ApiError,
@@ -30,10 +30,12 @@ from minigpt4.serving.openai.protocol import (
     ImagePart,
     StopText,
     TextPart,
+    VideoPart,
 )
 from minigpt4.serving.pictures import ImageLike
 from minigpt4.serving.prompt import Prompt
 from minigpt4.serving.reply_engine import Asked, Full, ReplyEngine
+from minigpt4.serving.videos import SeenVideo, VideoFile
 
 # Seconds between checks whether a client is still connected.
 LOOK = 0.5
@@ -159,10 +161,12 @@ class Api:
 
     def _said(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """Messages for the model; consecutive ones of the same role are joined."""
-        images = sum(isinstance(part, ImagePart) for message in messages for part in message.parts)
-        if images > self.settings.images:
-            raise ApiError(400, f"{images} images, at most {self.settings.images} allowed", param="messages")
-        joined: list[tuple[Role, list[ImageLike]]] = []
+        limits = {"images": (ImagePart, self.settings.images), "videos": (VideoPart, self.settings.videos)}
+        for name, (kind, most) in limits.items():
+            count = sum(isinstance(part, kind) for message in messages for part in message.parts)
+            if count > most:
+                raise ApiError(400, f"{count} {name}, at most {most} allowed", param="messages")
+        joined: list[tuple[Role, list[ImageLike | VideoFile | SeenVideo]]] = []
         for message in messages:
             role: Role = "system" if message.role in ("system", "developer") else message.role
             if not joined or joined[-1][0] != role:
@@ -170,9 +174,11 @@ class Api:
             joined[-1][1].extend(self._content(part) for part in message.parts)
         return [self.model.message(role, content) for role, content in joined]
 
-    def _content(self, part: TextPart | ImagePart) -> ImageLike:
+    def _content(self, part: TextPart | ImagePart | VideoPart) -> ImageLike | VideoFile:
         if isinstance(part, TextPart):
             return part.text
+        if isinstance(part, VideoPart):
+            return VideoFile(video_bytes(part.video_url.url))
         limits = self.settings
         return image_bytes(part.image_url.url, from_web=limits.image_urls, most=limits.body)
 

@@ -1,4 +1,4 @@
-"""The images of a request: data URLs, and http(s) URLs if allowed."""
+"""The images and videos of a request: data URLs, and for images http(s) URLs if allowed."""
 
 import base64
 import binascii
@@ -11,6 +11,7 @@ from minigpt4.common.web import open_url
 from minigpt4.serving.openai.protocol import ApiError
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
+_VIDEO_DATA = re.compile(r"data:video/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
 # Seconds to fetch an image.
 PATIENCE = 20.0
 CHUNK = 1 << 16
@@ -28,15 +29,26 @@ def image_bytes(url: str, *, from_web: bool, most: int) -> bytes:
         ApiError: if it is invalid, not allowed, too large or cannot be fetched.
     """
     if head := _DATA.match(url):
-        try:
-            return base64.b64decode(url[head.end() :], validate=True)
-        except binascii.Error as error:
-            raise _wrong(f"the data URL of an image is not base64: {error}") from error
+        return _decoded(url[head.end() :], "an image")
     if not url.lower().startswith(("http://", "https://")):
         raise _wrong("an image must be a URL data:image/...;base64,...")
     if not from_web:
         raise _wrong("this server does not fetch image URLs; please send data:image/...;base64,...")
     return _from_web(url, most)
+
+
+def video_bytes(url: str) -> bytes:
+    """The content of a video's data URL, limited by its request. Raises ApiError."""
+    if head := _VIDEO_DATA.match(url):
+        return _decoded(url[head.end() :], "a video", "invalid_video_url")
+    raise _wrong("a video must be a URL data:video/...;base64,...", "invalid_video_url")
+
+
+def _decoded(text: str, kind: str, code: str = "invalid_image_url") -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _wrong(f"the data URL of {kind} is not base64: {error}", code) from error
 
 
 def _from_web(url: str, most: int) -> bytes:
@@ -55,5 +67,5 @@ def _from_web(url: str, most: int) -> bytes:
     return data.getvalue()
 
 
-def _wrong(message: str) -> ApiError:
-    return ApiError(400, message, param="messages", code="invalid_image_url")
+def _wrong(message: str, code: str = "invalid_image_url") -> ApiError:
+    return ApiError(400, message, param="messages", code=code)

@@ -16,6 +16,7 @@ class ServerSettings:
         bodies: maximum total size of the requests being received.
         body_seconds: maximum time to receive a request.
         images: maximum number per request.
+        videos: likewise.
         new_tokens: maximum length of a reply.
         image_urls: whether http(s) image URLs are fetched.
         connections: maximum number of open connections.
@@ -29,6 +30,7 @@ class ServerSettings:
     bodies: int = 512 * 2**20
     body_seconds: float = 30.0
     images: int = 16
+    videos: int = 2
     new_tokens: int = 2048
     image_urls: bool = False
     connections: int = 1000

@@ -55,7 +55,7 @@ class TextPart(_Lenient):
 
 
 class ImageUrl(_Lenient):
-    """The URL of an image."""
+    """The URL of an image or a video."""
 
     url: str
 
@@ -67,7 +67,14 @@ class ImagePart(_Lenient):
     image_url: ImageUrl
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class VideoPart(_Lenient):
+    """A video part of a message."""
+
+    type: Literal["video_url"]
+    video_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class ChatMessage(_Lenient):
@@ -77,7 +84,7 @@ class ChatMessage(_Lenient):
     content: str | list[Part]
 
     @property
-    def parts(self) -> list[TextPart | ImagePart]:
+    def parts(self) -> list[TextPart | ImagePart | VideoPart]:
         """The content as parts."""
         return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 

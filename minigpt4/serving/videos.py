@@ -1,0 +1,94 @@
+"""Videos in all accepted forms, as the pictures and words of a message."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpt4.common.errors import DataError
+from minigpt4.common.files import expanded
+from minigpt4.processors.base_processor import ImageProcessor
+from minigpt4.processors.subtitles import SUBTITLE_SUFFIXES
+from minigpt4.processors.video import VideoReader
+from minigpt4.serving.pictures import Picture
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video to look at.
+
+    Attributes:
+        video: a path, or the bytes of a file.
+        subtitles: the path of its subtitles, `.srt` or `.vtt`.
+        window: (start, end) in seconds of the part to look at; None for the whole.
+    """
+
+    video: str | Path | bytes
+    subtitles: str | Path | None = None
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SeenVideo:
+    """What the model sees of a video.
+
+    Attributes:
+        pictures: the frames, in order.
+        times: of each, in seconds.
+        said: what was said since the frame before each.
+    """
+
+    pictures: tuple[Picture, ...]
+    times: tuple[float, ...]
+    said: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        video: "str | Path | bytes | VideoFile | SeenVideo",
+        reader: VideoReader,
+        processor: ImageProcessor,
+    ) -> "SeenVideo":
+        """Read a video.
+
+        Args:
+            video: a path, the bytes of a file, either with subtitles, or one that was read.
+            reader: says which frames.
+            processor: the model's.
+
+        Raises:
+            DataError: for a file that does not exist or cannot be read.
+        """
+        if isinstance(video, SeenVideo):
+            return video
+        file = video if isinstance(video, VideoFile) else VideoFile(video)
+        if isinstance(file.video, bytes):  # FFmpeg reads files
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "video"
+                path.write_bytes(file.video)
+                return cls.of(VideoFile(path, file.subtitles, file.window), reader, processor)
+        subtitles = None if file.subtitles is None else Path(expanded(file.subtitles))
+        if subtitles and subtitles.suffix[1:].lower() not in SUBTITLE_SUFFIXES:
+            raise DataError(f"The subtitles {subtitles.name} must be a file .srt or .vtt.")
+        seen = reader.open(Path(expanded(file.video)), processor.to_batch, subtitles, file.window)
+        return cls(
+            tuple(Picture.of(image, processor) for image in seen.images),
+            tuple(frame.time for frame in seen.frames),
+            tuple(seen.said),
+        )
+
+
+# The accepted forms of a video.
+VideoLike = str | Path | bytes | VideoFile | SeenVideo
+
+
+def listed_videos(videos: VideoLike | Sequence[VideoLike]) -> Sequence[VideoLike]:
+    """One video as a list of one."""
+    return [videos] if isinstance(videos, str | Path | bytes | VideoFile | SeenVideo) else videos
+
+
+def clock(seconds: float) -> str:
+    """A time as people write it: `1:02:03`, `0:07`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
