@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from minigpt4.datasets.builders.base_dataset_builder import Datasets
 
 SHARDS = "eval"  # what the split of `--shards` is called
-PROCESSORS = ("vis_processor", "text_processor")
+PROCESSORS = ("vis_processor", "text_processor", "video")
 
 
 def use_shards(cfg: Config, pattern: str) -> None:

@@ -26,10 +26,11 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # `preprocess` stands in the original's model defaults; nothing has ever read it.
 SECTIONS = ("model", "datasets", "run", "evaluation_datasets", "preprocess")
 DEFAULT_RUNNER = "runner_base"
-# What the original evaluates, and captions in COCO's format.
+# What the original evaluates, captions in COCO's format, and questions about videos.
 EVALUATION_DATASETS = (
     *("refcoco", "refcoco+", "refcocog"),
     *("okvqa", "vizwiz", "iconvqa", "gqa", "vsr", "hm", "coco_caption"),
+    *("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa"),
 )
 
 

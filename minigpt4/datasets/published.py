@@ -13,7 +13,7 @@ class Format:
     """A published format.
 
     Attributes:
-        reader: the class of its data sets, in `datasets/published_sets.py`.
+        reader: the class of its data sets, in `datasets/published_sets.py` or `datasets/video_qa_sets.py`.
         task: that scores it.
         files: split -> the annotations below `eval_file_path`, where that is a folder.
             A file in place of the folder is the first split.
@@ -28,6 +28,7 @@ class Format:
     reported: Mapping[str, float] = field(default_factory=dict)
 
 
+_VIDEO_QA = "https://github.com/xudejing/video-question-answering; the videos of MSVD or MSR-VTT"
 _COCO = "COCO train2014 (https://cocodataset.org)"
 
 
@@ -82,6 +83,20 @@ FORMATS: dict[str, Format] = {
         {"dev": "dev.jsonl"},
         "https://hatefulmemeschallenge.com",
         {"dev": 0.588},
+    ),
+    "msvd_qa": Format("VideoQaSet", "vqa", {"test": "test_qa.json"}, _VIDEO_QA),
+    "msrvtt_qa": Format("VideoQaSet", "vqa", {"test": "test_qa.json"}, _VIDEO_QA),
+    "tgif_qa": Format(
+        "TgifQaSet",
+        "vqa",
+        {"test": "Test_frameqa_question.csv"},
+        "https://github.com/YunseokJANG/tgif-qa: FrameQA; the GIFs of TGIF, or videos made of them",
+    ),
+    "activitynet_qa": Format(
+        "ActivityNetQaSet",
+        "vqa",
+        {"test": "test_q.json"},
+        "https://github.com/MILVLG/activitynet-qa; the videos of ActivityNet",
     ),
     "coco_caption": Format(
         "CocoCaptionSet",

@@ -88,6 +88,28 @@ class MapStyleInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoInfo(MapStyleInfo):
+    """`build_info` of the data sets of MiniGPT4-video, in its authors' keys."""
+
+    vis_root: str | dict[str, Any] | None = key(None, "the folder of the videos, or split -> folder")
+    ann_paths: list[str] | dict[str, Any] | None = key(None, "the files of annotations, or split -> files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmdVideoInfo(VideoInfo):
+    """As VideoInfo, and what is said."""
+
+    cc_path: str | None = key(None, "the file of what is said in each video; null: none", path=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebVidInfo(VideoInfo):
+    """As VideoInfo, and subtitles."""
+
+    subtitles_path: str | None = key(None, "the folder of the subtitles; null: none are read", path=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderInfo(MapStyleInfo):
     """As MapStyleInfo, or one folder that holds both."""
 

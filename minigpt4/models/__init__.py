@@ -1,7 +1,7 @@
 """The models that a YAML's `model.arch` may name, imported on first use: their settings need no torch."""
 
 from minigpt4.common.registry import lazily, registry
-from minigpt4.models.fork_keys import V2_WITH_GEMMA
+from minigpt4.models.fork_keys import V2_WITH_GEMMA, VIDEO
 from minigpt4.models.settings import MiniGPTv2Settings, ModelSettings
 
 MINIGPT_V2 = "minigpt4.models.minigpt_v2:MiniGPTv2"
@@ -9,8 +9,9 @@ MODELS = {
     "minigpt4": "minigpt4.models.minigpt4:MiniGPT4",
     "minigpt_v2": MINIGPT_V2,
     V2_WITH_GEMMA: MINIGPT_V2,
+    VIDEO: MINIGPT_V2,
 }
-SCHEMAS = {"minigpt4": ModelSettings, "minigpt_v2": MiniGPTv2Settings, V2_WITH_GEMMA: MiniGPTv2Settings}
+SCHEMAS = {"minigpt4": ModelSettings} | dict.fromkeys(("minigpt_v2", V2_WITH_GEMMA, VIDEO), MiniGPTv2Settings)
 
 registry.declare("model", MODELS, SCHEMAS)
 

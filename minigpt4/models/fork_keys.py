@@ -1,5 +1,5 @@
 """The Gemma fork's keys: `llm_backbone` is the language model's folder, `llm_type` its family, and its
-`minigptv2_gemma` is MiniGPT-v2 with Gemma."""
+`minigptv2_gemma` is MiniGPT-v2 with Gemma. And those of MiniGPT4-video."""
 
 import logging
 import re
@@ -15,6 +15,12 @@ log = logging.getLogger(__name__)
 V2_WITH_GEMMA = "minigptv2_gemma"
 V2_TYPES = {None: "pretrain_gemma", "pretrain": "pretrain_gemma"}
 
+# MiniGPT4-video's `arch` and model types -> ours. Of its other keys, these change nothing that is computed.
+VIDEO = "mini_gpt4_llama_v2"
+VIDEO_TYPES = dict.fromkeys((None, "pretrain_vicuna", "minigpt4_video"), "video")
+VIDEO_UNUSED = ("architectures", "device", "img_size", "length", "remove_template", "system_prompt")
+VIDEO_UNUSED += ("torch_dtype", "transformers_version")
+
 
 def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
     """A section `model:` in the user's keys -> in this project's; translating twice changes nothing.
@@ -28,6 +34,8 @@ def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
     if section.get("arch") == V2_WITH_GEMMA:
         named = section.get("model_type")
         section |= {"arch": "minigpt_v2", "model_type": V2_TYPES.get(named, named)}
+    if section.get("arch") == VIDEO:
+        section = _of_video(section)
     family, backbone = section.pop("llm_type", None), section.get("llm_backbone")
     if family is not None:
         _check_family(family)
@@ -52,6 +60,14 @@ def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
     if family is not None:
         section["llm_backbone"] = family
     return section
+
+
+def _of_video(section: dict[str, Any]) -> dict[str, Any]:
+    """MiniGPT4-video's section: MiniGPT-v2's assembly for pictures of 224 pixels."""
+    named, pooled = section.get("model_type"), section.pop("token_pooling", True)
+    kept = {name: value for name, value in section.items() if name not in VIDEO_UNUSED}
+    patches = {} if pooled else {"patches_per_token": 1}
+    return {**kept, **patches, "arch": "minigpt_v2", "model_type": VIDEO_TYPES.get(named, named)}
 
 
 def _check_family(name: Any) -> None:

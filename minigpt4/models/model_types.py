@@ -28,6 +28,7 @@ MINIGPT_V2_TYPES = {
     "pretrain": "models/minigpt_v2.yaml",
     "pretrain_gemma": "models/minigpt_v2_gemma.yaml",
     "pretrain_auto": "models/minigpt_v2_auto.yaml",
+    "video": "models/minigpt4_video.yaml",
     "tiny_llama": "models/minigpt_v2_tiny_llama.yaml",
     "tiny_gemma": "models/minigpt_v2_tiny_gemma.yaml",
 }

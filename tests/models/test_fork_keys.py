@@ -70,3 +70,22 @@ def test_what_is_mistyped_is_told_before_anything_is_fetched_or_built(section, f
         with pytest.raises(ConfigError) as error:
             use({"model_type": "pretrain_gemma"} | section)
         assert all(fact in str(error.value) for fact in facts.split())
+
+
+def test_a_section_of_minigpt4_video_is_minigpt_v2_at_224_with_lora() -> None:
+    section = {
+        **{"arch": "mini_gpt4_llama_v2", "model_type": "minigpt4_video", "architectures": ["MiniGPT4_Video"]},
+        **{"img_size": 224, "image_size": 224, "length": 50, "token_pooling": True, "remove_template": False},
+        **{"torch_dtype": "float32", "device": "cuda", "lora_r": 16, "llama_model": "a/b", "end_sym": "</s>"},
+        **{"chat_template": True, "max_context_len": 7200, "num_query_token": 32, "prompt_path": ""},
+    }
+    model = registry.get_model_class("mini_gpt4_llama_v2")
+    assert model is registry.get_model_class("minigpt_v2")
+    read = model.settings(section)
+    assert (read.arch, read.model_type, read.llama_model) == ("minigpt_v2", "video", "a/b")
+    assert (read.image_size, read.has_qformer, read.patches_per_token) == (224, False, 4)
+    assert (read.lora_r, read.lora_target_modules) == (16, ["q_proj", "v_proj"])
+    assert read.prompt_template == "[INST] {}[/INST]"
+    for model_type in ({}, {"model_type": "pretrain_vicuna"}):
+        read = model.settings({"arch": "mini_gpt4_llama_v2", "token_pooling": False, **model_type})
+        assert (read.model_type, read.lora_r, read.patches_per_token) == ("video", 64, 1)

@@ -6,6 +6,9 @@ BUILDERS = {
     "cached_features": "minigpt4.datasets.builders.cached_features_builder:CachedFeaturesBuilder",
     "jsonl": "minigpt4.datasets.builders.jsonl_builder:JsonlBuilder",
     "published": "minigpt4.datasets.builders.published_builder:PublishedBuilder",
+    "cmd_video": "minigpt4.datasets.builders.video_builders:CMDVideoBuilder",
+    "webvid": "minigpt4.datasets.builders.video_builders:WebVidBuilder",
+    "video_chatgpt": "minigpt4.datasets.builders.video_builders:VideoChatGPTBuilder",
 } | {
     name: f"minigpt4.datasets.builders.image_text_pair_builder:{builder}"
     for name, builder in {

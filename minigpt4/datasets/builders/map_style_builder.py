@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from minigpt4.datasets.datasets.base_dataset import BaseDataset
 
 # The original's two ways to say where things are, and its two names for a folder that holds both.
-LAYOUTS = (("image_path", "ann_path"), ("images", "annotations"), ("storage",), ("data_dir",))
+LAYOUTS = (
+    *(("image_path", "ann_path"), ("images", "annotations"), ("storage",), ("data_dir",)),
+    ("vis_root", "ann_paths"),  # of MiniGPT4-video
+)
 LAYOUT_KEYS = [key for layout in LAYOUTS for key in layout]
 
 
@@ -112,7 +115,10 @@ class MapStyleBuilder(BaseDatasetBuilder):
                 folder = _path(value, f"{where}.{first}")
                 yield Split(name, f"{where}.{first}", folder / images, [folder / annotations])
             return
-        if "annotations" in info or "images" in info:
+        if "vis_root" in used[0]:
+            annotations, images = _by_split(info.get("ann_paths")), info.get("vis_root")
+            keys = [f"{where}.ann_paths", f"{where}.vis_root"]
+        elif "annotations" in info or "images" in info:
             annotations = _storages(info.get("annotations"), f"{where}.annotations")
             images = _storages({"images": info.get("images")}, where)["images"]
             keys = [f"{where}.annotations.{{}}.storage", f"{where}.images.storage"]

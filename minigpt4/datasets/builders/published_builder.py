@@ -27,9 +27,10 @@ class PublishedBuilder(BaseDatasetBuilder):
         return FORMATS[self.build_info.format]
 
     def build_datasets(self) -> dict[str, "BaseDataset"]:
-        from minigpt4.datasets.datasets import published_sets
+        from minigpt4.datasets.datasets import published_sets, video_qa_sets
 
-        info, reader = self.build_info, getattr(published_sets, self.format.reader)
+        info, name = self.build_info, self.format.reader
+        reader = getattr(published_sets, name, None) or getattr(video_qa_sets, name)
         built = {}
         for split in info.splits or self.format.files:
             path = self.annotations(split)
@@ -42,6 +43,7 @@ class PublishedBuilder(BaseDatasetBuilder):
                 )
             except DataError as error:
                 raise DataError(f"evaluation_datasets.{self.name}: {error}") from error
+            built[split].video = self.settings.video
         return built
 
     def annotations(self, split: str) -> Path:

@@ -172,14 +172,18 @@ class BaseDataset(SampleStream):
             raise BadSample("unreadable image") from error
         return {"image": self.vis_processor(pixels), "size": (pixels.shape[0], pixels.shape[1])}
 
-    def watch(self, name: str, subtitles: str = "") -> Video[torch.Tensor]:
-        """The video of that path below `vis_root`, with the subtitles of that path, if there are any.
+    def watch(self, name: str, subtitles: str | Path | None = None) -> Video[torch.Tensor]:
+        """The video of that path below `vis_root`, with its subtitles, if there are any.
+
+        Args:
+            name: of the video.
+            subtitles: likewise a name below `vis_root`; a `Path` is taken as it is.
 
         Raises:
             BadSample: if one is missing, outside the folder, or cannot be read.
         """
         path = self._file(name, "video")
-        words = self._file(subtitles, "subtitles") if subtitles else None
+        words = self._file(subtitles, "subtitles") if isinstance(subtitles, str) else subtitles
         try:
             return self.video.read(path, self.vis_processor, words)
         except OSError as error:

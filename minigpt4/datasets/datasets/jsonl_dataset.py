@@ -93,7 +93,7 @@ class JsonlDataset(BaseDataset):
             questions = [self.instructions.ask(rng) or rng.choice(VIDEO_CAPTION.alone)]
         elif entry["kind"] == "question":
             questions = [self.instructions.about(questions[0], rng)]
-        video = self.watch(entry["video"], entry["subtitles"])
+        video = self.watch(entry["video"], entry["subtitles"] or None)
         place = next((at for at, question in enumerate(questions) if VIDEO_MARK in question), 0)
         questions[place] = about_video(video.said, questions[place])
         return Sample(
