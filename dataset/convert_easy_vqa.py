@@ -6,7 +6,8 @@ It comes as a package (`pip install '.[easy-vqa]'`, MIT licence, Victor Zhou 202
 example:
   python dataset/convert_easy_vqa.py --out output/easy_vqa
 
-writes OUT/train.jsonl (38,575 questions) and OUT/test.jsonl (9,673), and the pictures below OUT.
+writes OUT/train.jsonl and OUT/val.jsonl (the published training split: 38,334 questions, and the 241 about
+its last pictures, for validation while training), OUT/test.jsonl (9,673), and the pictures below OUT.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from minigpt4.common.errors import DataError
 from minigpt4.common.files import replacing
 
 SPLITS = ("train", "test")
+# Of the pictures of the training split, the last so many are for validation.
+VALIDATION = 25
 
 
 def package_data() -> Path:
@@ -36,15 +39,26 @@ def convert(args: argparse.Namespace) -> None:
         source = package_data() / split
         shutil.copytree(source / "images", args.out / split, dirs_exist_ok=True)
         questions = json.loads((source / "questions.json").read_text(encoding="utf-8"))
-        with replacing(args.out / f"{split}.jsonl") as part:
-            part.write_text("".join(map(_line, [split] * len(questions), *zip(*questions, strict=True))))
-        print(f"{args.out}/{split}.jsonl: {len(questions):,} questions")
+        if split == "train":
+            first = len({picture for *_, picture in questions}) - VALIDATION
+            write(args.out / "val.jsonl", split, [one for one in questions if one[2] >= first])
+            questions = [one for one in questions if one[2] < first]
+        write(args.out / f"{split}.jsonl", split, questions)
 
 
-def _line(split: str, question: str, answer: str, picture: int) -> str:
-    group = "yes_no" if answer in ("yes", "no") else "which"
-    line = {"image": f"{split}/{picture}.png", "question": question, "answer": answer, "group": group}
-    return json.dumps(line) + "\n"
+def write(path: Path, folder: str, questions: list[tuple[str, str, int]]) -> None:
+    """Write (question, answer, number of the picture) as lines; the pictures are in `folder` beside it."""
+    with replacing(path) as part, part.open("x", encoding="utf-8") as file:
+        for question, answer, picture in questions:
+            group = "yes_no" if answer in ("yes", "no") else "which"
+            line = {
+                "image": f"{folder}/{picture}.png",
+                "question": question,
+                "answer": answer,
+                "group": group,
+            }
+            file.write(json.dumps(line) + "\n")
+    print(f"{path}: {len(questions):,} questions")
 
 
 def main() -> None:

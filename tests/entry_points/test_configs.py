@@ -98,7 +98,9 @@ def test_a_config_builds_with_tiny_parts(path: Path, tmp_path: Path) -> None:
     if not model_cfg.get("has_qformer", True):
         model_cfg["patches_per_token"] = 1
     model = registry.get_model_class(cfg.model_cfg.arch).from_config(model_cfg, device="cpu")
-    assert list(model.trainable_state_dict()) == ["llama_proj.weight", "llama_proj.bias"]
+    trainable = list(model.trainable_state_dict())
+    assert [name for name in trainable if ".lora_" not in name] == ["llama_proj.weight", "llama_proj.bias"]
+    assert any(".lora_" in name for name in trainable) == bool(model_cfg.get("lora_r"))
     if path.parent.name == "train_configs":
         settings = parse(RunSettings, cfg.run_cfg, "run")
         registry.get_runner_class(settings.runner)
