@@ -34,7 +34,7 @@ _COCO = "COCO train2014 (https://cocodataset.org)"
 
 def _refcoco(name: str, reported: Mapping[str, float]) -> Format:
     files = {split: f"{name}/{name}_{split}.json" for split in reported}
-    source = f"annotations of https://github.com/lichengunc/refer, as the original's JSON; {_COCO}"
+    source = f"https://github.com/lichengunc/refer; {_COCO}"
     return Format("ReferSet", "refer", files, source, reported)
 
 

@@ -13,7 +13,7 @@ from minigpt4.datasets.published import FORMATS
 from minigpt4.datasets.stream import Skipped
 from minigpt4.prompts.sample import Sample
 from minigpt4.tasks.refer import true_box
-from tests.support.benchmarks import write_benchmarks
+from tests.support.benchmarks import as_published, write_benchmarks
 
 VIS = {"train": {"name": "blip2_image_eval", "image_size": 56}}
 
@@ -106,6 +106,19 @@ def test_labels_become_words(entries) -> None:
 def test_coco_captions_of_a_picture_are_one_sample(entries) -> None:
     found = samples(built(entries, "coco_caption")["val"])
     assert [one.references for one in found] == [(f"a caption {n}", f"a caption {n + 3}") for n in range(3)]
+
+
+@pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "okvqa", "iconvqa"])
+def test_published_files_give_the_samples_of_the_originals(entries, name, tmp_path: Path) -> None:
+    published = write_benchmarks(tmp_path)
+    as_published(tmp_path)
+    found, wanted = built(published, name), built(entries, name)
+    assert list(found) == list(wanted)
+    for split in wanted:
+        pairs = zip(samples(found[split]), samples(wanted[split]), strict=True)
+        for one, other in pairs:
+            assert (one.dialogue, one.image_id, one.size) == (other.dialogue, other.image_id, other.size)
+            assert (one.references, one.candidates) == (other.references, other.candidates)
 
 
 def test_what_cannot_be_used_is_named(entries, tmp_path: Path) -> None:

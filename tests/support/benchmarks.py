@@ -1,6 +1,7 @@
 """Small copies of the benchmarks of `evaluation_datasets:`, in their published formats."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,35 @@ def write_benchmarks(folder: Path) -> dict[str, Any]:
     return {name: {"eval_file_path": str(folder / place), **common} for name, place in places.items()}
 
 
+def as_published(folder: Path) -> None:
+    """Put RefCOCO, OK-VQA and IconQA as their authors publish them in place of the original's JSON."""
+    for name, divided_by in {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}.items():
+        refs, boxes = [], []
+        for path in sorted((folder / name).glob("*.json")):
+            for entry in json.loads(path.read_text()):
+                number = 70 + len(refs)
+                image = int(entry["img_id"][15:27])
+                said = [{"raw": entry["sents"], "sent": entry["sents"].lower()}]
+                split = path.stem.rpartition("_")[2]
+                refs.append({"ann_id": number, "image_id": image, "split": split, "sentences": said})
+                boxes.append({"id": number, "image_id": image, "bbox": entry["bbox"]})
+            path.unlink()
+        (folder / name / f"refs({divided_by}).p").write_bytes(pickle.dumps(refs, protocol=0))
+        images = [{"id": n, "width": 80, "height": 40} for n in range(3)]
+        (folder / name / "instances.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    for path in (folder / "okvqa").glob("*_clean.json"):
+        path.rename(path.with_name(path.name.replace("_clean", "")))
+    listed = folder / "iconvqa" / "choose_text_val.json"
+    for entry in json.loads(listed.read_text()):
+        place = folder / "iconvqa/iconvqa_images" / entry["image_id"] / "data.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        answer = entry["choices"].index(entry["answer"])
+        place.write_text(
+            json.dumps({key: entry[key] for key in ("question", "choices")} | {"answer": answer})
+        )
+    listed.unlink()
+
+
 def _files() -> dict[str, Any]:
     """Path -> content; JSON lines where the path says so."""
     files: dict[str, Any] = {}
@@ -76,7 +106,11 @@ def _files() -> dict[str, Any]:
         for n in range(3)
     }
     files["vsr/test.jsonl"] = [
-        {"image": f"{n:012d}.jpg", "caption": "The cat is on the mat.", "label": n % 2} for n in range(3)
+        {
+            **{"image": f"{n:012d}.jpg", "image_link": f"http://images.example/{n}.jpg"},
+            **{"caption": "The cat is on the mat.", "label": n % 2},
+        }
+        for n in range(3)
     ]
     files["hm/dev.jsonl"] = MEMES
     files["captions/captions_val2014.json"] = {

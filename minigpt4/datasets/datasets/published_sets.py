@@ -9,6 +9,7 @@ from typing import Any
 from minigpt4.common.errors import BadSample, DataError, reading
 from minigpt4.common.files import open_regular
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.datasets.coco_dataset import ReferCOCODataset
 from minigpt4.processors.boxes import GRID
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Sample
@@ -55,12 +56,44 @@ class PublishedSet(BaseDataset):
 
 
 class ReferSet(PublishedSet):
-    """RefCOCO, RefCOCO+, RefCOCOg in the original's JSON: one box per expression.
+    """RefCOCO, RefCOCO+, RefCOCOg: one box per expression.
 
-    The truth keeps the fractions of the grid that the annotators' pixels come to.
+    In the original's `NAME/NAME_SPLIT.json`, or where that is not there, as published: in `NAME/refs(unc).p`
+    (RefCOCOg: `refs(umd).p`) and `NAME/instances.json`. The truth keeps the fractions of the grid that the
+    annotators' pixels come to.
     """
 
     REQUIRED_KEYS = ("img_id", "sents", "bbox", "height", "width")
+
+    @classmethod
+    def sources(cls, path: str | Path, **_: Any) -> list[Path]:
+        folder, options = cls._published(path)
+        pickled = ReferCOCODataset.sources(folder, **options)
+        return pickled if pickled[0].is_file() and not Path(path).is_file() else [Path(path)]
+
+    @classmethod
+    def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
+        if cls.sources(path) == [Path(path)]:
+            yield from super().entries(path)
+            return
+        folder, options = cls._published(path)
+        for one in ReferCOCODataset.entries(folder, **options):
+            height, width = one["size"]
+            (expression,) = one["expressions"]
+            yield {
+                "img_id": Path(one["image"]).stem,
+                "sents": expression,
+                "bbox": one["box"],
+                "height": height,
+                "width": width,
+            }
+
+    @staticmethod
+    def _published(path: str | Path) -> tuple[Path, dict[str, str]]:
+        """What `FOLDER/NAME/NAME_SPLIT.json` is for `ReferCOCODataset`: FOLDER, and its options."""
+        name, _, split = Path(path).stem.rpartition("_")
+        divided_by = "umd" if name == "refcocog" else "unc"
+        return Path(path).parent.parent, {"dataset": name, "splitBy": divided_by, "split": split}
 
     def picture_name(self, entry: dict[str, Any]) -> str:
         return f"{str(entry['img_id'])[:27]}.jpg"  # `COCO_train2014_000000581857_16` -> its picture
@@ -75,15 +108,24 @@ class ReferSet(PublishedSet):
 
 
 class OkVqaSet(PublishedSet):
-    """OK-VQA: the annotations with ten answers each, and the questions in a file beside them."""
+    """OK-VQA: the annotations with ten answers each, and the questions in a file beside them.
+
+    The original's names end in `_clean`; the published files, without it, are read where these are not there.
+    """
 
     REQUIRED_KEYS = ("image_id", "question", "answers")
 
     @classmethod
+    def sources(cls, path: str | Path, **_: Any) -> list[Path]:
+        published = Path(path).with_name(Path(path).name.replace("_clean", ""))
+        return [published if published.is_file() and not Path(path).is_file() else Path(path)]
+
+    @classmethod
     def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
-        name = Path(path).name.replace("mscoco_val2014_annotations", "OpenEnded_mscoco_val2014_questions")
+        (path,) = cls.sources(path)
+        name = path.name.replace("mscoco_val2014_annotations", "OpenEnded_mscoco_val2014_questions")
         with reading(path, DataError, failed="{} cannot be used with the questions beside it"):
-            asked = read_json(Path(path).with_name(name))["questions"]
+            asked = read_json(path.with_name(name))["questions"]
             questions = {one["question_id"]: one["question"] for one in asked}
             for one in read_json(path)["annotations"]:
                 answers = [given["answer"] for given in one["answers"]]
@@ -115,9 +157,30 @@ class VizWizSet(PublishedSet):
 
 
 class IconQaSet(PublishedSet):
-    """IconQA's questions with texts to choose from, as the original's `choose_text_val.json` has them."""
+    """IconQA's questions with texts to choose from.
+
+    In the original's `choose_text_val.json`, or where that is not there, as published: in
+    `iconvqa_images/ID/data.json`, with the place of the answer among the choices.
+    """
 
     REQUIRED_KEYS = ("image_id", "question", "choices", "answer")
+
+    @classmethod
+    def sources(cls, path: str | Path, **_: Any) -> list[Path]:
+        published = Path(path).parent.glob("iconvqa_images/*/data.json")
+        return [Path(path)] if Path(path).is_file() else sorted(published) or [Path(path)]
+
+    @classmethod
+    def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
+        sources = cls.sources(path)
+        if sources == [Path(path)]:
+            yield from super().entries(path)
+            return
+        for source in sources:
+            with reading(source, DataError, failed="{} is not a question of IconQA"):
+                one = read_json(source)
+                answer = one["choices"][one["answer"]]
+            yield {"image_id": source.parent.name, **one, "answer": answer}
 
     def picture_name(self, entry: dict[str, Any]) -> str:
         return f"{entry['image_id']}/image.png"
