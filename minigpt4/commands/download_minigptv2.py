@@ -36,20 +36,10 @@ def main() -> None:
 
 def download(args: argparse.Namespace) -> None:
     """Choose the items, fetch what is missing, show the table; exit with 1 unless everything is there."""
-    from filelock import FileLock
-
-    from minigpt4.common.errors import UserError
     from minigpt4.datasets.download.store import Store
 
-    items, store, problems = choose(args.only), Store(args.out), []
-    if not args.list:
-        store.state.mkdir(parents=True, exist_ok=True)
-        with FileLock(store.state / ".lock"):
-            for item in items:
-                try:
-                    store.fetch(item)
-                except UserError as error:
-                    problems.append(error)  # the others are fetched all the same
+    items, store = choose(args.only), Store(args.out)
+    problems = [] if args.list else store.fetch_all(items)
     print(overview(items, store))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

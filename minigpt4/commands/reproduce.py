@@ -1,8 +1,9 @@
 """Reproduce the table of MiniGPT-v2's paper: name, fetch and check what it takes, and evaluate item by item.
 
-A folder of data is laid out as the original's evaluation guide says; docs/evaluation.md shows it. What is
-missing is named, with where it is published, and the exit code is then 1. What is there is evaluated, with
-controls, into OUT/report.json; a run that was killed goes on where it stopped.
+A folder of data is laid out as the original's evaluation guide says; docs/evaluation.md shows it. What is not
+there and is published is fetched (about 47 GB for all). What cannot be had is named, with who gives it out
+and where it must lie, and the exit code is then 1. What is there is evaluated, with controls, into
+OUT/report.json; a run that was killed goes on where it stopped.
 
 example:
   minigpt4 reproduce minigptv2 --data /data/minigptv2_evaluation --check
@@ -13,6 +14,7 @@ example:
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +65,9 @@ def main() -> None:
     parser.add_argument("table", choices=TABLES, help="which table")
     parser.add_argument("--data", type=user_path, required=True, metavar="DIR", help="the folder of data")
     parser.add_argument("--out", type=user_path, default=Path("output/reproduce"), metavar="DIR")
-    parser.add_argument("--check", action="store_true", help="fetch nothing and evaluate nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="fetch nothing and evaluate nothing: only show what is missing"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples of each split")
     add_device(parser)
     parts.add_arguments(parser)
@@ -76,9 +80,11 @@ def reproduce(args: argparse.Namespace) -> None:
     from minigpt4.common.config import Config
 
     args.options = [*args.options, *place_options(args.data)]
-    cfg = Config(args)
-    weights = check_weights(cfg, download=not args.check)
-    data = check_data(cfg)
+    weights = check_weights(Config(args), download=not args.check)
+    data = check_data(Config(args))
+    if incomplete := [item.name for item in data if item.problems]:
+        fetch_data(args.data, incomplete, listed=args.check)
+        data = data if args.check else check_data(Config(args))
     print(format_table([(item.name, item.state) for item in (*weights, *data)]))
     problems = [f"{item.name}: {one}" for item in (*weights, *data) for one in item.problems]
     there = [item.name for item in data if not item.problems]
@@ -137,6 +143,25 @@ def check_data(cfg: "Config") -> list[Item]:
             problems += [f"{split}: {one} {source}" for one in missing_pictures(dataset)]
         items.append(Item(name, ", ".join(counts), problems))
     return items
+
+
+def fetch_data(root: Path, benchmarks: Sequence[str], *, listed: bool) -> None:
+    """Fetch what these benchmarks take, and say what could not be had.
+
+    Args:
+        root: the folder of data.
+        benchmarks: names.
+        listed: only show what there is to fetch.
+    """
+    from minigpt4.commands.download_minigptv2 import overview
+    from minigpt4.datasets.download.items import BENCHMARK_ITEMS
+    from minigpt4.datasets.download.store import Store
+
+    items = list(dict.fromkeys(item for name in benchmarks for item in BENCHMARK_ITEMS.get(name, ())))
+    store = Store(root)
+    for problem in () if listed else store.fetch_all(items):
+        print(f"missing: {problem}", file=sys.stderr)
+    print(overview(items, store))
 
 
 def missing_pictures(dataset: "object") -> list[str]:

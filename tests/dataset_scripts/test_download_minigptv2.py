@@ -145,6 +145,31 @@ def test_an_archive_holds_files_and_nothing_else(kind: int, server, tmp_path) ->
     assert not list(tmp_path.rglob("*.jpg*"))
 
 
+def test_what_is_not_wanted_of_an_archive_stays_in_it(server, tmp_path) -> None:
+    url, _ = server.serve("/x.zip", zipped(**{"val/1.jpg": JPEG, "train/2.jpg": JPEG, "val.json": b"[]"}))
+    store = new_store(tmp_path)
+    store.fetch(Item("val", 0.1, "val", (url,), strip="val/", only="val/"))
+    assert [path.name for path in (tmp_path / "data" / "val").iterdir()] == ["1.jpg"]
+    assert json.loads((store.state / "val.json").read_text()) == {"files": 1}
+
+
+def test_pictures_of_json_lines(server, tmp_path) -> None:
+    store = new_store(tmp_path)
+    url, _ = server.serve("/train2017/9.jpg", JPEG)
+    lines = [{"image": "9.jpg", "image_link": url}, {"image": "9.jpg", "image_link": url}]
+    (tmp_path / "data/test.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    store.fetch(Item("vsr_images", 0.1, "vsr", ("pictures-of:test.jsonl",)))
+    assert (tmp_path / "data/vsr/9.jpg").read_bytes() == JPEG and len(server.seen) == 1
+    for bad in (
+        {"image": "../9.jpg", "image_link": url},
+        {"image": "9.jpg", "image_link": "file:///9.jpg"},
+        {},
+    ):
+        (tmp_path / "data/test.jsonl").write_text(json.dumps(bad))
+        item = Item("bad", 0.1, "vsr", ("pictures-of:test.jsonl",))
+        assert "is not a list of pictures" in refused(item, store, DataError)
+
+
 def test_no_archive_unpacks_to_a_hundred_times_its_size(server, tmp_path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

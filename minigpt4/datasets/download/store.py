@@ -7,7 +7,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -15,9 +15,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from tqdm import tqdm
 
-from minigpt4.common.errors import ConfigError, DataError, in_short
+from minigpt4.common.errors import ConfigError, DataError, UserError, in_short
 from minigpt4.common.files import inside
 from minigpt4.common.logger import write_json
 from minigpt4.common.web import open_url
@@ -45,6 +46,18 @@ class Store:
             return "done" if any((self.root / item.folder).glob("*")) else "by hand"
         begun = (self._archive(item), beside(self._archive(item), ".part"), beside(self._file(item), ".part"))
         return "begun" if any(path.is_file() for path in begun) else "missing"
+
+    def fetch_all(self, items: Iterable[Item]) -> list[UserError]:
+        """Fetch items, one process at a time -> what went wrong; the others are fetched all the same."""
+        problems = []
+        self.state.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.state / ".lock"):
+            for item in items:
+                try:
+                    self.fetch(item)
+                except UserError as error:
+                    problems.append(error)
+        return problems
 
     def fetch(self, item: Item) -> None:
         """Fetch an item unless it is done.
@@ -78,7 +91,7 @@ class Store:
         if item.file:
             check_json(item.name, place)
             return {"bytes": place.stat().st_size}
-        files = unpack(item.name, place, self.root / item.folder, item.strip)
+        files = unpack(item.name, place, self.root / item.folder, item.strip, item.only)
         place.unlink()
         return {"files": files}
 
@@ -102,7 +115,7 @@ class Store:
         return self.root / item.folder / (item.file or item.name)
 
 
-def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
+def unpack(key: str, archive: Path, folder: Path, strip: str, only: str = "") -> int:
     """Unpack a zip of plain files below `folder`; files that exist in full size are kept.
 
     Args:
@@ -110,6 +123,7 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
         archive: the file; it is deleted if it is damaged, so that it is fetched again.
         folder: where the files go.
         strip: what their names begin with and shall not.
+        only: files whose names do not begin so are left out.
 
     Returns:
         How many files there are.
@@ -120,7 +134,7 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
-            members = list(_members(zipped, folder, strip))
+            members = list(_members(zipped, folder, strip, only))
             missing = [(info, place) for info, place in members if not _is_there(place, info.file_size)]
             require_space(folder, sum(info.file_size for info, _ in missing), str(archive), key)
             for info, place in tqdm(missing, desc=key, unit="file", disable=None):
@@ -140,11 +154,13 @@ def unpack(key: str, archive: Path, folder: Path, strip: str) -> int:
     return len(members)
 
 
-def _members(zipped: zipfile.ZipFile, folder: Path, strip: str) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
+def _members(
+    zipped: zipfile.ZipFile, folder: Path, strip: str, only: str
+) -> Iterator[tuple[zipfile.ZipInfo, Path]]:
     """The files of a zip, and where they go. Raises ValueError for what a data set does not contain."""
     packed, content = os.fstat(zipped.fp.fileno()).st_size, 0  # type: ignore[union-attr]
     for info in zipped.infolist():
-        if info.is_dir():
+        if info.is_dir() or not info.filename.startswith(only):
             continue
         name = info.filename.removeprefix(strip)
         place = _place(folder, name)
@@ -209,7 +225,13 @@ def fetch_from_drive(item: Item, drive_id: str, folder: Path) -> dict[str, Any]:
 
 
 def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
-    """The pictures that OCR-VQA's list gives addresses of: `KEY.jpg` for `{KEY: {"imageURL": ...}}`.
+    """The pictures that a list gives addresses of.
+
+    Args:
+        key: the item, for messages.
+        listed: OCR-VQA's list, `KEY.jpg` for `{KEY: {"imageURL": ...}}`, or VSR's lines (`.jsonl`) with
+            `image` and `image_link`.
+        folder: where they go.
 
     Returns:
         How many are there, and which are gone for ever.
@@ -220,11 +242,9 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
     if not listed.is_file():
         raise ConfigError(f"{key}: {listed} is not there yet: fetch the item that holds it first")
     try:
-        entries = json.loads(listed.read_text(encoding="utf-8"))
-        pictures = [
-            (entry["imageURL"], _place(folder, _picture_name(name, entry["imageURL"])))
-            for name, entry in entries.items()
-        ]
+        text = listed.read_text(encoding="utf-8")
+        addresses = _of_lines(text) if listed.suffix == ".jsonl" else _of_covers(text)
+        pictures = [(url, _place(folder, name)) for name, url in addresses.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{key}: {listed} is not a list of pictures: {in_short(error)}") from error
     missing = [(url, place) for url, place in pictures if not place.is_file()]
@@ -238,11 +258,26 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
     return {"files": len(pictures) - len(gone), "gone": gone}
 
 
-def _picture_name(name: str, url: str) -> str:
-    """The file name, as the dataset looks for it. Raises ValueError for an invalid name or address."""
-    if not _KEY.fullmatch(name) or urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"{name!r} with {url!r} is neither a name nor an address")
-    return name + (PurePosixPath(urlsplit(url).path).suffix or ".jpg")
+def _of_covers(text: str) -> dict[str, str]:
+    """File name, as the data set looks for it -> address. Raises ValueError for an invalid one."""
+    found = {}
+    for name, entry in json.loads(text).items():
+        if not _KEY.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name")
+        url = _web_address(entry["imageURL"])
+        found[name + (PurePosixPath(urlsplit(url).path).suffix or ".jpg")] = url
+    return found
+
+
+def _of_lines(text: str) -> dict[str, str]:
+    entries = map(json.loads, filter(str.strip, text.splitlines()))
+    return {entry["image"]: _web_address(entry["image_link"]) for entry in entries}
+
+
+def _web_address(url: str) -> str:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is not an address")
+    return url
 
 
 def _fetch_picture(url: str, place: Path) -> str:
