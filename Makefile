@@ -7,6 +7,7 @@
 # make test-oldest                    all tests with the oldest versions that pyproject.toml allows
 # make img2dataset                    the downloader of stage 1's pictures, in an environment of its own
 # make vllm [VLLM=...]                vLLM, for serve.py --engine vllm, in an environment of its own
+# make lmms-eval                      lmms-eval with our models, in an environment of its own
 PYTHON ?= python3
 LLM ?= gemma
 CASES ?= 100
@@ -27,8 +28,9 @@ SHAPES_V2 := output/shapes_v2
 
 IMG2DATASET := .venv-img2dataset
 VLLM_VENV := .venv-vllm
+LMMS_VENV := .venv-lmms-eval
 
-.PHONY: quickstart v2 img2dataset vllm lint unit pytest test fuzz test-oldest
+.PHONY: quickstart v2 img2dataset vllm lmms-eval lint unit pytest test fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
@@ -42,6 +44,8 @@ v2: $(VENV)/.installed $(SHAPES_V2)/.made
 img2dataset: $(IMG2DATASET)/.installed
 
 vllm: $(VLLM_VENV)/.installed
+
+lmms-eval: $(LMMS_VENV)/.installed
 
 test: lint pytest
 
@@ -84,6 +88,12 @@ $(IMG2DATASET)/.installed: dataset/requirements-img2dataset.txt
 $(VLLM_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)' -e .
+	@touch $@
+
+# It wants an older filelock than ours.
+$(LMMS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LMMS_VENV)
+	$(LMMS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check lmms-eval==0.7.3 'filelock<4' -e .
 	@touch $@
 
 $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
