@@ -3,6 +3,7 @@
 `python -m tests.support.causal_families > docs/language_models.md` writes what of them can be used here.
 """
 
+import argparse
 import contextlib
 import logging
 import re
@@ -251,6 +252,7 @@ they are loaded.
 """
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # --help takes no minute
     logging.disable()
     transformers.utils.logging.set_verbosity_error()
     with contextlib.redirect_stdout(sys.stderr):  # some families print
