@@ -127,7 +127,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("family", ["gemma", "llama"])
+@pytest.mark.parametrize("family", ["gemma", pytest.param("llama", marks=pytest.mark.slow)])
 def test_stage1_reads_held_out_scenes(family: str, shapes: Path, tmp_path: Path) -> None:
     """train.py, then evaluate.py on what it left: the README's commands, shorter."""
     train_config = f"train_configs/minigpt4_tiny_{family}_stage1_pretrain.yaml"
