@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "train": "minigpt4.commands.train",
     "evaluate": "minigpt4.commands.evaluate",
+    "sweep": "minigpt4.commands.sweep",
     "reproduce": "minigpt4.commands.reproduce",
     "chat": "minigpt4.commands.chat",
     "infer": "minigpt4.commands.infer",

@@ -59,7 +59,7 @@ def main() -> None:
     control.add_argument(
         "--controls",
         action="store_true",
-        help="beside, answer to the pictures of others and to grey ones",
+        help="beside, answer to the pictures of others and to grey ones (not with cached features)",
     )
     parser.add_argument(
         "--batch-size",

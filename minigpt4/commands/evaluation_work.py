@@ -14,7 +14,6 @@ from minigpt4.commands.evaluated_data import load
 from minigpt4.commands.evaluated_parts import Batches, Journal, Key, in_order
 from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
-from minigpt4.common.errors import ConfigError
 from minigpt4.common.parts import Share
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.tasks.base_task import BaseTask
@@ -55,16 +54,15 @@ class Work:
         splits: Sequence[str],
         share: Share,
     ) -> "Work":
-        """Raises ConfigError where a control cannot be made."""
-        for name, (builder, _) in datasets.items():
-            if args.controls and builder.token_shape() is not None:
-                raise ConfigError(f"--controls: datasets.{name} has cached features, not pictures")
         return cls(args, cfg, task, datasets, plan(datasets, splits, task), share)
 
     @property
     def controls(self) -> list[str]:
-        """What is done to the pictures; the first is what is reported."""
-        return ["", OTHERS, GREY] if self.args.controls else [OTHERS if self.args.shuffled else ""]
+        """What is done to the pictures; the first is what is reported. A grey picture is in no cache."""
+        if not self.args.controls:
+            return [OTHERS if self.args.shuffled else ""]
+        cached = any(builder.token_shape() is not None for builder, _ in self.datasets.values())
+        return ["", OTHERS] if cached else ["", OTHERS, GREY]
 
     def fill(self, journal: Journal) -> Batches:
         """Make all records of this share that the journal does not hold yet."""

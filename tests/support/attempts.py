@@ -79,7 +79,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
         ]
     if (folder / "report.json").exists():
         left["report"] = json.loads((folder / "report.json").read_text())
-        del left["report"]["train_seconds"]
+        del left["report"]["train_seconds"], left["report"]["peak_memory"]
     return left
 
 

@@ -194,6 +194,41 @@ def _for_log_axis(values: Sequence[Any]) -> np.ndarray:
     return np.maximum(losses, min(SMALLEST_LOSS, *above) if above.size else SMALLEST_LOSS)
 
 
+def draw_bars(
+    names: Sequence[str], panels: Mapping[str, Mapping[str, Sequence[float | None]]], path: Path
+) -> None:
+    """Draw panels of horizontal bars side by side, a bar for each name and kind.
+
+    Args:
+        names: from the top to the bottom.
+        panels: what a panel shows -> kind of bar -> a value per name, None for no bar. Several kinds have a
+            legend.
+        path: a PNG file, replaced as a whole.
+    """
+    width, height = 2.9 * len(panels) + 1, 0.55 * len(names) + 1.4
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width, height), layout="constrained", squeeze=False, sharey=True
+    )
+    handles: dict[str, Any] = {}
+    for axis, (label, kinds) in zip(axes[0], panels.items(), strict=True):
+        thick = 0.8 / len(kinds)
+        for number, (kind, values) in enumerate(kinds.items()):
+            places = [place + thick * (number - (len(kinds) - 1) / 2) for place in range(len(names))]
+            colour = (TRAINED, HELD_OUT)[number] if len(kinds) > 1 else RATE
+            bars = axis.barh(places, [value or 0 for value in values], 0.9 * thick, color=colour)
+            axis.bar_label(bars, ["" if v is None else f"{v:.3g}" for v in values], padding=3, fontsize=8)
+            if len(kinds) > 1:
+                handles[kind] = bars
+        axis.set(title=label, yticks=range(len(names)), yticklabels=names)
+        axis.title.set_fontsize(9)
+        axis.margins(x=0.22)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower left", ncols=len(handles), frameon=False)
+    _save(figure, path, dpi=120)
+
+
 def _save(figure: Figure, path: str | Path, dpi: int) -> None:
     """Write the PNG whole: it may be looked at, or the run killed, while it is redrawn."""
     try:

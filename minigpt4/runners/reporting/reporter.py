@@ -165,6 +165,7 @@ class Reporter:
             "images": state.images,
             "train_seconds": round(state.seconds, 1),
             "skipped_steps": state.skipped,
+            "peak_memory": peak_memory(self.accelerator.device),
             **more,
         }
         if state.best_value is not None:
