@@ -15,6 +15,7 @@ from minigpt4.tasks.records import Record
 # What is evaluated: control, data set, split.
 Key = tuple[str, str, str]
 Batches = dict[Key, list[list[Record]]]
+Skips = Sequence[tuple[str, str]]  # a sample that was skipped, and the reason
 
 PARTIAL = ".partial"
 
@@ -24,11 +25,13 @@ class Journal:
 
     Attributes:
         batches: the records of each batch, by what is evaluated.
+        skipped: what was skipped before these batches.
         finished: what is evaluated wholly.
     """
 
     def __init__(self) -> None:
         self.batches: Batches = {}
+        self.skipped: dict[Key, list[tuple[str, str]]] = {}
         self.finished: set[Key] = set()
         self._file: IO[bytes] | None = None
 
@@ -54,10 +57,12 @@ class Journal:
             yield journal
         os.replace(partial, path)
 
-    def add(self, key: Key, records: list[Record]) -> None:
-        """Append the records of the next batch."""
+    def add(self, key: Key, records: list[Record], skipped: Skips = ()) -> None:
+        """Append the records of the next batch, and what was skipped before it."""
         self.batches.setdefault(key, []).append(records)
-        self._write({"key": key, "records": [_fields(record) for record in records]})
+        self.skipped.setdefault(key, []).extend(skipped)
+        line = {"key": key, "records": [_fields(record) for record in records]}
+        self._write(line | ({"skipped": skipped} if skipped else {}))
 
     def finish(self, key: Key) -> None:
         """Record that all batches of `key` are done."""
@@ -108,9 +113,11 @@ class Journal:
             self.finished.add(key)
         else:
             self.batches.setdefault(key, []).append([Record(**one) for one in line["records"]])
+            skipped = [(str(sample), str(reason)) for sample, reason in line.get("skipped", ())]
+            self.skipped.setdefault(key, []).extend(skipped)
 
 
-def read_part(path: Path, made: dict[str, Any]) -> Batches:
+def read_part(path: Path, made: dict[str, Any]) -> Journal:
     """Read a part.
 
     Raises:
@@ -120,7 +127,7 @@ def read_part(path: Path, made: dict[str, Any]) -> Batches:
     journal._read(path, made, torn=False)
     if not journal.finished or {*journal.batches} != journal.finished:
         raise ConfigError(f"--out: {path} is not part of a report, please remove it: it has no end")
-    return journal.batches
+    return journal
 
 
 def in_order(parts: Sequence[Batches], key: Key) -> list[Record]:

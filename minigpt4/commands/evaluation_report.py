@@ -32,11 +32,13 @@ class Results:
         evaluations: what was evaluated, as `plan` gives it.
         records: control -> the records of each evaluation. The first control is what is reported.
         published: what MiniGPT-v2's authors report, by metric.
+        skipped: samples that could not be used: `data`, `sample`, `reason`.
     """
 
     evaluations: Sequence[Evaluation]
     records: Mapping[str, Sequence[list[Record]]]
     published: Mapping[str, float]
+    skipped: Sequence[Mapping[str, str]] = ()
 
     def metrics(self) -> dict[str, Metrics]:
         """By control. An evaluation for which a control found no wrong picture at all has no value there.
@@ -79,6 +81,8 @@ def report(results: Results, head: dict[str, Any], out: Path | None, pictures: P
     bounds = intervals(*zip(*results.main, strict=True))
     total = sum(len(records) for _, records in results.main)
     rows = table(metrics, bounds, results.published, total)
+    if results.skipped:
+        rows.insert(2, ["skipped", format_metric(len(results.skipped)), *[""] * (len(rows[0]) - 2)])
     if out:
         content: dict[str, Any] = {**head, "samples": total, **metrics[main].to_json()}
         content |= {"percentages": sorted(metrics[main].percentages), "intervals": bounds}
@@ -86,6 +90,8 @@ def report(results: Results, head: dict[str, Any], out: Path | None, pictures: P
             content["controls"] = {control: metrics[control].to_json() for control in controls}
         if results.published:
             content["published"] = results.published
+        if results.skipped:
+            content["skipped"] = results.skipped
         content["records"] = [
             ({"evaluation": one.name} if one.name else {}) | record.to_json()
             for one, records in results.main

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from minigpt4.commands.evaluated_data import load
-from minigpt4.commands.evaluated_parts import Batches, Journal, Key, in_order
+from minigpt4.commands.evaluated_parts import Journal, Key, in_order
 from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
 from minigpt4.common.parts import Share
@@ -64,7 +64,7 @@ class Work:
         cached = any(builder.token_shape() is not None for builder, _ in self.datasets.values())
         return ["", OTHERS] if cached else ["", OTHERS, GREY]
 
-    def fill(self, journal: Journal) -> Batches:
+    def fill(self, journal: Journal) -> Journal:
         """Make all records of this share that the journal does not hold yet."""
         wanted = [
             (evaluation, (control, *part))
@@ -82,11 +82,13 @@ class Work:
             log.info("evaluating %s.%s%s", name, split, f" ({control})" if control else "")
             limits = Limits(control=control, total=self.args.limit if self.share.count == 1 else None)
             with self.batches(name, split, model.prompts) as batches:
-                mine = islice(self.share.take(batches), done, None)
+                skipped: list[tuple[str, str]] = []
+                mine = _noting(islice(self.share.take(batches), done, None), skipped)
                 for records in evaluation.task.evaluate_batches(model, mine, limits):
-                    journal.add(key, records)
+                    journal.add(key, records, [*skipped])
+                    skipped.clear()
             journal.finish(key)
-        return journal.batches
+        return journal
 
     def batches(self, name: str, split: str, prompts: Any) -> Any:
         """The batches of a split of a data set, while the block is entered."""
@@ -95,17 +97,27 @@ class Work:
         size = self.args.batch_size or of_entry or self.cfg.run_value("batch_size_eval")
         return load(by_split[split], size, self.args, self.cfg, prompts)
 
-    def report(self, parts: Sequence[Batches], head: dict[str, Any]) -> None:
+    def report(self, parts: Sequence[Journal], head: dict[str, Any]) -> None:
         """Write and print what the records of all shares come to."""
 
         def records(control: str, evaluation: Evaluation) -> list[Any]:
             keys: list[Key] = [(control, *part) for part in evaluation.parts]
-            return list(chain.from_iterable(in_order(parts, key) for key in keys))
+            return list(chain.from_iterable(in_order(batches, key) for key in keys))
+
+        batches = [part.batches for part in parts]
+        skipped = [
+            {"data": f"{name}.{split}", "sample": sample, "reason": reason}
+            for part in parts
+            for (control, name, split), own in part.skipped.items()
+            for sample, reason in own
+            if control == self.controls[0]
+        ]
 
         by_control = {
             control: [records(control, one) for one in self.evaluations] for control in self.controls
         }
-        report(Results(self.evaluations, by_control, self._published()), head, self.args.out, self.pictures)
+        results = Results(self.evaluations, by_control, self._published(), skipped)
+        report(results, head, self.args.out, self.pictures)
 
     def _published(self) -> dict[str, float]:
         """What MiniGPT-v2's authors report, by the name of the metric here."""
@@ -134,6 +146,13 @@ class Work:
                         number += 1
                     if number > max(wanted):
                         return
+
+
+def _noting(batches: Iterable[Any], skipped: list[tuple[str, str]]) -> Iterator[Any]:
+    """The batches; what was skipped before each is appended first."""
+    for batch in batches:
+        skipped += batch.skipped
+        yield batch
 
 
 def _pixels(image: torch.Tensor) -> np.ndarray | None:

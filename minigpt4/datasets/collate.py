@@ -56,12 +56,12 @@ class _Window:
 
     Attributes:
         samples: in the order in which they were read.
-        skipped: what was skipped since the window before, by reason.
+        skipped: what was skipped since the window before, and why.
         before, after: where the reader stands before and after them.
     """
 
     samples: list[Sample]
-    skipped: Mapping[str, int]
+    skipped: Sequence[Skipped]
     before: ReaderState
     after: ReaderState
 
@@ -71,11 +71,13 @@ class _Ready:
     """A batch to be: collated when it is given, which copies its images."""
 
     samples: list[Sample]
-    skipped: Mapping[str, int]
+    skipped: Sequence[Skipped]
     reader: ReaderState
 
     def batch(self) -> Batch:
-        return Batch.of(self.samples, bad=self.skipped, reader=self.reader)
+        bad = Counter(one.reason for one in self.skipped)
+        skipped = [(one.where, one.reason) for one in self.skipped]
+        return Batch.of(self.samples, bad=bad, skipped=skipped, reader=self.reader)
 
 
 class BatchStream(IterableDataset):
@@ -147,13 +149,14 @@ class BatchStream(IterableDataset):
         counting = start.given == 0
         before = replace(start, good=start.good - start.given * self.batch_size, given=0)
         samples: list[Sample] = []
-        good, bad, unreported, position = before.good, Counter(start.bad), Counter(), start.position
+        unreported: list[Skipped] = []
+        good, bad, position = before.good, Counter(start.bad), start.position
         end = last = "the last shard"
         for read, after in self.stream.read(replace(share, position=position)):
             item = self._checked(read)
             if isinstance(item, Skipped):
                 if counting:
-                    self._count(item, bad, unreported)
+                    unreported.append(self._count(item, bad))
                 position, last = after, item.where
                 if good + bad.total() >= MIN_SEEN:
                     self._limit(good, bad, last)
@@ -161,7 +164,7 @@ class BatchStream(IterableDataset):
             if len(samples) == self.batch_size * self.sort_window:
                 state = ReaderState(start.worker, good, dict(bad), position)
                 yield _Window(samples, unreported, before, state)
-                samples, unreported, before, counting = [], Counter(), state, True
+                samples, unreported, before, counting = [], [], state, True
             elif samples and len(samples) % self.batch_size == 0:
                 yield None
             good += 1
@@ -184,7 +187,7 @@ class BatchStream(IterableDataset):
         random.Random(f"{self.reading.seed}/{after.worker}/{number}").shuffle(batches)
         for given, batch in enumerate(batches, 1):
             within = replace(after, good=before.good + given * size, position=before.position, given=given)
-            skipped = window.skipped if given == 1 else {}
+            skipped = window.skipped if given == 1 else ()
             yield _Ready(batch, skipped, after if given == len(batches) else within)
 
     def _length(self, sample: Sample) -> int:
@@ -192,14 +195,15 @@ class BatchStream(IterableDataset):
         assert self.prompts is not None
         return sum(self.prompts.lengths(sample.dialogue.requested(self.prompts.requests[0])))
 
-    def _count(self, item: Skipped, bad: Counter, unreported: Counter) -> None:
+    def _count(self, item: Skipped, bad: Counter) -> Skipped:
+        """What is reported of it: of too many reasons, the rarer ones are counted together."""
         reason = item.reason if item.reason in bad or len(bad) < MAX_REASONS else OTHER_REASONS
         if reason not in bad:
             log.warning(
                 "skipped %s: %s (the first of this kind; more are only counted)", item.where, item.reason
             )
         bad[reason] += 1
-        unreported[reason] += 1
+        return replace(item, reason=reason)
 
     def _checked(self, item: Any) -> Sample | Skipped:
         if isinstance(item, Skipped):

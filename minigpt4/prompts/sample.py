@@ -80,6 +80,7 @@ class Batch:
         image_counts: n of each sample.
         image_ids, groups, sizes, references, clusters, candidates: of each sample, as in `Sample`.
         bad: reason -> how many samples were skipped since the batch before.
+        skipped: of each of these, which it was, and the reason.
         reader: where the reader of the data set stands after this batch; only the loader looks at it.
         tokens: what the model's `prepare` makes of the dialogues.
     """
@@ -94,12 +95,18 @@ class Batch:
     clusters: list[str]
     candidates: list[tuple[str, ...]]
     bad: dict[str, int] = field(default_factory=dict)
+    skipped: Sequence[tuple[str, str]] = ()
     reader: Any = None
     tokens: TokenBatch | None = None
 
     @classmethod
     def of(
-        cls, samples: Sequence[Sample], *, bad: Mapping[str, int] | None = None, reader: Any = None
+        cls,
+        samples: Sequence[Sample],
+        *,
+        bad: Mapping[str, int] | None = None,
+        skipped: Sequence[tuple[str, str]] = (),
+        reader: Any = None,
     ) -> "Batch":
         """Collate samples. Raises DataError if their images differ in shape or type."""
         seen = [sample.images for sample in samples if sample.images is not None]
@@ -118,6 +125,7 @@ class Batch:
             clusters=[sample.cluster or sample.image_id for sample in samples],
             candidates=[sample.candidates for sample in samples],
             bad=dict(bad or {}),
+            skipped=skipped,
             reader=reader,
         )
 

@@ -84,18 +84,21 @@ class Evaluator:
         self.engine = engine
         self.stop = stop
 
-    def evaluate(self, splits: Sequence[str], *, predict_all: bool) -> tuple[Metrics, list[Record]]:
+    def evaluate(
+        self, splits: Sequence[str], *, predict_all: bool, also: Sequence[str] = ()
+    ) -> tuple[Metrics, list[Record]]:
         """What the splits come to, and a record per sample, from all ranks; some hold their picture.
 
         Args:
             splits: names.
             predict_all: False asks for predictions only where there is a picture to show with them.
+            also: tasks that all of the data is evaluated as, too.
 
         Raises:
             StoppedEvaluation: on all ranks, if one was asked to stop.
             DataError: on all ranks, if an evaluation has no sample.
         """
-        evaluations = plan(self.datasets, splits, self.task)
+        evaluations = plan(self.datasets, splits, self.task, also)
         pictures = -(-PICTURES // max(len(evaluations), 1))
         with undisturbed(self.engine.device):
             made = [self._records(one, pictures, predict_all) for one in evaluations]

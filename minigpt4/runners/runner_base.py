@@ -273,7 +273,8 @@ class RunnerBase:
 
     def _validate(self) -> bool:
         """Evaluate `valid_splits` -> whether the metric that decides is the best so far."""
-        metrics, records = self.evaluator.evaluate(self.settings.valid_splits, predict_all=False)
+        s = self.settings
+        metrics, records = self.evaluator.evaluate(s.valid_splits, predict_all=False, also=s.valid_tasks)
         best = metrics.improve_on(self.state.best_of(metrics.best))
         if best:
             self.state.best_metric, self.state.best_step = metrics.best, self.state.step

@@ -51,6 +51,12 @@ class RunSettings:
         "splits to evaluate on every `valid_every` steps; the task's metric decides which checkpoint is best",
         effect=False,
     )
+    valid_tasks: list[str] = key(
+        [],
+        "tasks that each validation evaluates all data sets' `valid_splits` as too, with a curve each",
+        names="task",
+        effect=False,
+    )
     valid_every: int = key(0, "steps between validations; 0: at the end of each epoch", low=0, effect=False)
     test_splits: list[str] = key([], "splits to evaluate on before and after training", effect=False)
     batch_size_eval: int = key(32, "samples per batch in validation and evaluation", low=1, effect=False)

@@ -15,7 +15,8 @@ class Evaluation:
     """Splits that are evaluated together.
 
     Attributes:
-        name: `<data set>_<split>` where the data set names its task; empty for `run.task` and all the others.
+        name: `<data set>_<split>` where the data set names its task; the task of `run.valid_tasks`; empty for
+            `run.task` and all the others.
         task: that scores and sums up.
         parts: (data set, split), in order.
     """
@@ -25,13 +26,16 @@ class Evaluation:
     parts: tuple[tuple[str, str], ...]
 
 
-def plan(datasets: Datasets, splits: Sequence[str], task: BaseTask) -> list[Evaluation]:
+def plan(
+    datasets: Datasets, splits: Sequence[str], task: BaseTask, also: Sequence[str] = ()
+) -> list[Evaluation]:
     """The evaluations of these splits; the first one decides which checkpoint is the best.
 
     Args:
         datasets: name -> (builder, data sets by split).
         splits: names; a data set may lack some.
         task: of data sets that do not name one (`datasets.NAME.task`).
+        also: tasks, by name, that all of the data is evaluated as beside these.
     """
     pooled: list[tuple[str, str]] = []
     own: list[Evaluation] = []
@@ -45,6 +49,11 @@ def plan(datasets: Datasets, splits: Sequence[str], task: BaseTask) -> list[Eval
             one = registry.get_task_class(wanted.task)() if wanted.task else type(task)()
             one.max_new_tokens = wanted.max_new_tokens
             own.append(Evaluation("_".join(part), one, (part,)))
+    every = tuple(
+        (name, split) for name, (_, there) in datasets.items() for split in splits if split in there
+    )
+    for wanted in also:
+        own.append(Evaluation(wanted.rpartition(":")[2], registry.get_task_class(wanted)(), every))
     return [Evaluation("", task, tuple(pooled)), *own] if pooled else own
 
 

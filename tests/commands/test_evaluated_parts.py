@@ -21,7 +21,7 @@ def killed(path, made, steps) -> None:
 
 
 def killing(journal) -> None:
-    journal.add(KEY, [record(0), record(1)])
+    journal.add(KEY, [record(0), record(1)], [("entry 1", "broken image")])
     journal.finish(KEY)
     journal.add(OTHER, [record(2)])
     raise KeyboardInterrupt
@@ -38,12 +38,14 @@ def test_journal_goes_on_where_it_was_killed(tmp_path) -> None:
         assert journal.finished == {KEY}
         assert [len(batch) for batch in journal.batches[OTHER]] == [1]
         journal.add(OTHER, [])
-        journal.add(OTHER, [record(3)])
+        journal.add(OTHER, [record(3)], [("entry 7", "image missing")])
         journal.finish(OTHER)
     assert not partial.exists()
-    batches = read_part(path, MADE)
+    part = read_part(path, MADE)
+    batches = part.batches
     assert [one.image_id for one in in_order([batches], KEY)] == ["0", "1"]
     assert [one.image_id for one in in_order([batches], OTHER)] == ["2", "3"]
+    assert part.skipped == {KEY: [("entry 1", "broken image")], OTHER: [("entry 7", "image missing")]}
     assert batches[KEY][0][0].answers == ["t", "u"] and batches[KEY][0][0].scores == {"accuracy": 1.0}
 
 

@@ -86,7 +86,28 @@ def test_one_benchmark_and_split_by_name(config, tmp_path, monkeypatch) -> None:
     assert run(monkeypatch, config, *words) == 0
     report = json.loads(out.read_text())
     assert [record["evaluation"] for record in report["records"]] == ["refcoco_testB"] * 2
-    assert "controls" not in report
+    assert "controls" not in report and "skipped" not in report
+
+
+def test_skipped_samples_are_listed(config, tmp_path, monkeypatch) -> None:
+    """Also those that an evaluation met before it was killed."""
+    picture = config.parent / "pictures/VizWiz_val_0.jpg"
+    content = picture.read_bytes()
+    picture.unlink()
+    out = tmp_path / "report.json"
+    words = ("--dataset", "vizwiz,gqa", "--batch-size", 1, "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("minigpt4.tasks.short_answer.ShortAnswerTask.score", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(patch, config, *words)
+    try:
+        assert run(monkeypatch, config, *words) == 0
+    finally:
+        picture.write_bytes(content)
+    report = json.loads(out.read_text())
+    assert report["skipped"] == [{"data": "vizwiz.val", "sample": "entry 0", "reason": "missing image"}]
+    assert report["samples"] == 5
+    assert "| skipped | 1 |" in (tmp_path / "report.md").read_text()
 
 
 def test_a_killed_evaluation_goes_on(config, tmp_path, monkeypatch) -> None:

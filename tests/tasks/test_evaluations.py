@@ -9,7 +9,7 @@ import yaml
 from minigpt4.commands import evaluate
 from minigpt4.common.errors import ConfigError
 from minigpt4.datasets.builders import JsonlBuilder
-from minigpt4.tasks import ImageTextPretrainTask, ShortAnswerTask
+from minigpt4.tasks import ImageTextPretrainTask, ShortAnswerTask, VqaTask
 from minigpt4.tasks.evaluations import plan, summarize
 from minigpt4.tasks.records import Record
 from tests.support.questions import write_config, write_questions
@@ -41,6 +41,19 @@ def test_plan_pools_what_names_no_task() -> None:
     assert [type(one.task) for one in planned] == kinds and planned[0].task is task
 
 
+def test_plan_evaluates_all_data_as_further_tasks() -> None:
+    datasets = {
+        "a": (builder(), {"val": None}),
+        "b": (builder(task="short_answer"), {"val": None, "x": None}),
+    }
+    planned = plan(datasets, ["val"], ImageTextPretrainTask(), ["vqa", "minigpt4.tasks:ShortAnswerTask"])
+    both = (("a", "val"), ("b", "val"))
+    assert [(one.name, one.parts) for one in planned] == [
+        *(("", both[:1]), ("b_val", both[1:]), ("vqa", both), ("ShortAnswerTask", both))
+    ]
+    assert [type(one.task) for one in planned[2:]] == [VqaTask, ShortAnswerTask]
+
+
 def test_summarize_names_values_after_their_data_set() -> None:
     datasets = {"a": (builder(), {"val": None}), "b": (builder(task="vqa"), {"val": None})}
     planned = plan(datasets, ["val"], ImageTextPretrainTask())
@@ -65,7 +78,7 @@ def test_a_task_that_is_not_known_is_named_early() -> None:
 def test_validation_by_several_tasks_has_a_curve_each(tmp_path: Path, monkeypatch) -> None:
     """The first decides; `evaluate.py` comes to the same numbers."""
     write_questions(tmp_path)
-    path = write_config(tmp_path, "image_text_pretrain", max_epoch=1, iters_per_epoch=4)
+    path = write_config(tmp_path, "image_text_pretrain", max_epoch=1, iters_per_epoch=4, valid_tasks=["vqa"])
     content = yaml.safe_load(path.read_text())
     again = content["datasets"]["jsonl"] | {"builder": "jsonl", "task": "vqa", "max_new_tokens": 5}
     content["datasets"]["again"] = again
@@ -74,6 +87,7 @@ def test_validation_by_several_tasks_has_a_curve_each(tmp_path: Path, monkeypatc
     lines = [json.loads(line) for line in (tmp_path / "job" / "log.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if "valid_loss" in line]
     assert line["valid_again_val_accuracy"] == report["again_val_accuracy"]
+    assert 0 <= line["valid_vqa_accuracy"] <= 1 and "vqa_accuracy" not in report
     assert (report["best_metric"], report["samples"]) == ("loss", 8)
     options = [
         "--out",
