@@ -3,8 +3,9 @@
     python -m dataset.shapes.make_examples --out minigpt4/assets/tiny/examples
 
 makes PNG files, four times as large as the data sets' so that people see them well, and `examples.json`: a
-list of `{"images": [...], "questions": [...], "answers": [...]}`, to be asked one after the other. The scenes
-are of the split test, so no model was trained on them. The same seed gives the same bytes.
+list of `{"images": [...], "questions": [...], "answers": [...]}`, to be asked one after the other; and
+`examples_v2.json`, with MiniGPT-v2's tasks. The scenes are of the split test, so no model was trained on
+them. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 from pathlib import Path
 
 from dataset.shapes import world
+from minigpt4.processors.boxes import format_box, to_grid
 
 TIMES = 4
 SCENES = {
@@ -48,30 +50,59 @@ EXAMPLES: list[tuple[tuple[str, ...], dict[str, str]]] = [
         },
     ),
 ]
+# For MiniGPT-v2; a number stands for the box of a thing, in the order of the caption.
+EXAMPLES_V2: dict[str, dict[str, str]] = {
+    "star-circle": {
+        "[refer] the small blue circle": "{1}",
+        "[vqa] what shape is big?": "star",
+    },
+    "square-star": {
+        "[detection] a small yellow star": "<p>a small yellow star</p> {1}",
+        "[identify] {0}": "the big blue square",
+    },
+    "cross-circle": {
+        "[caption] Describe the picture in one sentence.": SCENES["cross-circle"],
+        "[refer] the big green cross": "{0}",
+    },
+    "cross": {"[vqa] what colour is the cross?": "yellow", "[identify] {0}": "the big yellow cross"},
+}
 
 
 def main() -> None:
-    """Writes the pictures, and then the list."""
+    """Writes the pictures, and then the lists."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(args.seed)
+    boxes: dict[str, list[str]] = {}
     for name, caption in SCENES.items():
         scene = world.parse_caption(caption)
         if world.split_of(scene) != "test":
             raise ValueError(f"{caption!r} is not of the split test")
-        world.draw(scene, world.lay_out(scene, rng), TIMES).save(args.out / f"{name}.png", optimize=True)
+        layout = world.lay_out(scene, rng)
+        world.draw(scene, layout, TIMES).save(args.out / f"{name}.png", optimize=True)
+        bounds = [world.bounds(*pair) for pair in zip(scene.things, layout.placements, strict=True)]
+        boxes[name] = [format_box(to_grid(box, (world.SIDE, world.SIDE))) for box in bounds]
+    _write(args.out / "examples.json", EXAMPLES)
+    with_boxes = [
+        ((name,), {ask.format(*boxes[name]): answer.format(*boxes[name]) for ask, answer in asked.items()})
+        for name, asked in EXAMPLES_V2.items()
+    ]
+    _write(args.out / "examples_v2.json", with_boxes)
+
+
+def _write(file: Path, examples: list[tuple[tuple[str, ...], dict[str, str]]]) -> None:
     listed = [
         {
             "images": [f"{name}.png" for name in names],
             "questions": list(asked),
             "answers": list(asked.values()),
         }
-        for names, asked in EXAMPLES
+        for names, asked in examples
     ]
-    (args.out / "examples.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

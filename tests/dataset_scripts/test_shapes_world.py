@@ -191,11 +191,12 @@ def test_answers_about_two_pictures_literally() -> None:
 
 
 def test_example_pictures_are_as_they_were_drawn(tmp_path: Path, monkeypatch) -> None:
-    """Those that come with the project, pixel for pixel, and their list."""
+    """Those that come with the project, pixel for pixel, and their lists."""
     monkeypatch.setattr("sys.argv", ["make_examples", "--out", str(tmp_path)])
     make_examples.main()
     shipped = ROOT / "minigpt4" / "assets" / "tiny" / "examples"
-    assert (tmp_path / "examples.json").read_text() == (shipped / "examples.json").read_text()
+    for name in ("examples.json", "examples_v2.json"):
+        assert (tmp_path / name).read_text() == (shipped / name).read_text()
     for drawn in tmp_path.glob("*.png"):
         with Image.open(drawn) as here, Image.open(shipped / drawn.name) as there:
             assert here.size == (224, 224)

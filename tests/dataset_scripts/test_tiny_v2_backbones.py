@@ -13,6 +13,7 @@ from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.processors.boxes import iou, parse_boxes, to_grid
 from tools.tiny_backbones import train_v2_encoder as encoder
 from tools.tiny_backbones import train_v2_language_model as writer
+from tools.tiny_backbones.optimizer import Muon, orthogonal
 from tools.tiny_backbones.train_encoder import WORDS
 
 
@@ -67,3 +68,17 @@ def test_language_models_are_taught_the_boxes_that_the_facts_state() -> None:
     grid = [to_grid(box, (1, 1)) for box in boxes]
     _, answer = writer._refer(scene, grid, rng)
     assert parse_boxes(answer)[0] in grid
+
+
+def test_muon_goes_in_all_directions_alike() -> None:
+    """Singular values near one, singular vectors as they were, and steps of AdamW's size."""
+    matrix = torch.nn.Parameter(torch.zeros(12, 40))
+    matrix.grad = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix.grad, full_matrices=False)
+    for turned in (matrix.grad, matrix.grad.mT):
+        found = orthogonal(turned[None])[0]
+        values = left.mT @ (found if turned is matrix.grad else found.mT) @ right.mT
+        assert (values - values.diag().diag()).abs().max() < 1e-4
+        assert 0.6 < values.diag().min() < values.diag().max() < 1.3
+    Muon([matrix], 0.1, weight_decay=0.0).step()
+    assert matrix.detach().pow(2).mean().sqrt().item() == pytest.approx(0.2 * 0.1, rel=0.25)

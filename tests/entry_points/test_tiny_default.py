@@ -32,7 +32,7 @@ def build(family: str, **overrides) -> torch.nn.Module:
 
 
 def test_it_is_small_and_laid_out_like_the_published_files() -> None:
-    assert sum(p.stat().st_size for p in TINY.rglob("*")) < 12_000_000
+    assert sum(p.stat().st_size for p in TINY.rglob("*")) < 12_500_000
     encoder = read_tensors(TINY / "eva_vit_g.pth")
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.3.attn.q_bias"} <= encoder.keys()
     qformer = read_tensors(TINY / "blip2_tiny.pth")["model"]

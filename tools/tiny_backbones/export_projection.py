@@ -1,4 +1,4 @@
-"""Keeps of a run's checkpoint what a chat needs: the projection, and what it was trained with.
+"""Keeps of a run's checkpoint what a chat needs: what was trained, and beside which parts.
 
 python -m tools.tiny_backbones.export_projection output/minigpt4_tiny_gemma_stage2/checkpoint_latest.pth \\
     minigpt4/assets/tiny/gemma_projection.pth
@@ -17,9 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--bf16", action="store_true", help="half the size, three digits")
     args = parser.parse_args()
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    torch.save({key: checkpoint[key] for key in ("model", "meta")}, args.out)
+    kept = {key: checkpoint[key] for key in ("model", "meta")}
+    if args.bf16:
+        kept["model"] = {key: tensor.bfloat16() for key, tensor in kept["model"].items()}
+    torch.save(kept, args.out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def examples_for(model_cfg: DictConfig) -> list[Example]:
     folder = Path(str(_TINY)) / "examples"
     if not str(model_cfg.get("model_type", "")).startswith("tiny") or not folder.is_dir():
         return []
-    listed = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    name = "examples_v2.json" if model_cfg.get("arch") == "minigpt_v2" else "examples.json"
+    listed = json.loads((folder / name).read_text(encoding="utf-8"))
     return [
         Example(tuple(str(folder / name) for name in one["images"]), tuple(one["questions"]))
         for one in listed
