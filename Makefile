@@ -1,5 +1,6 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
+# make video [LLM=gemma|llama]        install, train on clips of the drawn world, evaluate in and out of order, show
 # make test                           install, lint, run all tests
 # make unit                           install, run the fast tests: no process, server or training run
 # make lint                           install, check style and types
@@ -25,12 +26,15 @@ CONFIGS := train_configs/minigpt4_tiny_$(LLM)
 SHAPES := output/shapes
 ALIGN := output/shapes_align
 SHAPES_V2 := output/shapes_v2
+CLIPS := output/shapes_clips
+VIDEO := output/minigpt4_tiny_$(LLM)_video
+VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 
 IMG2DATASET := .venv-img2dataset
 VLLM_VENV := .venv-vllm
 LMMS_VENV := .venv-lmms-eval
 
-.PHONY: quickstart v2 img2dataset vllm lmms-eval lint unit pytest test fuzz test-oldest
+.PHONY: quickstart v2 video img2dataset vllm lmms-eval lint unit pytest test fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
@@ -40,6 +44,11 @@ v2: $(VENV)/.installed $(SHAPES_V2)/.made
 	MINIGPT4_DATA=$(SHAPES_V2) $(PY) train.py --cfg-path train_configs/minigptv2_tiny_finetune.yaml \
 		--options model.model_type=tiny_$(LLM) model.ckpt=pkg://minigpt4/assets/tiny/$(LLM)_v2_projection.pth \
 		run.output_dir=output/minigptv2_tiny_$(LLM)
+
+video: $(VENV)/.installed $(CLIPS)/.made
+	$(PY) train.py $(VIDEO_RUN) model.ckpt=pkg://minigpt4/assets/tiny/$(LLM)_projection.pth run.output_dir=$(VIDEO)
+	$(PY) evaluate.py $(VIDEO_RUN) model.ckpt=$(VIDEO)/checkpoint_latest.pth --controls --out $(VIDEO)/report.json
+	$(PY) -m dataset.shapes.make_gif --report $(VIDEO)/report.json --out $(VIDEO)/clip.gif
 
 img2dataset: $(IMG2DATASET)/.installed
 
@@ -102,6 +111,10 @@ $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
 
 $(ALIGN)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
 	$(PY) -m dataset.shapes.make_align --out $(ALIGN)
+	@touch $@
+
+$(CLIPS)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
+	$(PY) -m dataset.shapes.make_clips --out $(CLIPS)
 	@touch $@
 
 $(SHAPES_V2)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py dataset/shapes/v2/*.py)

@@ -10,7 +10,7 @@ from typing import Any
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.formatting import format_table
 from minigpt4.common.logger import write_json
-from minigpt4.tasks.controls import OTHERS
+from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, intervals, summarize
 from minigpt4.tasks.records import Metrics, Record, format_metric
 
@@ -21,7 +21,10 @@ SHOWN_WRONG, SHOWN_RIGHT = 12, 4
 # Gives records of an evaluation, by number, their pictures.
 Pictures = Callable[[Evaluation, Mapping[int, Record]], None]
 UNMIXED = ": no batch has two different answers to exchange the pictures of"
-HEADINGS = {"": "value", "others": "others' pictures", "grey": "grey pictures"}
+HEADINGS = {
+    **{"": "value", OTHERS: "others' pictures", GREY: "grey pictures"},
+    **{BACKWARDS: "frames backwards", MIXED: "frames mixed"},
+}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
 from minigpt4.common.parts import Share
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
+from minigpt4.processors.video import VideoReader
 from minigpt4.tasks.base_task import BaseTask
-from minigpt4.tasks.controls import GREY, OTHERS
+from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, plan
 from minigpt4.tasks.records import Limits, Record
 
@@ -61,8 +62,10 @@ class Work:
         """What is done to the pictures; the first is what is reported. A grey picture is in no cache."""
         if not self.args.controls:
             return [OTHERS if self.args.shuffled else ""]
-        cached = any(builder.token_shape() is not None for builder, _ in self.datasets.values())
-        return ["", OTHERS] if cached else ["", OTHERS, GREY]
+        builders = [builder for builder, _ in self.datasets.values()]
+        cached = any(builder.token_shape() is not None for builder in builders)
+        videos = any(builder.settings.video != VideoReader() for builder in builders)
+        return ["", OTHERS, *([] if cached else [GREY]), *([BACKWARDS, MIXED] if videos else [])]
 
     def fill(self, journal: Journal) -> Journal:
         """Make all records of this share that the journal does not hold yet."""

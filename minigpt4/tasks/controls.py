@@ -1,5 +1,6 @@
 """The controls of an evaluation: what it comes to where the pictures say nothing about the answers."""
 
+import random
 from dataclasses import replace
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from minigpt4.prompts.sample import Batch
 
 OTHERS, GREY = "others", "grey"  # the pictures of other samples; one flat grey for all
+BACKWARDS, MIXED = "backwards", "mixed"  # the frames of each video from last to first; in any order
 MIDDLE = 128  # of 8 bits; normalised pictures have their mean at 0
 
 
@@ -20,8 +22,11 @@ def controlled(batch: Batch, control: str) -> Batch:
         return shuffle_images(batch)
     if control == GREY:
         return grey_images(batch)
+    if control in (BACKWARDS, MIXED):
+        return reordered(batch, control)
     if control:
-        raise ValueError(f"there is no control {control!r} (known: {OTHERS}, {GREY})")
+        known = ", ".join((OTHERS, GREY, BACKWARDS, MIXED))
+        raise ValueError(f"there is no control {control!r} (known: {known})")
     return batch
 
 
@@ -53,3 +58,17 @@ def grey_images(batch: Batch) -> Batch:
         return batch
     grey = MIDDLE if batch.images.dtype == torch.uint8 else 0
     return replace(batch, images=torch.full_like(batch.images, grey))
+
+
+def reordered(batch: Batch, control: str) -> Batch:
+    """The pictures of each sample in another order; samples with fewer than two are left out."""
+    rows = [row for row, count in enumerate(batch.image_counts) if count > 1]
+    kept = batch.rows(rows)
+    if kept.images is None:
+        return kept
+    order, start = [], 0
+    for name, count in zip(kept.image_ids, kept.image_counts, strict=True):
+        places = list(range(start, start + count))
+        order += places[::-1] if control == BACKWARDS else random.Random(name).sample(places, count)
+        start += count
+    return replace(kept, images=kept.images[order])

@@ -57,7 +57,7 @@ def test_frames_are_those_that_were_chosen(tmp_path: Path, suffix: str, count: i
 
 
 def test_pixels_are_rgb(tmp_path: Path) -> None:
-    writer = cv2.VideoWriter(str(tmp_path / "a.mkv"), cv2.VideoWriter_fourcc(*"FFV1"), 5, (16, 16))
+    writer = cv2.VideoWriter(str(tmp_path / "a.mkv"), cv2.VideoWriter.fourcc(*"FFV1"), 5, (16, 16))
     writer.write(np.full((16, 16, 3), (0, 0, 255), np.uint8))  # OpenCV's red
     writer.release()
     (frame,) = read_frames(tmp_path / "a.mkv", np.copy, 1)

@@ -4,7 +4,7 @@ import torch
 
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
-from minigpt4.tasks.controls import shuffle_images
+from minigpt4.tasks.controls import BACKWARDS, MIXED, controlled, shuffle_images
 
 PIXELS = torch.arange(4).view(4, 1, 1, 1)
 
@@ -34,3 +34,22 @@ def test_shuffle_deals_cached_features_and_as_many_pictures_as_there_were():
 def test_shuffle_leaves_out_text_alone():
     texts = [Sample(dialogue=Dialogue.of([("why", answer)])) for answer in "ab"]
     assert shuffle_images(Batch.of(texts)).answers == []
+
+
+def test_frames_run_backwards_and_in_any_order():
+    counts = (3, 1, 8)
+    places = iter(range(12))
+    samples = [
+        Sample(
+            dialogue=Dialogue.prompted("<ImageHere>" * count, "a"),
+            features=torch.tensor([[[float(next(places))]] for _ in range(count)]),
+            image_id=str(count),
+        )
+        for count in counts
+    ]
+    backwards = controlled(Batch.of(samples), BACKWARDS)
+    assert backwards.image_ids == ["3", "8"]  # one picture has no order
+    assert backwards.images.flatten().tolist() == [2, 1, 0, 11, 10, 9, 8, 7, 6, 5, 4]
+    mixed = controlled(Batch.of(samples), MIXED).images.flatten().tolist()
+    assert sorted(mixed[:3]) == [0, 1, 2] and sorted(mixed[3:]) == [*range(4, 12)] != mixed[3:]
+    assert controlled(Batch.of(samples), MIXED).images.flatten().tolist() == mixed
