@@ -46,8 +46,13 @@ class Field(NamedTuple):
 
     def value(self) -> Any:
         """A number, a text, or a list of them."""
-        values = [part.decode() if isinstance(part, bytes) else part[0] for part in self.parts]
+        values = [parsed(part, self.types) for part in self.parts]
         return values if self.types[0] == ARRAY else values[0]
+
+
+def parsed(part: Any, _types: list[int]) -> Any:
+    """One of `Field.parts` as a number or a text, as transformers' `_gguf_parse_value` does slowly."""
+    return part.decode() if isinstance(part, bytes) else part[0]
 
 
 class Tensor(NamedTuple):
@@ -175,15 +180,21 @@ def read_gguf(path: str) -> GgufFile:
 def reading_once() -> Iterator[None]:
     """Make transformers use `GgufFile`, once per file.
 
-    By itself it creates a new reader for the config, the tokenizer and the weights, and a table of all tensor
-    names for each module of the model.
+    By itself it creates a new reader for the config, the tokenizer and the weights, parses the vocabulary
+    letter by letter each time, and makes a table of all tensor names for each module of the model.
     """
-    usual = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    gguf.GGUFReader = read_gguf  # type: ignore[misc, assignment]
-    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
+    from transformers import modeling_gguf_pytorch_utils as library
+
+    ours = [(gguf, "GGUFReader", read_gguf), (gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))]
+    if hasattr(library, "_gguf_parse_value"):
+        # It is called for every word of the vocabulary, whenever the file is read.
+        ours.append((library, "_gguf_parse_value", parsed))
+    usual = [(module, name, getattr(module, name)) for module, name, _ in ours]
+    for module, name, value in ours:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for name, value in usual.items():
-            setattr(gguf, name, value)
+        for module, name, value in usual:
+            setattr(module, name, value)
         read_gguf.cache_clear()

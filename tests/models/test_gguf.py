@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, get_tensor_name_map, quantize
+from transformers import modeling_gguf_pytorch_utils
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.llm_loading import load_language_model
-from minigpt4.weights.gguf_file import GgufFile
+from minigpt4.weights.gguf_file import GgufFile, parsed, reading_once
 from tests.support.gguf import write_gguf
 from tests.support.golden import build_golden_model
 from tests.support.prompts import prompt_ids
@@ -44,6 +45,17 @@ def test_the_metadata_and_tensors_of_the_library_itself(tmp_path) -> None:
     for one, other in zip(ours.tensors, theirs.tensors, strict=True):
         assert one.tensor_type == other.tensor_type
         np.testing.assert_array_equal(one.data, other.data, strict=True)
+
+
+def test_values_are_those_that_transformers_parses(tmp_path) -> None:
+    """Its own function takes seconds for a vocabulary, so it is replaced while a file is read."""
+    theirs = modeling_gguf_pytorch_utils._gguf_parse_value
+    for name, field in GgufFile(write_gguf(tmp_path / "tiny.gguf")).fields.items():
+        values, ours = ([read(part, field.types) for part in field.parts] for read in (theirs, parsed))
+        assert ours == values and [*map(type, ours)] == [*map(type, values)], name
+    with reading_once():
+        assert modeling_gguf_pytorch_utils._gguf_parse_value is parsed
+    assert modeling_gguf_pytorch_utils._gguf_parse_value is theirs
 
 
 def test_packed_tensors(tmp_path) -> None:
