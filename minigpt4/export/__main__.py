@@ -78,6 +78,8 @@ def write(cfg: "Config", out: Path, form: str | None) -> str:
     settings = cfg.model_settings()
     if not settings.ckpt:
         raise ConfigError("model.ckpt is not set: without a trained projection there is nothing to export")
+    if settings.tokens_per_frame is not None:
+        raise ConfigError("model.tokens_per_frame is set: no stock model averages the tokens of a picture")
     model_cfg = plain(cfg.model_cfg) | {"vit_precision": "fp32", "low_resource": False, "compile": False}
     if settings.low_resource or settings.llm_precision in QUANTIZED:
         model_cfg["llm_precision"] = DENSE

@@ -126,7 +126,13 @@ def build_vision(settings: ModelSettings, device: torch.device) -> VisionTower:
         device=device,
     )
     bridge = _build_bridge(settings, encoder)
-    tower = VisionTower(encoder, bridge, image_size=settings.image_size, frozen=settings.freeze_vit)
+    tower = VisionTower(
+        encoder,
+        bridge,
+        image_size=settings.image_size,
+        frozen=settings.freeze_vit,
+        tokens=settings.tokens_per_frame,
+    )
     if isinstance(bridge, QFormerBridge):
         dtype = frozen_dtype if bridge.frozen else torch.float32
         if settings.q_former_model != RANDOM:

@@ -128,6 +128,8 @@ def vision_identity(model_class: type[BaseModel], cfg: Mapping[str, Any]) -> dic
         identity["num_query_token"] = settings.num_query_token
     else:
         identity["patches_per_token"] = settings.patches_per_token
+    if settings.tokens_per_frame is not None:
+        identity["tokens_per_frame"] = settings.tokens_per_frame
     for source in vision_sources(settings):
         place = locate(source)
         digest = sha256_of(place.path) if place.present and place.path else None

@@ -89,6 +89,13 @@ class ModelSettings:
         4, "without a Q-Former, how many neighbours in raster order are joined to one token", low=1
     )
 
+    tokens_per_frame: int | None = key(
+        None,
+        "average neighbouring tokens of a picture, and so of each frame of a video, until so many are left; "
+        "null: all",
+        low=1,
+    )
+
     llama_model: str | None = key(None, "the language model: a folder, a hub id, a `.gguf` file; must be set")
     llm_backbone: str = key(
         "auto",

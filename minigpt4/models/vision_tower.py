@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from minigpt4.common.errors import ConfigError
 from minigpt4.models.bridges import Bridge
 from minigpt4.models.encoders.base_encoder import BaseEncoder
 from minigpt4.models.execution import own_precision
@@ -28,13 +29,30 @@ class VisionTower(nn.Module):
         bridge: likewise.
         image_size: side of the square pictures, in pixels.
         frozen: whether the encoder and the norm stay as they are.
+        tokens: how many are left of a picture, as means of neighbours; None: all that the bridge makes.
+
+    Raises:
+        ConfigError: if the bridge's tokens cannot be shared out evenly.
     """
 
     image_mean: torch.Tensor
     image_std: torch.Tensor
 
-    def __init__(self, encoder: BaseEncoder, bridge: Bridge, *, image_size: int, frozen: bool = True) -> None:
+    def __init__(
+        self,
+        encoder: BaseEncoder,
+        bridge: Bridge,
+        *,
+        image_size: int,
+        frozen: bool = True,
+        tokens: int | None = None,
+    ) -> None:
         super().__init__()
+        self.tokens = bridge.count if tokens is None else tokens
+        if bridge.count % self.tokens:
+            raise ConfigError(
+                f"model.tokens_per_frame is {tokens}, which does not divide a picture's {bridge.count} tokens"
+            )
         self.name, self.image_size, self.frozen = encoder.name, image_size, frozen
         first = next(encoder.parameters())
         self.encoder = encoder
@@ -48,7 +66,7 @@ class VisionTower(nn.Module):
 
     @property
     def token_shape(self) -> TokenShape:
-        return TokenShape(self.bridge.count, self.bridge.width, self.encoder.width)
+        return TokenShape(self.tokens, self.bridge.width, self.encoder.width)
 
     def train(self, mode: bool = True) -> "VisionTower":
         """Frozen parts stay in evaluation mode."""
@@ -72,7 +90,10 @@ class VisionTower(nn.Module):
             with own_precision(self.frozen, images.device):
                 tokens = self.ln_vision(self.encoder(images))
             with own_precision(self.bridge.frozen, images.device):
-                return self.bridge(tokens)
+                tokens = self.bridge(tokens)
+            if self.tokens == self.bridge.count:
+                return tokens
+            return tokens.unflatten(1, (self.tokens, -1)).mean(2)
 
     def normalized(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 pixels are normalised here, on the device; floats are taken to be normalised already."""

@@ -37,6 +37,17 @@ def test_vision_tower_with_joined_patches() -> None:
     assert torch.equal(tokens[:, 1], patches[:, 2:].flatten(1))
 
 
+def test_tokens_are_averaged_with_their_neighbours() -> None:
+    bridge = JoinedPatches(4, 16, together=1, prefix_tokens=1)
+    every = VisionTower(eva(), bridge, image_size=28)(PICTURES)
+    tower = VisionTower(eva(), bridge, image_size=28, tokens=2)
+    assert tower.token_shape == TokenShape(count=2, width=16, vit_width=16)
+    expected = torch.stack([every[:, :2].mean(1), every[:, 2:].mean(1)], dim=1)
+    torch.testing.assert_close(tower(PICTURES), expected)
+    with pytest.raises(ConfigError, match=r"tokens_per_frame is 3, which does not divide .* 4 tokens"):
+        VisionTower(eva(), bridge, image_size=28, tokens=3)
+
+
 def test_joined_patches_that_cannot_be_shared_out() -> None:
     with pytest.raises(ConfigError, match=r"model.patches_per_token is 3, which does not divide .* 4 tokens"):
         JoinedPatches(4, 16, together=3)
