@@ -54,7 +54,7 @@ EXAMPLES: list[tuple[tuple[str, ...], dict[str, str]]] = [
 EXAMPLES_V2: dict[str, dict[str, str]] = {
     "star-circle": {
         "[refer] the small blue circle": "{1}",
-        "[vqa] what shape is big?": "star",
+        "[vqa] how many shapes are there?": "two",
     },
     "square-star": {
         "[detection] a small yellow star": "<p>a small yellow star</p> {1}",

@@ -13,12 +13,20 @@ EXAMPLES = ROOT / "minigpt4/assets/tiny/examples"
 GROUNDING = "[grounding] Go through everything that is visible here, and say where it is."
 HELD_OUT = 12
 # Right answers of HELD_OUT at least, by task.
-FEWEST = {"caption": 11, "vqa": 11, "refer": 9, "identify": 10, "grounding": 9}
+FEWEST = {
+    "gemma": {"caption": 9, "vqa": 11, "refer": 11, "identify": 6, "grounding": 8},
+    "llama": {"caption": 11, "vqa": 11, "refer": 9, "identify": 10, "grounding": 10},
+}
 
 
-@pytest.fixture(scope="module", params=["llama"])
-def chat(request):
-    return minigpt4.load(ROOT / f"eval_configs/minigptv2_tiny_{request.param}_eval.yaml", device="cpu")
+@pytest.fixture(scope="module", params=["gemma", "llama"])
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def chat(family):
+    return minigpt4.load(ROOT / f"eval_configs/minigptv2_tiny_{family}_eval.yaml", device="cpu")
 
 
 def right(said: str, true: str) -> bool:
@@ -41,7 +49,7 @@ def test_it_answers_the_example_questions(chat) -> None:
     assert [pair for pair in pairs if not right(*pair)] == []
 
 
-def test_it_does_each_task_on_held_out_scenes(chat, tmp_path) -> None:
+def test_it_does_each_task_on_held_out_scenes(chat, family, tmp_path) -> None:
     drawn = pictures.draw({"test": HELD_OUT}, "what ships")
     pictures.store(drawn, tmp_path)
     names = [str(one.scene.things[-1]).replace("a ", "the ", 1) for one in drawn]
@@ -60,4 +68,4 @@ def test_it_does_each_task_on_held_out_scenes(chat, tmp_path) -> None:
         ]
         said = chat.batch(questions, HELD_OUT, temperature=0)
         found[task] = sum(right(reply, true) for reply, (_, true) in zip(said, pairs, strict=True))
-    assert all(found[task] >= fewest for task, fewest in FEWEST.items()), found
+    assert all(found[task] >= fewest for task, fewest in FEWEST[family].items()), found
