@@ -162,8 +162,8 @@ def draw_grid(results: Results, pictures: Pictures, path: Path) -> None:
     wrong, right = [], []
     for one, records in results.main:
         of_both = (
-            [(n, record) for n, record in enumerate(records) if not record.right][: -(-SHOWN_WRONG // many)],
-            [(n, record) for n, record in enumerate(records) if record.right][: -(-SHOWN_RIGHT // many)],
+            to_show(records, False, -(-SHOWN_WRONG // many)),
+            to_show(records, True, -(-SHOWN_RIGHT // many)),
         )
         pictures(one, dict(chain(*of_both)))
         for drawn, chosen in zip((wrong, right), of_both, strict=True):
@@ -172,3 +172,13 @@ def draw_grid(results: Results, pictures: Pictures, path: Path) -> None:
     if drawn:
         draw_samples(drawn, path)
         log.info("wrote %s", path)
+
+
+def to_show(records: Sequence[Record], right: bool, count: int) -> list[tuple[int, Record]]:
+    """The first `count` records that are right, or not, and their numbers; one of each picture goes first."""
+    own = [(number, record) for number, record in enumerate(records) if bool(record.right) == right]
+    first: dict[str, int] = {}
+    for number, record in own:
+        first.setdefault(record.cluster or record.image_id, number)
+    firsts = set(first.values())
+    return sorted(own, key=lambda one: one[0] not in firsts)[:count]
