@@ -152,9 +152,10 @@ def _draw_label(
     colour: Colour,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Draw the label on its colour: above the box, or inside its top left corner if there is no room."""
+    """Draw the label on its colour: above the box, or inside it; further left where the image ends."""
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
     x, y = corner[0], corner[1] - (bottom - top) - 2
+    x = max(0, min(x, draw.im.size[0] - (right - left) - 3))
     y = corner[1] if y < 0 else y
     draw.rectangle((x, y, x + right - left + 2, y + bottom - top + 2), fill=colour)
     dark = sum(colour) > 3 * 128

@@ -180,6 +180,17 @@ def test_draw_boxes_writes_labels_on_their_colour() -> None:
     assert (draw_boxes(grey, [(Box(10, 50, 60, 90), "a dog", (255, 255, 0))]) < 50).all(axis=2).any()
 
 
+def test_draw_boxes_keeps_labels_inside() -> None:
+    """As much of a label is there at the right edge as in the middle."""
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    labelled = [
+        (draw_boxes(grey, [(box, "a purple cat", BLUE)]) != 128).any(axis=2)
+        for box in (Box(20, 50, 30, 90), Box(90, 50, 100, 90))
+    ]
+    widths = [np.flatnonzero(drawn[95]).size for drawn in labelled]
+    assert widths[0] == widths[1] > 40
+
+
 def test_draw_boxes_takes_any_text_and_any_box() -> None:
     for size in ((1, 1), (3, 500), (448, 448)):
         pixels = np.zeros((*size, 3), np.uint8)

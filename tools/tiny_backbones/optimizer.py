@@ -37,6 +37,7 @@ class Muon(torch.optim.Optimizer):
         """Nesterov's momentum: [matrices, rows, columns]."""
         found = []
         for matrix in matrices:
+            assert matrix.grad is not None
             held = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
             held.lerp_(matrix.grad, 1 - _MOMENTUM)
             found.append(matrix.grad.lerp(held, _MOMENTUM))

@@ -190,7 +190,7 @@ def begin(model: MiniGPTv2) -> None:
 def loss_of(model: MiniGPTv2, batch: Batch) -> torch.Tensor:
     """Cross entropy of what is said, digits above all."""
     losses, tokens = model.token_losses(batch)
-    pieces = model.language.tokenizer.convert_ids_to_tokens(tokens.target_ids)
+    pieces = model.language.tokenizer.convert_ids_to_tokens(tokens.target_ids.tolist())
     weights = [
         1.0 if not piece.isdecimal() else UNITS if before.isdecimal() else TENS
         for before, piece in zip(["", *pieces], pieces, strict=False)
