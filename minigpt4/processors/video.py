@@ -14,25 +14,11 @@ import cv2
 import numpy as np
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.common.files import open_regular
 from minigpt4.common.schema import key
+from minigpt4.processors.containers import check_file, only_files
 from minigpt4.processors.subtitles import MAX_WORDS, read_subtitles, said_by_frame
 
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "gif")
-# How the files of these containers begin: (offset, bytes). Others are not opened: of a playlist, FFmpeg would
-# open what it names.
-CONTAINERS = (
-    *((4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, QuickTime
-    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
-    (8, b"AVI "),
-    (0, b"\x00\x00\x01\xba"),  # MPEG program stream
-    (188, b"G"),  # MPEG transport stream: packets of 188 bytes, each beginning so
-    (0, b"FLV\x01"),
-    (0, b"0&\xb2u"),  # ASF, WMV
-    (0, b"OggS"),
-    (0, b"GIF8"),
-)
-MAX_FILE_BYTES = 4 * 2**30
 MAX_FRAME_PIXELS = 40_000_000  # 8K has 33 million
 MAX_SECONDS = 6 * 60 * 60
 MAX_FRAMES = 2_000_000
@@ -111,6 +97,7 @@ def read_frames(
     count: int,
     sampling: str = "uniform",
     window: tuple[float, float] | None = None,
+    pixels: int | None = None,
 ) -> list[Frame[T]]:
     """Frames of a video, in order; those between are passed over.
 
@@ -120,19 +107,21 @@ def read_frames(
         count: how many frames at most.
         sampling: which, a key of SAMPLINGS.
         window: (start, end) in seconds of the part to look at; None for the whole.
+        pixels: of all frames of the video together, at most, as any of them may have to be decoded.
 
     Raises:
         BadSample: if it is not a video of a known container and codec, is broken, empty, or beyond a limit.
         OSError: if it cannot be read.
     """
-    with _opened(path) as (capture, info):
+    with _opened(path, pixels) as (capture, info):
         for total in (info.frames, None):
             if total is None:  # the container promised more frames than there are
                 capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-                total = _count(capture)
+                total = _count(capture, info.frames)
                 capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-            first, last = (0, total) if window is None else (round(at * info.fps) for at in window)
-            places = _places(min(first, total), min(last, total), count, sampling)
+            first, last = (min(max(at, 0.0), info.seconds) for at in window or (0.0, info.seconds))
+            first, last = (min(round(at * info.fps), total) for at in (first, last))
+            places = _places(first, last, count, sampling)
             if not places:
                 raise BadSample("video without frames")
             images = [prepare(cv2.cvtColor(one, cv2.COLOR_BGR2RGB)) for one in _read(capture, places)]
@@ -146,52 +135,42 @@ def _places(first: int, last: int, count: int, sampling: str) -> list[int]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[cv2.VideoCapture, VideoInfo]]:
-    _check_file(path)
+def _opened(path: str | Path, pixels: int | None = None) -> Iterator[tuple[cv2.VideoCapture, VideoInfo]]:
+    check_file(path)
     # One thread: there are many reader processes already. An absolute path is never a pattern or a protocol.
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    with only_files():
+        capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         if not capture.isOpened():
             raise BadSample("broken video, or one of an unknown codec")
-        yield capture, _info(capture)
+        yield capture, _info(capture, pixels)
+    except cv2.error as error:
+        raise BadSample("broken video") from error
     finally:
         capture.release()
 
 
-def _check_file(path: str | Path) -> None:
-    """Raise BadSample or OSError for what FFmpeg should not see."""
-    with open_regular(path) as file:
-        head, size = file.read(256), os.fstat(file.fileno()).st_size
-    if not head:
-        raise BadSample("empty video")
-    if size > MAX_FILE_BYTES:
-        raise BadSample("video too large")
-    if not any(head[at:].startswith(kind) for at, kind in CONTAINERS):
-        raise BadSample("not a video of a known kind")
-
-
-def _info(capture: cv2.VideoCapture) -> VideoInfo:
+def _info(capture: cv2.VideoCapture, pixels: int | None) -> VideoInfo:
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 10_000 else DEFAULT_FPS
     width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_FRAME_PIXELS:
         raise BadSample("video too large")
     frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    most = MAX_FRAMES if pixels is None else min(MAX_FRAMES, pixels // max(width * height, 1))
     if frames <= 0:  # some containers do not say
-        frames = _count(capture)
+        frames = _count(capture, most + 1)
         capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-    if frames > MAX_FRAMES or frames / fps > MAX_SECONDS:
+    if frames > most or frames / fps > MAX_SECONDS:
         raise BadSample("video too long")
     return VideoInfo(frames, fps, width, height, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360)
 
 
-def _count(capture: cv2.VideoCapture) -> int:
-    """How many frames follow. Raises BadSample if there is no end to them."""
+def _count(capture: cv2.VideoCapture, most: int) -> int:
+    """How many frames follow, at most so many."""
     frames = 0
-    while capture.grab():
+    while frames < most and capture.grab():
         frames += 1
-        if frames > MAX_FRAMES:
-            raise BadSample("video too long")
     return frames
 
 
@@ -248,11 +227,12 @@ class VideoReader:
         prepare: Callable[[np.ndarray], T],
         subtitles: str | Path | None = None,
         window: tuple[float, float] | None = None,
+        pixels: int | None = None,
     ) -> Video[T]:
         """A video with its subtitles.
 
         Args:
-            path, prepare, window: as for `read_frames`.
+            path, prepare, window, pixels: as for `read_frames`.
             subtitles: a file of them.
 
         Raises:
@@ -260,7 +240,7 @@ class VideoReader:
             OSError: if a file cannot be read.
         """
         cues = [] if subtitles is None else read_subtitles(subtitles)
-        frames = read_frames(path, prepare, self.frames, self.sampling, window)
+        frames = read_frames(path, prepare, self.frames, self.sampling, window, pixels)
         times = [frame.time for frame in frames]
         return Video(frames, said_by_frame(cues, times, window or (0.0, float("inf")), self.subtitle_words))
 
@@ -275,10 +255,11 @@ class VideoReader:
         prepare: Callable[[np.ndarray], T],
         subtitles: str | Path | None = None,
         window: tuple[float, float] | None = None,
+        pixels: int | None = None,
     ) -> Video[T]:
         """As `read`, for files that a person names. Raises DataError."""
         with _for_people(path):
-            return self.read(path, prepare, subtitles, window)
+            return self.read(path, prepare, subtitles, window, pixels)
 
 
 @contextmanager

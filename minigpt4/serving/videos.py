@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minigpt4.common.errors import DataError
@@ -21,11 +21,23 @@ class VideoFile:
         video: a path, or the bytes of a file.
         subtitles: the path of its subtitles, `.srt` or `.vtt`.
         window: (start, end) in seconds of the part to look at; None for the whole.
+        pixels: of all its frames together, at most.
+
+    Raises:
+        DataError: for a window without a length, and other types.
     """
 
     video: str | Path | bytes
     subtitles: str | Path | None = None
     window: tuple[float, float] | None = None
+    pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.video, str | Path | bytes):
+            found = type(self.video).__name__
+            raise DataError(f"a video is a {found}, it must be a path, a file's bytes, or a VideoFile")
+        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
+            raise DataError(f"the window {self.window} must be (start, end) in seconds, 0 <= start < end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +78,12 @@ class SeenVideo:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "video"
                 path.write_bytes(file.video)
-                return cls.of(VideoFile(path, file.subtitles, file.window), reader, processor)
+                return cls.of(replace(file, video=path), reader, processor)
         subtitles = None if file.subtitles is None else Path(expanded(file.subtitles))
         if subtitles and subtitles.suffix[1:].lower() not in SUBTITLE_SUFFIXES:
             raise DataError(f"The subtitles {subtitles.name} must be a file .srt or .vtt.")
-        seen = reader.open(Path(expanded(file.video)), processor.to_batch, subtitles, file.window)
+        path = Path(expanded(file.video))
+        seen = reader.open(path, processor.to_batch, subtitles, file.window, file.pixels)
         return cls(
             tuple(Picture.of(image, processor) for image in seen.images),
             tuple(frame.time for frame in seen.frames),

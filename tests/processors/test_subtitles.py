@@ -46,7 +46,7 @@ def test_both_formats(tmp_path: Path) -> None:
         (b"", "no subtitles"),
         (b"WEBVTT\n\nnothing", "no subtitles"),
         (b"\xff\xfe\x00", "subtitles are not UTF-8"),
-        (b"x" * (16 * 2**20 + 1), "subtitles too large"),
+        (b"x" * (4 * 2**20 + 1), "subtitles too large"),
     ],
 )
 def test_what_is_no_subtitles_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -69,6 +69,17 @@ def test_lines_are_not_repeated_and_words_are_limited() -> None:
     assert said_by_frame(rolling, [0.0, 1.0, 2.0], most=3) == ["a b", "c", ""]
     many = [Cue(at, at + 1, (f"{at} " * 100,)) for at in range(6)]
     assert sum(len(said.split()) for said in said_by_frame(many, [2.0, 9.0])) == 400
+
+
+def test_words_without_end_count_as_several() -> None:
+    """Else one line of a script without spaces, or of a hostile file, fills every prompt."""
+    cues = [
+        Cue(0, 1, ("字" * 20,)),
+        Cue(1, 2, ("字" * 41,)),
+        Cue(2, 3, ("x" * 10**6, "then")),
+        Cue(3, 4, ("no",)),
+    ]
+    assert said_by_frame(cues, [0.0, 9.0], most=5) == ["字" * 20, "字" * 41]
 
 
 def test_the_prompt_of_a_video() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minigpt4.common.errors import BadSample, DataError
-from minigpt4.processors import video
+from minigpt4.processors import containers, video
 from minigpt4.processors.video import VideoReader, minigpt4_video, read_frames, uniform, video_info
 from tests.support.videos import CODECS, number_of, write_video
 
@@ -69,6 +69,7 @@ def test_a_window_is_sampled_by_itself(tmp_path: Path) -> None:
     frames = read_frames(path, number_of, 2, window=(4.0, 6.0))
     assert [(frame.image, frame.time) for frame in frames] == [(45, 4.5), (55, 5.5)]
     assert [frame.time for frame in read_frames(path, number_of, 2, window=(9.0, 99.0))] == [9.2, 9.7]
+    assert [frame.time for frame in read_frames(path, number_of, 2, window=(9.0, float("inf")))] == [9.2, 9.7]
     with pytest.raises(BadSample, match="without frames"):
         read_frames(path, number_of, 2, window=(11.0, 12.0))
 
@@ -122,6 +123,40 @@ def test_what_is_no_video_has_a_reason(tmp_path: Path, content: bytes, reason: s
         VideoReader().open(path, number_of)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.avi\n#{}\n#EXT-X-ENDLIST\n"),
+        ("a.mp4", "ffconcat version 1.0\nfile other.avi\n#{}\n"),
+    ],
+)
+def test_a_playlist_dressed_as_a_video_is_not_followed(tmp_path: Path, name: str, text: str) -> None:
+    """Byte 188 is that of an MPEG transport stream: FFmpeg read the file that the playlist names."""
+    write_video(tmp_path / "other.avi", 5)
+    before = text.index("{}")
+    (tmp_path / name).write_text(text.format("x" * (188 - before) + "G"))
+    with pytest.raises(BadSample, match=r"^broken video"):
+        read_frames(tmp_path / name, number_of, 2)
+
+
+def test_captures_of_others_keep_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.avi", 3)
+    for value in ("rtsp_transport;tcp", None):
+        if value is None:
+            monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS")
+        else:
+            monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", value)
+        assert len(read_frames(path, number_of, 3)) == 3
+        assert os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS") == value
+
+
+def test_pixels_of_all_frames_are_limited_on_request(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 30)
+    assert len(read_frames(path, number_of, 4, pixels=30 * 32 * 24)) == 4
+    with pytest.raises(BadSample, match="video too long"):
+        read_frames(path, number_of, 4, pixels=30 * 32 * 24 - 1)
+
+
 def test_a_truncated_video_has_a_reason(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 30)
     path.write_bytes(path.read_bytes()[:300])  # its index is at the end
@@ -131,14 +166,14 @@ def test_a_truncated_video_has_a_reason(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 30)
-    for name, value, reason in [
-        ("MAX_FILE_BYTES", 10, "video too large"),
-        ("MAX_FRAME_PIXELS", 32 * 24 - 1, "video too large"),
-        ("MAX_SECONDS", 2.9, "video too long"),
-        ("MAX_FRAMES", 29, "video too long"),
+    for module, name, value, reason in [
+        (containers, "MAX_FILE_BYTES", 10, "video too large"),
+        (video, "MAX_FRAME_PIXELS", 32 * 24 - 1, "video too large"),
+        (video, "MAX_SECONDS", 2.9, "video too long"),
+        (video, "MAX_FRAMES", 29, "video too long"),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(video, name, value)
+            patch.setattr(module, name, value)
             with pytest.raises(BadSample, match=reason):
                 read_frames(path, number_of, 4)
     assert len(read_frames(path, number_of, 4)) == 4

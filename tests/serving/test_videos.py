@@ -1,6 +1,8 @@
 """Videos in messages: the same prompt and pixels as in training, all forms, windows, and what is refused."""
 
+import asyncio
 import base64
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from minigpt4.serving import ChatModel
 from minigpt4.serving.long_videos import watch
 from minigpt4.serving.openai.app import Api
 from minigpt4.serving.openai.limits import ServerSettings
-from minigpt4.serving.openai.protocol import ApiError, ChatMessage
+from minigpt4.serving.openai.protocol import ApiError, ChatMessage, ChatRequest
 from minigpt4.serving.videos import VideoFile, clock
 from tests.support.golden import build_golden_model
 from tests.support.jsonl import write
@@ -101,6 +103,11 @@ def test_what_cannot_be_read(model, tmp_path, video) -> None:
         model.chat("?", videos=tmp_path / "none.mp4")
     with pytest.raises(DataError, match=r"a\.avi must be a file \.srt or \.vtt"):
         model.chat("?", videos=VideoFile(video, video))
+    with pytest.raises(DataError, match="a video is a NoneType, it must be a path"):
+        model.chat("?", videos=[None])
+    for window in [(2.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0)]:
+        with pytest.raises(DataError, match=r"must be \(start, end\) in seconds"):
+            VideoFile(video, window=window)
 
 
 def test_a_long_video_is_described_window_by_window(model, video, monkeypatch) -> None:
@@ -137,6 +144,9 @@ def test_the_server_takes_videos_as_data_urls(model, video) -> None:
     api = Api(model, ServerSettings(name="m", videos=1), engine=None)
     url = f"data:video/x-msvideo;base64,{base64.b64encode(video.read_bytes()).decode()}"
     assert api._prompt(sent(url)).tokens == model.prompt([model.message("user", "?", videos=video)]).tokens
+    most = ServerSettings(name="m", video_pixels=30 * 32 * 24 - 1)
+    with pytest.raises(ApiError, match="video too long"):
+        Api(model, most, engine=None)._prompt(sent(url))
     for urls, code, message in [
         ([url, url], None, "2 videos, at most 1 allowed"),
         (["file:///etc/passwd"], "invalid_video_url", "a video must be a URL data:video/"),
@@ -148,3 +158,17 @@ def test_the_server_takes_videos_as_data_urls(model, video) -> None:
             api._prompt(sent(*urls))
         assert (caught.value.status, caught.value.code) == (400, code)
         assert str(caught.value).startswith(message)
+
+
+def test_pictures_do_not_wait_for_videos(model, monkeypatch) -> None:
+    api, threads = Api(model, ServerSettings(name="m"), engine=None), []
+
+    def prompt(messages) -> None:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        raise ApiError(400, "enough")
+
+    monkeypatch.setattr(api, "_prompt", prompt)
+    for messages in (sent(), sent("data:video/mp4;base64,AAAA")):
+        with pytest.raises(ApiError, match="enough"):
+            asyncio.run(api._ask(ChatRequest(model="m", messages=messages)))
+    assert threads == ["pictures", "videos"]

@@ -79,6 +79,8 @@ class Api:
         self._bodies = _Bodies(settings)
         # Decoding a large picture may take 2 GB, so few are decoded at once.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pictures")
+        # Videos take longer, and pictures do not wait for them.
+        self._watchers = ThreadPoolExecutor(1, thread_name_prefix="videos")
 
     async def health(self) -> dict[str, Any]:
         running, waiting = self.engine.load
@@ -137,7 +139,9 @@ class Api:
         self._check_name(wanted.model)
         settings = wanted.settings(self.model.defaults, self.settings.new_tokens)
         stop, loop = StopText(wanted.stops), asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._readers, self._prompt, wanted.messages)
+        parts = (part for message in wanted.messages for part in message.parts)
+        pool = self._watchers if any(isinstance(part, VideoPart) for part in parts) else self._readers
+        prompt = await loop.run_in_executor(pool, self._prompt, wanted.messages)
         waiter = _Waiter(loop, prompt, settings, stop)
         try:
             self.engine.submit(waiter.asked)
@@ -178,7 +182,7 @@ class Api:
         if isinstance(part, TextPart):
             return part.text
         if isinstance(part, VideoPart):
-            return VideoFile(video_bytes(part.video_url.url))
+            return VideoFile(video_bytes(part.video_url.url), pixels=self.settings.video_pixels)
         limits = self.settings
         return image_bytes(part.image_url.url, from_web=limits.image_urls, most=limits.body)
 

@@ -17,6 +17,7 @@ class ServerSettings:
         body_seconds: maximum time to receive a request.
         images: maximum number per request.
         videos: likewise.
+        video_pixels: maximum of all frames of a video together, which all may have to be decoded.
         new_tokens: maximum length of a reply.
         image_urls: whether http(s) image URLs are fetched.
         connections: maximum number of open connections.
@@ -31,6 +32,7 @@ class ServerSettings:
     body_seconds: float = 30.0
     images: int = 16
     videos: int = 2
+    video_pixels: int = 10**10  # of six minutes at 1280x720 and 30 frames a second
     new_tokens: int = 2048
     image_urls: bool = False
     connections: int = 1000
