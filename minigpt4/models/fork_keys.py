@@ -65,6 +65,8 @@ def translate_fork_keys(section: dict[str, Any]) -> dict[str, Any]:
 def _of_video(section: dict[str, Any]) -> dict[str, Any]:
     """MiniGPT4-video's section: MiniGPT-v2's assembly for pictures of 224 pixels."""
     named, pooled = section.get("model_type"), section.pop("token_pooling", True)
+    if not isinstance(pooled, bool):
+        raise ConfigError(f"model.token_pooling is {pooled!r}, it must be true or false")
     kept = {name: value for name, value in section.items() if name not in VIDEO_UNUSED}
     patches = {} if pooled else {"patches_per_token": 1}
     return {**kept, **patches, "arch": "minigpt_v2", "model_type": VIDEO_TYPES.get(named, named)}

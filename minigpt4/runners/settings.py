@@ -133,6 +133,10 @@ class RunSettings:
         check_trackers(self.tracker)
         if not self.train_splits or len(set(self.train_splits)) < len(self.train_splits):
             raise ConfigError(f"run.train_splits is {self.train_splits}, it must name splits, each once")
+        if len(set(self.valid_tasks)) < len(self.valid_tasks):
+            raise ConfigError(f"run.valid_tasks is {self.valid_tasks}, it must name each task once")
+        if self.valid_tasks and not self.valid_splits:
+            raise ConfigError("run.valid_tasks is set without run.valid_splits: nothing would be evaluated")
         if self.dist_url != "env://":
             raise ConfigError(
                 f"run.dist_url is {self.dist_url!r}: ranks find each other as the launcher says (torchrun "

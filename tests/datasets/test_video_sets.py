@@ -70,6 +70,38 @@ def test_webvid(tmp_path: Path) -> None:
     assert turns(spoken)[0].startswith(f"{FRAME}<Cap>Hello{FRAME * 2}\n")
 
 
+def test_subtitles_stay_in_their_folder(tmp_path: Path) -> None:
+    """Behind `page_dir`, an absolute name is one below the folder of videos; by itself it is not."""
+    video = write_video(tmp_path / "7.mp4", 9)
+    inside = tmp_path / "videos/p1" / str(tmp_path).lstrip("/")
+    inside.mkdir(parents=True)
+    video.rename(inside / "7.mp4")
+    (tmp_path / "7.vtt").write_text(VTT)
+    (tmp_path / "subtitles").mkdir()
+    entries = [{"videoid": str(tmp_path / "7"), "page_dir": "p1", "name": "A cat"}]
+    info = {
+        "vis_root": str(tmp_path / "videos"),
+        "ann_paths": [dump(tmp_path / "train.json", entries)],
+        "subtitles_path": str(tmp_path / "subtitles"),
+    }
+    assert sorted_out(build("webvid", info)) == ([], {"video outside its folder": 1})
+
+
+def test_stored_entries_follow_all_files_that_they_are_made_of(tmp_path: Path, monkeypatch) -> None:
+    """Of large annotation files the entries are stored; they were not read again when the words changed."""
+    monkeypatch.setattr("minigpt4.datasets.datasets.annotation_store.IN_MEMORY", 0)
+    pictures(tmp_path, "images/m1/frame_0.jpg")
+    entries = [{"image_id": "m1", "caption": "A fight."}]
+    info = {"vis_root": str(tmp_path / "images"), "ann_paths": [dump(tmp_path / "train.json", entries)]}
+    for word in ("Hi", "Bye"):
+        info["cc_path"] = dump(tmp_path / "caption.json", {"m1": {"0": word}})
+        assert turns(build("cmd_video", info)[0])[0].startswith(f"{FRAME}<Cap>{word}\n")
+    dump(tmp_path / "test_q.json", [{"question": "What?", "video_name": "ab", "question_id": "ab_1"}])
+    for answer in ("yes", "no"):
+        dump(tmp_path / "test_a.json", [{"answer": answer, "type": 3, "question_id": "ab_1"}])
+        assert evaluated("activitynet_qa", tmp_path).annotation[0]["answer"] == answer
+
+
 def test_video_chatgpt(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "subtitles").mkdir()

@@ -89,3 +89,5 @@ def test_a_section_of_minigpt4_video_is_minigpt_v2_at_224_with_lora() -> None:
     for model_type in ({}, {"model_type": "pretrain_vicuna"}):
         read = model.settings({"arch": "mini_gpt4_llama_v2", "token_pooling": False, **model_type})
         assert (read.model_type, read.lora_r, read.patches_per_token) == ("video", 64, 1)
+    with pytest.raises(ConfigError, match=r"model\.token_pooling is 'no', it must be true or false"):
+        model.settings({"arch": "mini_gpt4_llama_v2", "token_pooling": "no"})

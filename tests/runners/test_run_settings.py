@@ -309,6 +309,16 @@ def test_run_settings_name_each_split_to_train_on_once(splits) -> None:
         settings(train_splits=splits)
 
 
+@shows("valid_tasks")
+@pytest.mark.parametrize(
+    ("splits", "tasks", "said"),
+    [(["val"], ["vqa", "vqa"], "each task once"), ([], ["vqa"], "nothing would be")],
+)
+def test_run_settings_refuse_further_tasks_that_say_nothing(splits, tasks, said) -> None:
+    with pytest.raises(ConfigError, match=rf"^run\.valid_tasks is .*{said}"):
+        settings(valid_splits=splits, valid_tasks=tasks)
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("decay_rate", [None, 0.5])
 def test_training_warm_up_longer_than_an_epoch_goes_on(shapes, tmp_path, accumulated, decay_rate) -> None:

@@ -118,14 +118,15 @@ class OkVqaSet(PublishedSet):
     @classmethod
     def sources(cls, path: str | Path, **_: Any) -> list[Path]:
         published = Path(path).with_name(Path(path).name.replace("_clean", ""))
-        return [published if published.is_file() and not Path(path).is_file() else Path(path)]
+        path = published if published.is_file() and not Path(path).is_file() else Path(path)
+        name = path.name.replace("mscoco_val2014_annotations", "OpenEnded_mscoco_val2014_questions")
+        return [path, path.with_name(name)]
 
     @classmethod
     def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
-        (path,) = cls.sources(path)
-        name = path.name.replace("mscoco_val2014_annotations", "OpenEnded_mscoco_val2014_questions")
+        path, asked_in = cls.sources(path)
         with reading(path, DataError, failed="{} cannot be used with the questions beside it"):
-            asked = read_json(path.with_name(name))["questions"]
+            asked = read_json(asked_in)["questions"]
             questions = {one["question_id"]: one["question"] for one in asked}
             for one in read_json(path)["annotations"]:
                 answers = [given["answer"] for given in one["answers"]]

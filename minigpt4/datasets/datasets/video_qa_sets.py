@@ -73,11 +73,15 @@ class ActivityNetQaSet(VideoQaSet):
     NAMES = ("v_{}", "{}")
 
     @classmethod
+    def sources(cls, path: str | Path, **_: Any) -> list[Path]:
+        return [Path(path), Path(path).with_name(Path(path).name.replace("_q.json", "_a.json"))]
+
+    @classmethod
     def entries(cls, path: str | Path) -> Iterator[dict[str, Any]]:
-        beside = Path(path).with_name(Path(path).name.replace("_q.json", "_a.json"))
+        asked_in, answered_in = cls.sources(path)
         with reading(path, DataError, failed="{} cannot be used with the answers beside it"):
-            answers = {one["question_id"]: one for one in read_json(beside)}
-            for one in read_json(path):
+            answers = {one["question_id"]: one for one in read_json(answered_in)}
+            for one in read_json(asked_in):
                 given = answers[one["question_id"]]
                 asked = {"question": one["question"], "answer": given["answer"]}
                 yield {"video": one["video_name"], "group": str(given.get("type", "")), **asked}

@@ -27,14 +27,19 @@ from minigpt4.prompts.video import about_video
 def find_video(root: Path, stems: Sequence[str]) -> str:
     """The path below `root` of the first video with one of these names, of any kind. Raises BadSample."""
     for stem in stems:
-        try:
-            check_inside(stem)
-        except ValueError as error:
-            raise BadSample("video outside its folder") from error
+        _check_name(stem)
         for suffix in VIDEO_SUFFIXES:
             if os.path.isfile(root / f"{stem}.{suffix}"):
                 return f"{stem}.{suffix}"
     raise BadSample("missing video")
+
+
+def _check_name(name: str) -> None:
+    """Raise BadSample for the name of a video that leaves its folder."""
+    try:
+        check_inside(name)
+    except ValueError as error:
+        raise BadSample("video outside its folder") from error
 
 
 class CMDVideoDataset(BaseDataset):
@@ -46,6 +51,10 @@ class CMDVideoDataset(BaseDataset):
     REQUIRED_KEYS = ("image_id", "caption")
     INSTRUCTIONS = "video_caption"
     SECONDS = 2  # from one picture to the next
+
+    @classmethod
+    def sources(cls, path: str | Path, cc_path: str | None = None, **_: Any) -> list[Path]:
+        return [Path(path), *([Path(cc_path)] if cc_path else [])]
 
     @classmethod
     def entries(cls, path: str | Path, cc_path: str | None = None) -> Iterator[dict[str, Any]]:
@@ -76,10 +85,7 @@ class CMDVideoDataset(BaseDataset):
         )
 
     def _folder(self, name: str) -> Path:
-        try:
-            check_inside(name)
-        except ValueError as error:
-            raise BadSample("video outside its folder") from error
+        _check_name(name)
         folder = self.vis_root / name
         if not folder.is_dir():
             raise BadSample("missing video")
@@ -130,6 +136,7 @@ class VideoChatGPTDataset(BaseDataset):
 
 
 def subtitles_of(folder: Path | None, name: str) -> Path | None:
-    """The file of a video's subtitles, if there is one."""
+    """The file of a video's subtitles, if there is one. Raises BadSample for a name outside the folder."""
+    _check_name(name)
     path = None if folder is None else folder / f"{name}.vtt"
     return path if path is not None and path.is_file() else None
