@@ -126,6 +126,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is about one video: please name it with --video")
     if args.window is not None and args.ask is None:
         raise ConfigError("--window answers one question: please set --ask")
+    if args.window is not None and args.image:
+        raise ConfigError("--window is about one video alone: please leave out --image")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
     subtitles = [args.subtitles] if args.subtitles else []

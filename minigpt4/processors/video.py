@@ -119,9 +119,8 @@ def read_frames(
                 capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
                 total = _count(capture, info.frames)
                 capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-            first, last = (min(max(at, 0.0), info.seconds) for at in window or (0.0, info.seconds))
-            first, last = (min(round(at * info.fps), total) for at in (first, last))
-            places = _places(first, last, count, sampling)
+            first, last = _part(info, total, window)
+            places = [first + place for place in SAMPLINGS[sampling](last - first, count)]
             if not places:
                 raise BadSample("video without frames")
             images = [prepare(cv2.cvtColor(one, cv2.COLOR_BGR2RGB)) for one in _read(capture, places)]
@@ -130,8 +129,13 @@ def read_frames(
     raise BadSample("broken video")
 
 
-def _places(first: int, last: int, count: int, sampling: str) -> list[int]:
-    return [first + place for place in SAMPLINGS[sampling](last - first, count)] if last > first else []
+def _part(info: VideoInfo, total: int, window: tuple[float, float] | None) -> tuple[int, int]:
+    """The first frame of a window and the one after its last; a window that begins in the video has one."""
+    start, end = window or (0.0, info.seconds)
+    if start >= info.seconds or not total:
+        return 0, 0
+    first = min(round(start * info.fps), total - 1)
+    return first, max(min(round(min(end, info.seconds) * info.fps), total), first + 1)
 
 
 @contextmanager

@@ -4,8 +4,10 @@ Each window is described by itself; the question is answered from the descriptio
 lost: this is a summary that can be asked, not a search.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from minigpt4.serving.videos import VideoFile, clock
 
 DESCRIBE_WINDOW = "Describe this video."
 MOST_WINDOWS = 500
+TAIL = 0.01  # of a window: what is left at the end, perhaps by rounding alone, belongs to the one before
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ def watch(
     if not seconds > 0 or length / seconds > MOST_WINDOWS:
         least = length / MOST_WINDOWS
         raise ConfigError(f"--window is {seconds}, for this video it must be at least {least:.1f} seconds")
-    windows, start = [], 0.0
-    while start < length:
-        end = min(start + seconds, length)
+    windows = []
+    count = max(math.ceil(length / seconds - TAIL), 1)
+    starts = [number * min(seconds, length) for number in range(count)]
+    for start, end in pairwise([*starts, length]):
         part = VideoFile(video, subtitles, (start, end))
         windows.append(Window(start, end, model.chat(DESCRIBE_WINDOW, videos=[part], **settings)))
         seen(windows[-1])
-        start = end
     told = "\n".join(map(str, windows))
     try:
         return model.chat(f"{told}\n{question}", **settings)

@@ -52,7 +52,7 @@ def test_one_question_is_answered_greedily(command, model, image) -> None:
     assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
 
 
-def test_one_question_about_a_video(command, model, tmp_path) -> None:
+def test_one_question_about_a_video(command, model, image, tmp_path) -> None:
     video = write_video(tmp_path / "a.mp4", 20)
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
     out = command(
@@ -63,7 +63,9 @@ def test_one_question_about_a_video(command, model, tmp_path) -> None:
     printed = command("--video", video, "--window", 1, "--ask", "?", "--max-new-tokens", 4)
     first, second = printed.err.splitlines()[-2:]
     assert first.startswith("0:00-0:01: ") and second.startswith("0:01-0:02: ")
-    for words in (["--window", 1], ["--subtitles", "a.srt", "--ask", "?"], ["--video", "none.mp4"]):
+    with_picture = ["--video", video, "--window", 1, "--ask", "?", "--image", image]
+    unclear = [["--window", 1], ["--subtitles", "a.srt", "--ask", "?"], ["--video", "none.mp4"]]
+    for words in (*unclear, with_picture):
         with pytest.raises(SystemExit):
             command(*words)
 

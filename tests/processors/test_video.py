@@ -70,8 +70,12 @@ def test_a_window_is_sampled_by_itself(tmp_path: Path) -> None:
     assert [(frame.image, frame.time) for frame in frames] == [(45, 4.5), (55, 5.5)]
     assert [frame.time for frame in read_frames(path, number_of, 2, window=(9.0, 99.0))] == [9.2, 9.7]
     assert [frame.time for frame in read_frames(path, number_of, 2, window=(9.0, float("inf")))] == [9.2, 9.7]
-    with pytest.raises(BadSample, match="without frames"):
-        read_frames(path, number_of, 2, window=(11.0, 12.0))
+    for start, end in [(9.97, 10.0), (4.96, 4.99)]:  # less than a frame
+        (frame,) = read_frames(path, number_of, 2, window=(start, end))
+        assert frame.time == min(round(start, 1), 9.9)
+    for start in (10.0, 11.0):
+        with pytest.raises(BadSample, match="without frames"):
+            read_frames(path, number_of, 2, window=(start, 12.0))
 
 
 def test_info(tmp_path: Path) -> None:

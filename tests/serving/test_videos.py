@@ -125,6 +125,12 @@ def test_a_long_video_is_described_window_by_window(model, video, monkeypatch) -
         ("0:00-0:02: reply 1\n0:02-0:03: reply 2\nWhy?", []),
     ]
     assert [window.text for window in windows] == ["reply 1", "reply 2"]
+    windows.clear()
+    watch(model, video, "Why?", 0.3, seen=windows.append)  # ten times 0.3 are a little less than 3
+    assert (len(windows), windows[-1].end) == (10, 3.0)
+    windows.clear()
+    watch(model, video, "Why?", float("inf"), seen=windows.append)
+    assert [(window.start, window.end) for window in windows] == [(0.0, 3.0)]
     for seconds in (0.0, float("nan"), 0.001):
         with pytest.raises(ConfigError, match="--window"):
             watch(model, video, "Why?", seconds)
