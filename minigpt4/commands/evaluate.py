@@ -114,6 +114,7 @@ def evaluate(args: argparse.Namespace) -> None:
         splits = [SHARDS] if args.shards else splits_to_evaluate(datasets, cfg, args.split)
         asked = {"shards": args.shards} if args.shards else {"splits": splits}
     head = {"config": str(args.cfg_path), **asked, "shuffled": args.shuffled}
+    head |= {"limit": args.limit} if args.limit else {}
     work = Work.of(args, cfg, task, datasets, splits, share)
 
     if not args.out:

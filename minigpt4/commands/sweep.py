@@ -14,6 +14,7 @@ example:
 """
 
 import argparse
+import json
 import logging
 import re
 import signal
@@ -59,6 +60,7 @@ def sweep(args: argparse.Namespace) -> None:
     folders = folders_of(args.llm, args.out)
     for llm, folder in folders.items():
         describe(folder, cfg, datasets, llm)
+        check_limit(folder / "evaluation.json", args.limit)
 
     if CACHED not in builders(cfg).values():
         words = ["--cfg-path", str(args.cfg_path), "--out", str(args.out / "features")]
@@ -204,6 +206,18 @@ def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) ->
     except ConfigError:
         path.unlink()
         raise
+
+
+def check_limit(evaluation: Path, limit: int | None) -> None:
+    """Raise ConfigError for a report of fewer or more samples than the others will have."""
+    from minigpt4.common.errors import ConfigError
+
+    if not evaluation.exists():
+        return
+    found = json.loads(evaluation.read_text(encoding="utf-8")).get("limit")
+    if found != limit:
+        then, now = (f"with --limit {one}" if one else "without --limit" for one in (found, limit))
+        raise ConfigError(f"{evaluation} was made {then}, this is {now}: please delete it to evaluate again")
 
 
 def language_of(llm: str, cfg: "Config") -> dict[str, Any]:

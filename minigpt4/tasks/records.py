@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RESERVED = {
     *("samples", "before", "percentages", "best_metric", "best_step", "steps", "images", "train_seconds"),
     *("skipped_steps", "trainable_parameters", "bad_samples", "config", "shards", "splits", "shuffled"),
-    *("records", "intervals", "controls", "published", "datasets", "peak_memory", "skipped"),
+    *("records", "intervals", "controls", "published", "datasets", "peak_memory", "skipped", "limit"),
 }
 
 

@@ -58,6 +58,13 @@ def test_language_models_are_trained_over_one_cache_and_compared(path, started, 
     sweep.sweep(args)
     assert [words[0] for words in started[5:]] == ["cache-features"]
 
+    for limit, then in (
+        (None, "with --limit 2, this is without"),
+        (3, "with --limit 2, this is with --limit 3"),
+    ):
+        with pytest.raises(ConfigError, match=then):
+            sweep.sweep(Namespace(**vars(args) | {"limit": limit}))
+
     content = yaml.safe_load((args.out / "tiny_gemma/config.yaml").read_text())
     assert content["model"]["llama_model"] == "pkg://minigpt4/assets/tiny/gemma"
     assert list(content["datasets"]) == ["cached_features"]
