@@ -67,9 +67,13 @@ def overview(items: Sequence[Item], store: "Store") -> str:
         (item.name, store.status(item), format_bytes(item.gigabytes * 1e9), item.folder, item.sources[0])
         for item in items
     ]
-    missing = sum(item.gigabytes for item in items if store.status(item) != "done")
+    missing, by_hand = (
+        format_bytes(1e9 * sum(item.gigabytes for item in items if store.status(item) in states))
+        for states in (("begun", "missing"), ("by hand",))
+    )
     header = ("item", "", "about", f"folder in {store.root}", "source")
-    return f"{format_table([header, *rows])}\nstill to download: about {format_bytes(missing * 1e9)}"
+    summary = f"still to download: about {missing}; by hand: about {by_hand}"
+    return f"{format_table([header, *rows])}\n{summary}"
 
 
 if __name__ == "__main__":

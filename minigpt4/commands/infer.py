@@ -6,7 +6,9 @@ into a JSONL file, one record each, in order; the same command resumes it after 
 example:
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg --ask "What is this?"
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --image a.jpg
-  python infer.py --cfg-path train_configs/minigpt4_tiny_video.yaml --video a.mp4 --ask "what comes first?"
+  python infer.py --cfg-path eval_configs/minigptv2_tiny_gemma_eval.yaml --image a.jpg --ask "[refer] star"
+  python infer.py --cfg-path train_configs/minigpt4_tiny_video.yaml --video a.mp4 --ask "what comes first?" \\
+      --options model.ckpt=output/minigpt4_tiny_gemma_video/checkpoint_latest.pth
   python infer.py --cfg-path eval_configs/minigpt4_tiny_gemma_eval.yaml --input photos/ --output a.jsonl
 """
 

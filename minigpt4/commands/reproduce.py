@@ -86,7 +86,8 @@ def reproduce(args: argparse.Namespace) -> None:
         fetch_data(args.data, incomplete, listed=args.check)
         data = data if args.check else check_data(Config(args))
     print(format_table([(item.name, item.state) for item in (*weights, *data)]))
-    problems = [f"{item.name}: {one}" for item in (*weights, *data) for one in item.problems]
+    problems = [one for item in weights for one in item.problems]  # each names its key
+    problems += [f"{item.name}: {one}" for item in data for one in item.problems]
     there = [item.name for item in data if not item.problems]
     for problem in problems:
         print(f"missing: {problem}", file=sys.stderr)

@@ -156,3 +156,4 @@ def test_reproduce_takes_the_tables_own_config(tmp_path, monkeypatch, capsys) ->
     assert end.value.code == 1
     said = capsys.readouterr().err
     assert "missing: model.llama_model" in said and "missing: model.ckpt" in said and "missing: gqa" in said
+    assert "model.ckpt: model.ckpt" not in said
