@@ -28,8 +28,6 @@ ALIGN := output/shapes_align
 SHAPES_V2 := output/shapes_v2
 CLIPS := output/shapes_clips
 VIDEO := output/minigpt4_tiny_$(LLM)_video
-VIDEO_RATE_gemma := 3.0e-3
-VIDEO_RATE_llama := 1.0e-3
 VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 
 IMG2DATASET := .venv-img2dataset
@@ -49,7 +47,7 @@ v2: $(VENV)/.installed $(SHAPES_V2)/.made
 
 video: $(VENV)/.installed $(CLIPS)/.made
 	$(PY) train.py $(VIDEO_RUN) model.ckpt=pkg://minigpt4/assets/tiny/$(LLM)_projection.pth \
-		run.init_lr=$(VIDEO_RATE_$(LLM)) run.output_dir=$(VIDEO)
+		run.output_dir=$(VIDEO)
 	$(PY) evaluate.py $(VIDEO_RUN) model.ckpt=$(VIDEO)/checkpoint_latest.pth --controls --out $(VIDEO)/report.json
 	$(PY) -m dataset.shapes.make_gif --report $(VIDEO)/report.json --out $(VIDEO)/clip.gif
 

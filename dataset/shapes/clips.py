@@ -2,13 +2,14 @@
 
 Three kinds of clips:
 
-- `direction`: a thing moves past another: "which way does the small one move?" - "left"
+- `direction`: a thing moves past another: "where does the small one move to?" - "left"
 - `order`: one thing follows another: "what comes first?" - "a small blue star"
 - `count`: a thing appears or vanishes: "how many shapes are there at the end?" - "two"
 
 Each clip shown backwards is a clip of the same kind with the opposite answer: whoever does not read the order
 of the frames cannot tell. Things move past another because the tiny Q-Former sees what is left of what, or
-above it, but not where in the picture a thing is.
+above it, but not where in the picture a thing is; and they move "above" or "below" because the tiny language
+models know these words.
 """
 
 from __future__ import annotations
@@ -71,17 +72,17 @@ def _direction(split: str, rng: random.Random) -> Clip:
     across = rng.uniform(0.3, 0.7) * SIDE
     beside = across + rng.uniform(-_OFF_LINE, _OFF_LINE)
     ends = [spot.radius + _MARGIN, SIDE - spot.radius - _MARGIN]
-    answer = rng.choice(("left", "right", "up", "down"))
-    start, end = ends if answer in ("right", "down") else ends[::-1]
+    answer = rng.choice(("left", "right", "above", "below"))
+    start, end = ends if answer in ("right", "below") else ends[::-1]
     frames = []
     for frame in range(FRAMES):
         share = min(max((frame - HOLD + 1) / (FRAMES - 2 * HOLD + 1), 0.0), 1.0)
         places = [(middle, across), (start + (end - start) * share, beside)]
-        if answer in ("up", "down"):
+        if answer in ("above", "below"):
             places = [(y, x) for x, y in places]
         moved = [replace(one, x=x, y=y) for one, (x, y) in zip((there, spot), places, strict=True)]
         frames.append(_draw(scene, replace(layout, placements=tuple(moved))))
-    questions = (("which way does the small one move?", answer),)
+    questions = (("where does the small one move to?", answer),)
     return Clip("direction", (mover, other), tuple(frames), questions)
 
 

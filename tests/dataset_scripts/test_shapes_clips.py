@@ -29,13 +29,13 @@ def test_a_thing_moves_where_the_answer_says() -> None:
         if mover.colour == other.colour:
             continue  # the two cannot be told apart by colour
         ((question, answer),) = clip.questions
-        assert question == "which way does the small one move?"
+        assert question == "where does the small one move to?"
         (x1, y1), (x2, y2) = place(clip, 0), place(clip, -1)
         across, down = x2 - x1, y2 - y1
-        moved = ("left", "right")[across > 0] if abs(across) > abs(down) else ("up", "down")[down > 0]
+        moved = ("left", "right")[across > 0] if abs(across) > abs(down) else ("above", "below")[down > 0]
         assert moved == answer and max(abs(across), abs(down)) > 50
         seen.add(answer)
-    assert seen == {"left", "right", "up", "down"}
+    assert seen == {"left", "right", "above", "below"}
 
 
 @pytest.mark.parametrize("kind", ["order", "count"])

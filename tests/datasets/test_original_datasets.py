@@ -100,6 +100,7 @@ def build(name: str, folder: Path, **build_info: Any) -> dict[str, BaseDataset]:
 def test_every_data_set_of_the_original_is_tested() -> None:
     assert {*EXPECTED, *DIALOGUES} == {*published.WRITERS}
     others = {"cc_sbu", "laion", "cc_sbu_align", "jsonl", "cached_features", "published"}
+    others |= {"cmd_video", "webvid", "video_chatgpt"}  # MiniGPT4-video's
     assert {*BUILDERS} == {*published.WRITERS, *others}
 
 
