@@ -42,7 +42,7 @@ class ChatModel:
         model: MiniGPTBase,
         processor: ImageProcessor,
         video: VideoReader | None = None,
-        **limits: int,
+        **limits: Any,
     ) -> None:
         self.model, self.processor, self.video = model, processor, video or VideoReader()
         self.defaults = GenerationSettings()
