@@ -11,7 +11,7 @@ import torch
 
 from minigpt4.common.errors import DataError
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
-from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
+from minigpt4.datasets.datasets.jsonl_format import Entry, Ids, read_lines
 from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.instruction_templates import Instructions
@@ -21,6 +21,7 @@ from minigpt4.prompts.video import VIDEO_MARK, about_video
 
 SHOWN_PROBLEMS = 5
 VIDEO_CAPTION = Instructions.pool("video_caption")
+_NOTHING_SAID = asdict(Entry("", [], [], []))  # what is left out of stored entries
 _IMAGES_BEFORE = re.compile(f"(?:{re.escape(IMAGE_TURN)})*")
 
 
@@ -43,7 +44,8 @@ class JsonlDataset(BaseDataset):
         for line in read_lines(path):
             ids.add(line)
             if line.entry is not None:
-                yield asdict(line.entry) | {"line": f"{path}:{line.number}"}
+                said = {key: value for key, value in asdict(line.entry).items() if value}
+                yield said | {"line": f"{path}:{line.number}"}
                 continue
             bad += 1
             problems += [f"{path}:{line.number}: {line.problems[0]}"] * (bad <= SHOWN_PROBLEMS)
@@ -61,6 +63,7 @@ class JsonlDataset(BaseDataset):
         return self.annotation[index]["line"]
 
     def sample(self, entry: dict[str, Any], rng: random.Random) -> Sample:
+        entry = _NOTHING_SAID | entry
         questions, answers, candidates = entry["questions"], entry["answers"], entry["candidates"]
         if entry["kind"] == "caption":
             answers = [clean_caption(answers[0], self.text_processor)]
