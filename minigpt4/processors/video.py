@@ -250,24 +250,13 @@ class VideoReader:
 
     def length(self, path: str | Path) -> float:
         """Seconds that a video lasts. Raises DataError."""
-        with _for_people(path):
+        with told_to_people(path):
             return video_info(path).seconds
-
-    def open(
-        self,
-        path: str | Path,
-        prepare: Callable[[np.ndarray], T],
-        subtitles: str | Path | None = None,
-        window: tuple[float, float] | None = None,
-        pixels: int | None = None,
-    ) -> Video[T]:
-        """As `read`, for files that a person names. Raises DataError."""
-        with _for_people(path):
-            return self.read(path, prepare, subtitles, window, pixels)
 
 
 @contextmanager
-def _for_people(path: str | Path) -> Iterator[None]:
+def told_to_people(path: str | Path) -> Iterator[None]:
+    """Raise DataError where a video that a person named cannot be read."""
     try:
         yield
     except BadSample as bad:

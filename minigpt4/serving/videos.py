@@ -9,7 +9,7 @@ from minigpt4.common.errors import DataError
 from minigpt4.common.files import expanded
 from minigpt4.processors.base_processor import ImageProcessor
 from minigpt4.processors.subtitles import SUBTITLE_SUFFIXES
-from minigpt4.processors.video import VideoReader
+from minigpt4.processors.video import VideoReader, told_to_people
 from minigpt4.serving.pictures import Picture
 
 
@@ -83,7 +83,8 @@ class SeenVideo:
         if subtitles and subtitles.suffix[1:].lower() not in SUBTITLE_SUFFIXES:
             raise DataError(f"The subtitles {subtitles.name} must be a file .srt or .vtt.")
         path = Path(expanded(file.video))
-        seen = reader.open(path, processor.to_batch, subtitles, file.window, file.pixels)
+        with told_to_people(path):
+            seen = reader.read(path, processor.to_batch, subtitles, file.window, file.pixels)
         return cls(
             tuple(Picture.of(image, processor) for image in seen.images),
             tuple(frame.time for frame in seen.frames),

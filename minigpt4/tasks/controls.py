@@ -26,7 +26,7 @@ def controlled(batch: Batch, control: str) -> Batch:
         return reordered(batch, control)
     if control:
         known = ", ".join((OTHERS, GREY, BACKWARDS, MIXED))
-        raise ValueError(f"there is no control {control!r} (known: {known})")
+        raise ValueError(f"unknown control {control!r} (known: {known})")
     return batch
 
 

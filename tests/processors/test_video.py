@@ -9,7 +9,14 @@ import pytest
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors import containers, video
-from minigpt4.processors.video import VideoReader, minigpt4_video, read_frames, uniform, video_info
+from minigpt4.processors.video import (
+    VideoReader,
+    minigpt4_video,
+    read_frames,
+    told_to_people,
+    uniform,
+    video_info,
+)
 from tests.support.videos import CODECS, number_of, write_video
 
 
@@ -123,8 +130,9 @@ def test_what_is_no_video_has_a_reason(tmp_path: Path, content: bytes, reason: s
     path.write_bytes(content)
     with pytest.raises(BadSample, match=f"^{reason}$"):
         read_frames(path, number_of, 4)
-    with pytest.raises(DataError, match=rf"^The video a\.mp4 cannot be read: {reason}\.$"):
-        VideoReader().open(path, number_of)
+    told = rf"^The video a\.mp4 cannot be read: {reason}\.$"
+    with pytest.raises(DataError, match=told), told_to_people(path):
+        VideoReader().read(path, number_of)
 
 
 @pytest.mark.parametrize(
