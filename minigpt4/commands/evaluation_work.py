@@ -16,7 +16,6 @@ from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
 from minigpt4.common.parts import Share
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
-from minigpt4.processors.video import VideoReader
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, plan
@@ -64,7 +63,7 @@ class Work:
             return [OTHERS if self.args.shuffled else ""]
         builders = [builder for builder, _ in self.datasets.values()]
         cached = any(builder.token_shape() is not None for builder in builders)
-        videos = any(builder.settings.video != VideoReader() for builder in builders)
+        videos = any(builder.has_videos for builder in builders)
         return ["", OTHERS, *([] if cached else [GREY]), *([BACKWARDS, MIXED] if videos else [])]
 
     def fill(self, journal: Journal) -> Journal:

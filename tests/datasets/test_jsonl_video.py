@@ -100,6 +100,8 @@ def test_what_is_wrong_with_a_line(line: bytes, problem: str) -> None:
 
 def test_frames_that_do_not_fit_are_an_error_before_training(tmp_path: Path) -> None:
     path, prompts = write(tmp_path / "d.jsonl", ASKED), build_golden_model().prompts
+    ((builder, _),) = build_datasets({"jsonl": section(path, frames=8)}).values()
+    assert builder.has_videos  # with the number of frames that is the default, too
     per_frame = sum(prompts.lengths(Dialogue.of([(FRAME * 11, "")]))[:1]) - sum(
         prompts.lengths(Dialogue.of([(FRAME * 10, "")]))[:1]
     )

@@ -18,7 +18,6 @@ from minigpt4.processors.base_processor import (
     image_processor_for,
     processor_for,
 )
-from minigpt4.processors.video import VideoReader
 
 if TYPE_CHECKING:
     from minigpt4.datasets.stream import SampleStream
@@ -38,6 +37,9 @@ class BaseDatasetBuilder:
         name: the entry's name.
         settings: what the YAML says.
 
+    Attributes:
+        has_videos: whether the YAML has a section `video`.
+
     Raises:
         ConfigError: naming the key, for what `build_info` or a processor's section cannot say.
     """
@@ -46,6 +48,7 @@ class BaseDatasetBuilder:
     BUILD_INFO: ClassVar[type]  # dataclass of the keys of `build_info`
     # Of builders written for the original (docs/porting.md): {"default": a YAML of defaults}.
     DATASET_CONFIG_DICT: ClassVar[Mapping[str, str]] = {}
+    has_videos = False
 
     def __init__(self, name: str, settings: DatasetSettings) -> None:
         self.name = name
@@ -71,7 +74,9 @@ class BaseDatasetBuilder:
             from minigpt4.compat.builders import OriginalBuilder  # for outside code alone
 
             return OriginalBuilder(cls, name, settings)
-        return cls(name, settings)
+        builder = cls(name, settings)
+        builder.has_videos = "video" in cfg
+        return builder
 
     @property
     def batch_size(self) -> int:
@@ -100,12 +105,12 @@ class BaseDatasetBuilder:
         Args:
             prompts: the model's.
         """
-        video = self.settings.video
-        if video == VideoReader():
-            return  # nothing is said about videos
+        if not self.has_videos:
+            return
         from minigpt4.prompts.dialogue import Dialogue, Turn
         from minigpt4.prompts.video import video_turn
 
+        video = self.settings.video
         room, section = prompts.max_context_len, f"{self.where}.video"
         frames = sum(prompts.lengths(Dialogue((Turn("user", video_turn([""] * video.frames)),))))
         words = round(video.subtitle_words * TOKENS_PER_WORD)
