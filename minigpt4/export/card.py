@@ -8,9 +8,11 @@ from typing import Any
 
 import timm
 import yaml
+from transformers import Blip2Config, LlavaConfig, PreTrainedConfig
 
 from minigpt4.common.errors import reading
 from minigpt4.common.formatting import format_bytes
+from minigpt4.export.llava import is_stock
 from minigpt4.export.parts import LANGUAGE, PROJECTION, QFORMER, VISION, Part
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.models.settings import ModelSettings
@@ -59,7 +61,12 @@ class Notes:
 
 
 def write_card(
-    path: Path, model: MiniGPTBase, settings: ModelSettings, form: str, parts: Sequence[Part], notes: Notes
+    path: Path,
+    model: MiniGPTBase,
+    settings: ModelSettings,
+    config: PreTrainedConfig,
+    parts: Sequence[Part],
+    notes: Notes,
 ) -> None:
     """Write the card."""
     sources = _sources(settings)
@@ -67,7 +74,7 @@ def write_card(
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
         "license": "other",
-        "tags": ["minigpt4", "blip-2" if form == "blip2" else "llava"],
+        "tags": ["minigpt4", config.model_type],
     }
     rows = ["| file | what | from | licence |", "|---|---|---|---|"]
     for part in parts:
@@ -90,13 +97,13 @@ def write_card(
         "\n".join(rows),
         "Whoever passes the folder on is bound by the licences of all parts.",
         "## Use",
-        _use(form, model),
+        _use(config, model),
         "## Training",
         _training(notes),
         "## Figures",
         _figures(notes),
         "## What differs from the model that was trained",
-        "\n".join(f"- {line}" for line in _differences(form, model)),
+        "\n".join(f"- {line}" for line in _differences(config, model)),
     ]
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -119,8 +126,8 @@ def _sources(settings: ModelSettings) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _use(form: str, model: MiniGPTBase) -> str:
-    first = "" if form == "blip2" else "import minigpt4.models.llava_tower  # registers the vision tower\n"
+def _use(config: PreTrainedConfig, model: MiniGPTBase) -> str:
+    first = "" if is_stock(config) else "import minigpt4.models.llava_tower  # registers the vision tower\n"
     stop = f', stop_strings=["{model.end_text}"], tokenizer=pipe.tokenizer' if model.end_text else ""
     end = (
         f"\n\nA reply ends with `{model.end_text!r}`, which stock code has to be told."
@@ -162,7 +169,7 @@ def _figures(notes: Notes) -> str:
     return "Of held-out data, as the training run reported them.\n\n| | |\n|---|---|\n" + "\n".join(rows)
 
 
-def _differences(form: str, model: MiniGPTBase) -> list[str]:
+def _differences(config: PreTrainedConfig, model: MiniGPTBase) -> list[str]:
     lines = [
         "The vocabulary has a row for `<image>`, unless there was a spare one. Its values are those of a "
         "token that the model never writes.",
@@ -171,7 +178,13 @@ def _differences(form: str, model: MiniGPTBase) -> list[str]:
         "`from_pretrained` loads all parts in one precision (and the Q-Former in float32 beside float16); "
         "the projection was trained in float32.",
     ]
-    if form == "blip2":
+    if isinstance(config, LlavaConfig) and is_stock(config):
+        lines.append(
+            "The encoder's last two blocks are the norms between MiniGPT-4's encoder and projection. Their "
+            "values are too large for float16: load it in bfloat16 or float32. `ln_vision` adds nothing to "
+            "the variance, where MiniGPT-4's adds 1e-5."
+        )
+    if isinstance(config, Blip2Config):
         lines.append(
             "The norm behind the encoder (`post_layernorm`) adds 1e-6 to the variance, MiniGPT-4's "
             "`ln_vision` 1e-5."

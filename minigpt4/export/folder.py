@@ -3,6 +3,7 @@
 import copy
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoProcessor, GenerationConfig, PreTrainedConfig
 
@@ -71,7 +72,9 @@ def write_folder(
         config.save_pretrained(folder)
         processor.save_pretrained(folder)
         generation_config(model, text, image_token).save_pretrained(folder)
-        changed = {"llm_precision": precision, "llm_backbone": _family(settings)}
+        changed: dict[str, Any] = {"llm_precision": precision, "llm_backbone": _family(settings)}
+        if form == "llava" and llava.is_stock(config):  # without its pooling, which nothing uses
+            changed["vit_kwargs"] = {**(settings.vit_kwargs or {}), "global_pool": ""}
         section = asdict(settings) | changed | {"llm_trainable": "frozen", "lora_r": 0}
         write_description(folder, section, images.describe())
         requests = [turn.text for turn in model.prompts.requests if not turn.verbatim]
@@ -79,7 +82,7 @@ def write_folder(
             (folder / PROMPTS).write_text("\n".join(requests) + "\n", encoding="utf-8")
         check_ids(AutoProcessor.from_pretrained(folder), model)
         write_parts(parts, folder)
-        write_card(folder / "README.md", model, settings, form, parts, notes)
+        write_card(folder / "README.md", model, settings, config, parts, notes)
     return form
 
 

@@ -44,7 +44,7 @@ def ask(folder: str, pictures: list[str], most: int = 24, piped: bool = True) ->
             }
         )
     pipe = pipeline("image-text-to-text", model=folder) if piped else None
-    said = pipe(text=chats, return_full_text=False) if pipe else []
+    said = pipe(text=chats, return_full_text=False, max_new_tokens=most) if pipe else []
     return {
         "class": type(model).__name__,
         "answers": answers,
