@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.formatting import format_table
+from minigpt4.common.formatting import format_markdown, format_table
 from minigpt4.common.logger import write_json
+from minigpt4.runners.reporting.predictions import write_predictions
 from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, intervals, summarize
 from minigpt4.tasks.records import Metrics, Record, format_metric
@@ -102,8 +103,11 @@ def report(results: Results, head: dict[str, Any], out: Path | None, pictures: P
         ]
         try:
             write_json(out, content)
-            out.with_suffix(".md").write_text(markdown(rows))
-            if main != OTHERS:  # else the grid would show pictures that nobody was asked about
+            numbers = range(1, len(rows[0]))
+            out.with_suffix(".md").write_text(format_markdown(rows, numbers), encoding="utf-8")
+            if main != OTHERS:  # else they would show pictures that nobody was asked about
+                records = [record for _, own in results.main for record in own]
+                write_predictions(records, out.with_suffix(".predictions.jsonl"))
                 draw_grid(results, pictures, out.with_suffix(".png"))
         except OSError as error:
             raise ConfigError(f"--out: {out} could not be written: {error}") from error
@@ -139,13 +143,6 @@ def table(
             row.append(format_metric(published[name], percent) if name in published else "")
         rows.append(row)
     return rows
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; numbers at their right edge."""
-    heading, *others = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    line = "|" + " --- |" + " ---: |" * (len(rows[0]) - 1)
-    return "\n".join([heading, line, *others]) + "\n"
 
 
 def draw_grid(results: Results, pictures: Pictures, path: Path) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt4.commands.evaluation_report import markdown
-from minigpt4.common.formatting import format_bytes, format_duration, format_table
+from minigpt4.common.formatting import format_bytes, format_duration, format_markdown, format_table
 from minigpt4.common.logger import write_json
 from minigpt4.tasks.controls import OTHERS
 from minigpt4.tasks.records import RESERVED, format_metric
@@ -89,7 +88,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> None:
     """Write sweep.json, sweep.md and sweep.png, and print the table."""
     rows = table(runs)
     write_json(folder / "sweep.json", {"runs": [vars(run) for run in runs]})
-    (folder / "sweep.md").write_text(markdown(rows), encoding="utf-8")
+    (folder / "sweep.md").write_text(format_markdown(rows, range(1, len(rows[0]))), encoding="utf-8")
     draw(runs, folder / "sweep.png")
     log.info("wrote sweep.md, sweep.json and sweep.png to %s", folder)
     print(format_table(rows, right=range(1, len(rows[0]))))

@@ -1,5 +1,6 @@
 """Numbers, names and tables for people: one spelling for all commands."""
 
+import re
 from collections.abc import Collection, Sequence
 
 
@@ -47,3 +48,16 @@ def format_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> 
         aligned = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(cells)]
         lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
+
+
+def format_markdown(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Rows of cells as a table in Markdown; the first row is the heading, and `right` is as above."""
+    lines = ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
+    edges = ("---:" if column in right else "---" for column in range(len(rows[0])))
+    return "\n".join([lines[0], f"| {' | '.join(edges)} |", *lines[1:]]) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """A text on one line in which nothing is a mark or a tag."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)

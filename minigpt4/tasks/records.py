@@ -3,14 +3,10 @@
 The runner, the report, the plots and `evaluate` know nothing of a task but this.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from minigpt4.common.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +48,7 @@ class Record:
         prompt: what the model was asked; None where it was asked for a caption.
         truth: the right answer.
         references: every right answer, where there are several; empty: `truth` alone.
-        cluster: records of the same are not independent: they share a picture.
+        cluster: records of the same are not independent: they share a picture. Of files, their paths.
         prediction: what the model answered; None where it was not asked.
         loss: of the right answer, in nats per token; None where it was not taken.
         tokens: over how many tokens `loss` is the mean.
@@ -136,29 +132,6 @@ class Metrics:
     def to_json(self) -> dict[str, float | None]:
         """The values; None for those that are not finite, for which JSON has no word."""
         return {name: _for_json(value) for name, value in self.values.items()}
-
-
-def write_predictions(records: Iterable[Record], path: Path) -> bool:
-    """Write what was asked, said and true as JSONL, one line per record with a prediction.
-
-    Returns:
-        Whether there was one.
-    """
-    lines = [
-        {
-            "id": record.image_id,
-            "question": record.prompt,
-            "reply": record.prediction,
-            "truth": record.truth,
-            **{name: float(score) for name, score in record.scores.items()},
-        }
-        for record in records
-        if record.prediction is not None
-    ]
-    if lines:
-        with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    return bool(lines)
 
 
 def mean_loss(records: Sequence[Record]) -> float:

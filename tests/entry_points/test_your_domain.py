@@ -73,6 +73,8 @@ def test_a_domain_from_a_table_to_an_exported_assistant(tmp_path) -> None:
     lines = (tmp_path / "run/predictions.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert sum(record["reply"] == record["truth"] for record in records) >= 6
+    assert all((tmp_path / record["picture"]).is_file() for record in records)
+    assert records[0]["picture"] in (tmp_path / "run/predictions.md").read_text(encoding="utf-8")
 
     ckpt = f"model.ckpt={tmp_path / 'run/checkpoint_latest.pth'}"
     assert write(load(tmp_path / "mine.yaml", ckpt), tmp_path / "mine", None) == "blip2"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score, write_predictions
+from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
 
 RECORDS = [
     Record(image_id="1", truth="a", loss=2.0, tokens=1, group="cats", scores={"exact_match": 1.0}),
@@ -89,20 +89,3 @@ def test_metrics_that_are_not_finite_are_never_the_best(now: float) -> None:
     for higher in (True, False):
         assert not Metrics({"x": now}, best="x", higher_is_better=higher).improve_on(None)
         assert not Metrics({"x": now}, best="x", higher_is_better=higher).improve_on(0.5)
-
-
-def test_predictions_are_lines_of_what_was_asked_said_and_true(tmp_path) -> None:
-    record = Record(image_id="a.jpg:1", truth="a dög", prompt="What?", prediction="a cat")
-    record.scores["exact_match"] = 0
-    unasked = Record(image_id="b", truth="x")
-    assert write_predictions([record, unasked], tmp_path / "predictions.jsonl")
-    (line,) = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line) == {
-        "id": "a.jpg:1",
-        "question": "What?",
-        "reply": "a cat",
-        "truth": "a dög",
-        "exact_match": 0,
-    }
-    assert not write_predictions([unasked], tmp_path / "none.jsonl")
-    assert not (tmp_path / "none.jsonl").exists()

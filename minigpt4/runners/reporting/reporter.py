@@ -15,12 +15,13 @@ from minigpt4.common.lock import Lock
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import PendingUpdate, UpdateResult
 from minigpt4.runners.reporting.plots import draw_loss, draw_samples
+from minigpt4.runners.reporting.predictions import write_predictions
 from minigpt4.runners.reporting.progress import Progress
 from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
-from minigpt4.tasks.records import Metrics, Record, format_metric, write_predictions
+from minigpt4.tasks.records import Metrics, Record, format_metric
 
 log = logging.getLogger(__name__)
 
