@@ -2,10 +2,11 @@
 
 What it reads, and how it is told apart (`--format` says it where that fails):
 
-  llava    a JSON list of LLaVA's `conversations`
+  llava    a JSON list of LLaVA's `conversations`, or of OpenAI's `messages`
   coco     COCO captions: JSON with `images` and `annotations`
   vqa      VQA questions in JSON, with `--answers` for their annotations
-  csv      a table with a column of paths, and columns `caption`, or `question` and `answer`
+  csv      a table (commas, semicolons or tabs) with a column of paths, and columns `caption`, or
+           `question` and `answer`
   parquet  a folder of a Hugging Face data set, or a .parquet file, with a column `image`
 
 Every line is checked. Those that cannot be used are left out and counted; with too many of them nothing is
@@ -70,9 +71,12 @@ def convert(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise ConfigError(f"--out: {args.out} exists already: please remove it or name another file")
     records = _readable(READERS[args.format or _format_of(args.source)](args), args.source)
-    good, bad = 0, Counter[str]()
+    good, bad, ids = 0, Counter[str](), set[int]()
     with replacing(args.out) as temporary, temporary.open("x", encoding="utf-8") as file:
         for record in records:
+            if (name := hash(str(record.get("id")))) in ids:  # LLaVA's are those of pictures
+                record.pop("id", None)
+            ids.add(name)
             text, problem = _line(record)
             if problem:
                 bad[problem] += 1
@@ -115,6 +119,10 @@ def _format_of(source: Path) -> str:
         return "parquet"
     if source.suffix in (".csv", ".tsv"):
         return "csv"
+    if source.suffix == ".jsonl":
+        raise ConfigError(
+            f"{source}: JSONL is read as it is, conversations and messages, too: see `minigpt4 validate`"
+        )
     if source.suffix != ".json":
         raise ConfigError(f"{source}: please say what it is: --format {' | '.join(FORMATS)}")
     with open_regular(source) as file:
@@ -169,12 +177,20 @@ def _answer(annotation: dict[str, Any]) -> str | None:
 def _csv(args: argparse.Namespace) -> Records:
     import csv
 
-    from minigpt4.common.errors import DataError
+    from minigpt4.common.errors import ConfigError, DataError
 
     columns = _columns(args)
     with args.source.open(encoding="utf-8-sig", newline="") as file:
         try:
-            for row in csv.DictReader(file, delimiter="\t" if args.source.suffix == ".tsv" else ","):
+            heading = file.readline()
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter=max(",;\t", key=heading.count))
+            if columns["image"] not in (there := rows.fieldnames or ()):
+                raise ConfigError(
+                    f"{args.source} has no column {columns['image']!r}, it has {', '.join(there)}: which one "
+                    "has the pictures' paths? --columns image=…"
+                )
+            for row in rows:
                 yield {key: row.get(column) for key, column in columns.items()}
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{args.source} is not a table: {error}") from error

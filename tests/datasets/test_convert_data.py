@@ -12,7 +12,7 @@ import pytest
 
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.datasets.convert import convert
-from minigpt4.datasets.datasets.jsonl_format import check_line, read_lines
+from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
 from minigpt4.datasets.validate import validate
 from minigpt4.prompts.templates import IMAGE_TURN
 from tests.support.shards import encoded, picture
@@ -23,7 +23,11 @@ def converted(source: Path, **more: Any) -> list[dict[str, Any]]:
     out = source.parent / "out.jsonl"
     options = {"format": None, "answers": None, "pictures": None, "columns": []} | more
     convert(Namespace(source=source, out=out, **options))
-    assert not [line.problems for line in read_lines(out) if line.problems]
+    ids = Ids()
+    for line in read_lines(out):
+        assert not line.problems
+        ids.add(line)
+    assert not [*ids.repeated()]
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
@@ -51,7 +55,8 @@ def test_llava_list_becomes_conversations(tmp_path) -> None:
         "image": "a.jpg",
         "conversation": [{"user": "<image> What is this?"}, {"assistant": "A dog."}],
     }
-    assert len(lines) == 2  # a path that leaves the folder is left out
+    # A path that leaves the folder is left out, and so is an id that was there.
+    assert lines[1:] == [{"image": "a.jpg", "conversation": lines[0]["conversation"]}]
 
 
 def test_coco_captions_get_the_names_of_their_pictures(tmp_path) -> None:
@@ -91,6 +96,20 @@ def test_table_is_read_by_the_names_of_its_columns(tmp_path) -> None:
     ]
 
 
+def test_table_of_a_spreadsheet_has_semicolons_and_its_columns_are_named(tmp_path) -> None:
+    (tmp_path / "birds.csv").write_text("\ufefffile;title\na.jpg;A bird, small\n", encoding="utf-8")
+    lines = converted(tmp_path / "birds.csv", columns=["image=file", "caption=title"])
+    assert lines == [{"image": "a.jpg", "caption": "A bird, small"}]
+    (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"no column 'image', it has file, title: .*--columns image="):
+        converted(tmp_path / "birds.csv")
+
+
+def test_jsonl_needs_no_conversion(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="is read as it is"):
+        converted(as_json(tmp_path / "a.jsonl", LLAVA))
+
+
 def test_pictures_inside_parquet_become_files(tmp_path) -> None:
     data = encoded(picture(0))
     rows = [{"image": {"bytes": data, "path": None}, "question": "What?", "answer": "A dog."}] * 2
@@ -128,6 +147,9 @@ def test_lines_of_llava_and_openai_are_read_as_they_are() -> None:
         assert not problems
         assert (entry.images, entry.answers) == (["a.jpg"], ["A dog."])
         assert entry.questions == [f"{IMAGE_TURN}What is this?"]
+    told = {"messages": [{"role": "system", "content": "You know pets."}, *chat["messages"]]}
+    entry, _ = check_line(json.dumps(told).encode())
+    assert entry.questions == [f"You know pets.\n{IMAGE_TURN}What is this?"]
     listed = {"images": ["a.jpg"], "messages": [{"role": "user", "content": "Hm?"}, chat["messages"][1]]}
     entry, _ = check_line(json.dumps(listed).encode())
     assert entry.questions == [f"{IMAGE_TURN}Hm?"]

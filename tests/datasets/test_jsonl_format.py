@@ -69,6 +69,10 @@ BAD_LINES = [
         ["'image' is 'https://x.org/a.jpg': fetch the picture, and give its path"],
     ),
     (
+        CAPTION | {"image": "data:image/png;base64,iVBORw0KGgo="},
+        ["'image' is 'data:image/png;base64,iVBORw0KGgo=': write the picture to a file, and give its path"],
+    ),
+    (
         CAPTION | {"image": "x\\a.jpg"},
         ["'image' is 'x\\\\a.jpg': write / between folders, which works everywhere"],
     ),
@@ -139,7 +143,13 @@ BAD_LINES = [
     (CAPTION | {"group": 4}, ["'group' is 4, it must be text"]),
     (CAPTION | {"candidates": "A dog."}, ["'candidates' is 'A dog.', it must be a list of texts"]),
     (CAPTION | {"candidates": ["A dog.", 4]}, ["one of 'candidates' is 4, it must be text"]),
-    (CAPTION | {"candidates": ["A cat.", "A cat."]}, ["'candidates' holds a text twice"]),
+    *(
+        (
+            CAPTION | {"candidates": ["A dog.", one]},
+            ["'candidates' holds a text twice, but for spaces and case"],
+        )
+        for one in ("A dog.", "a DOG.", " A  dog.\n")
+    ),
     (CAPTION | {"candidates": ["A cat."]}, ["'candidates' lacks the right one, 'A dog.'"]),
     (
         {"image": "a.jpg", "conversation": TALK, "candidates": ["A dog."]},

@@ -19,12 +19,23 @@ def as_own(record: Mapping[str, Any]) -> dict[str, Any]:
         record["conversation"] = [_of_llava(turn) for turn in turns] if isinstance(turns, list) else turns
     elif "messages" in record and "conversation" not in record and isinstance(record["messages"], list):
         images: list[Any] = []
-        record["conversation"] = [_of_openai(message, images) for message in record.pop("messages")]
+        turns = [_of_openai(message, images) for message in record.pop("messages")]
+        record["conversation"] = _without_system(turns)
         if images:
             record["image"] = images
     if "conversation" in record and "images" in record and "image" not in record:
         record["image"] = record.pop("images")
     return record
+
+
+def _without_system(turns: list[Any]) -> list[Any]:
+    """What the first turn tells the model stands before the first question instead."""
+    if [{*turn} if isinstance(turn, dict) else None for turn in turns[:2]] != [{"system"}, {"user"}]:
+        return turns
+    system, user = turns[0]["system"], turns[1]["user"]
+    if not isinstance(system, str) or not isinstance(user, str):
+        return turns
+    return [{"user": f"{system}\n{user}"}, *turns[2:]]
 
 
 def _of_llava(turn: Any) -> Any:

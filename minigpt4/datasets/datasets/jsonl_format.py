@@ -183,6 +183,8 @@ def _file(record: dict[str, Any], key: str, problems: list[str]) -> str:
 def _check_path(name: Any, key: str, wanted: str, problems: list[str]) -> None:
     if not isinstance(name, str) or not name.strip():
         problems.append(f"{key!r} is {_shown(name)}, it must be {wanted}")
+    elif name.startswith("data:"):
+        problems.append(f"{key!r} is {_shown(name)}: write the picture to a file, and give its path")
     elif "://" in name:
         noun = "picture" if key == "image" else "file"
         problems.append(f"{key!r} is {_shown(name)}: fetch the {noun}, and give its path")
@@ -248,7 +250,7 @@ def _conversation(turns: Any, problems: list[str]) -> list[tuple[str | None, str
 def _candidates(
     record: dict[str, Any], kind: str, turns: list[tuple[str | None, str]], problems: list[str]
 ) -> list[str]:
-    """The answers to choose from: different ones, and the right one among them."""
+    """The answers to choose from, the right one among them; spaces and case make no difference."""
     if "candidates" not in record:
         return []
     found = record["candidates"]
@@ -257,8 +259,8 @@ def _candidates(
     elif not isinstance(found, list):
         problems.append(f"'candidates' is {_shown(found)}, it must be a list of texts")
     elif all(_check_text(text, "one of 'candidates'", problems) for text in found):
-        if len(set(found)) < len(found):
-            problems.append("'candidates' holds a text twice")
+        if len({" ".join(text.lower().split()) for text in found}) < len(found):
+            problems.append("'candidates' holds a text twice, but for spaces and case")
         elif turns and turns[0][1] not in found:
             problems.append(f"'candidates' lacks the right one, {_shown(turns[0][1])}")
         return found
