@@ -35,6 +35,8 @@ log = logging.getLogger("sweep")
 LANGUAGE_KEYS = ("llama_model", "llm_backbone", "llm_precision", "llm_sanity_check", "prompt_path")
 BARE = {"llm_backbone": "auto", "llm_type": None, "prompt_template": None, "end_sym": None}
 CACHED = "cached_features"
+# What else is in the folder of a sweep.
+TAKEN = {"features": "the cache", **dict.fromkeys(("sweep.md", "sweep.json", "sweep.png"), "the comparison")}
 STOPPED = (130, 143)
 
 
@@ -149,20 +151,19 @@ def folders_of(llms: Sequence[str], out: Path) -> dict[str, Path]:
     """Language model -> the folder of its run, which has the last part of its name.
 
     Raises:
-        ConfigError: for two with the same one.
+        ConfigError: for two with the same one, be it in other case, or one that is taken.
     """
     from minigpt4.common.errors import ConfigError
 
     folders: dict[str, Path] = {}
+    taken = dict(TAKEN)
     for llm in llms:
         name = re.sub(r"[^\w.-]+", "_", Path(llm.rstrip("/")).name.removesuffix(".gguf")).lstrip(".") or "llm"
-        other = next((one for one, folder in folders.items() if folder.name == name), None)
-        if other is not None or name == "features":
+        if other := taken.get(name.lower()):
             raise ConfigError(
-                f"--llm: the run of {llm} would be in {out / name}, as that of {other}: please rename one"
-                if other
-                else f"--llm: {out / name} is the cache: please rename {llm}"
+                f"--llm: the run of {llm} would be in {out / name}, where {other} is: please rename it"
             )
+        taken[name.lower()] = f"that of {llm}"
         folders[llm] = out / name
     return folders
 

@@ -105,7 +105,9 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_is_named(path, started, mon
     ("change", "message"),
     [
         ({"llm": ["tiny_llama", "a/tiny_llama"]}, "tiny_llama"),
-        ({"llm": ["/a/features"]}, "features"),
+        ({"llm": ["a/Some model", "b/some*model.gguf"]}, "that of a/Some model"),
+        ({"llm": ["/a/features"]}, "the cache"),
+        ({"llm": ["/a/sweep.md"]}, "the comparison"),
         ({"llm": ["/nothing/there"]}, "/nothing/there"),
         ({"limit": 0}, "--limit"),
         ({"options": ["datasets.laion.batch_size=1"]}, "one data set"),
