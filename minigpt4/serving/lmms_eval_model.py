@@ -2,6 +2,8 @@
 
     python -m lmms_eval --model minigpt4 --model_args cfg_path=FILE,ckpt=FILE --batch_size 8 --tasks …
 
+What `--options` takes elsewhere is `options=model.llm_precision=bf16 model.image_size=224` in `--model_args`.
+
 lmms-eval needs an environment of its own: `make lmms-eval`.
 """
 
@@ -11,6 +13,7 @@ from typing import Any
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports]
 
+from minigpt4.common.errors import ConfigError
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.serving.loading import load
 from minigpt4.serving.messages import Message
@@ -28,17 +31,29 @@ class LmmsEvalModel(lmms):
         ckpt: in place of the YAML's.
         device: as for `minigpt4.load`.
         batch_size: requests side by side.
+        options: as `--options` takes them, separated by spaces.
         _: what lmms-eval hands to every model.
+
+    Raises:
+        ConfigError: for a batch size that is no number.
     """
 
     is_simple = False
 
     def __init__(
-        self, cfg_path: str, ckpt: str | None = None, device: str | None = None, batch_size: Any = 1, **_: Any
+        self,
+        cfg_path: str,
+        ckpt: str | None = None,
+        device: str | None = None,
+        batch_size: Any = 1,
+        options: str = "",
+        **_: Any,
     ) -> None:
         super().__init__()
-        self.model = load(cfg_path, device, [f"model.ckpt={ckpt}"] if ckpt else [])
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ConfigError(f"--batch_size is {batch_size!r}: please give a whole number from 1 on")
         self.batch_size = int(batch_size)
+        self.model = load(cfg_path, device, [*options.split(), *([f"model.ckpt={ckpt}"] if ckpt else [])])
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The reply to each request."""

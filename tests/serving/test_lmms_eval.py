@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.lmms_eval.make_data import write
+from minigpt4.common.errors import ConfigError
 from minigpt4.serving import load
 from tests.support import ROOT
 
@@ -75,6 +76,20 @@ def test_a_request_is_answered_as_in_a_greedy_chat(plugin) -> None:
     assert len(short) < len(wanted[1]) and wanted[1].startswith(short)
     with pytest.raises(NotImplementedError, match="a part of type video"):
         model._message({"role": "user", "content": [{"type": "video", "url": "x"}]})
+
+
+@pytest.mark.parametrize("size", ["auto", "0", "-1", None])
+def test_a_batch_size_that_is_no_number_is_refused(plugin, size) -> None:
+    with pytest.raises(ConfigError, match="a whole number"):
+        plugin.LmmsEvalModel(str(CONFIG), batch_size=size)
+
+
+def test_options_reach_the_model(plugin, monkeypatch) -> None:
+    loaded = []
+    monkeypatch.setattr(plugin, "load", lambda *args: loaded.append(args))
+    options = "model.llm_precision=fp32 model.max_txt_len=9"
+    plugin.LmmsEvalModel("mine.yaml", ckpt="a.pth", device="cpu", options=options)
+    assert loaded == [("mine.yaml", "cpu", [*options.split(), "model.ckpt=a.pth"])]
 
 
 def test_the_entry_point_names_the_plugin(plugin) -> None:
