@@ -61,19 +61,25 @@ def choose(names: Sequence[str]) -> list[Item]:
 
 def overview(items: Sequence[Item], store: "Store") -> str:
     """The table of items, and how much of them is still to come."""
-    from minigpt4.common.formatting import format_bytes, format_table
+    from minigpt4.common.formatting import format_table
 
-    rows = [
-        (item.name, store.status(item), format_bytes(item.gigabytes * 1e9), item.folder, item.sources[0])
-        for item in items
-    ]
+    rows = [(item.name, store.status(item), _size([item]), item.folder, item.origin) for item in items]
     missing, by_hand = (
-        format_bytes(1e9 * sum(item.gigabytes for item in items if store.status(item) in states))
+        _size([item for item in items if store.status(item) in states])
         for states in (("begun", "missing"), ("by hand",))
     )
     header = ("item", "", "about", f"folder in {store.root}", "source")
     summary = f"still to download: about {missing}; by hand: about {by_hand}"
     return f"{format_table([header, *rows])}\n{summary}"
+
+
+def _size(items: Sequence[Item]) -> str:
+    """Of several together; of some it is not known."""
+    from minigpt4.common.formatting import format_bytes
+
+    known = [item.gigabytes for item in items if item.gigabytes is not None]
+    shown = [format_bytes(1e9 * sum(known))] if known or not items else []
+    return " + ".join([*shown, *["?"] * (len(known) < len(items))])
 
 
 if __name__ == "__main__":

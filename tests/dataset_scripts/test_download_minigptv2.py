@@ -304,6 +304,7 @@ def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monk
         Item("lost", 1.0, "lost", (server.url + "/lost.zip",)),
         Item("captions", 0.5, "captions", (url,), "a.json"),
         Item("form", 2.0, "form", ("by-hand:fill in a form",)),
+        Item("other", None, "other", ("by-hand:ask them",)),
     )
     monkeypatch.setattr(download_minigptv2, "ITEMS", items)
     args = argparse.Namespace(out=tmp_path / "data", only=[], list=False)
@@ -311,10 +312,12 @@ def test_the_command_fetches_the_rest_and_shows_one_table(server, tmp_path, monk
         download_minigptv2.download(args)
     assert ended.value.code == 1
     out, err = capsys.readouterr()
-    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [
-        *(["lost", "missing"], ["captions", "done"], ["form", "by"])
+    assert [line.split()[:2] for line in out.splitlines()[1:5]] == [
+        *(["lost", "missing"], ["captions", "done"], ["form", "by"], ["other", "by"])
     ]
-    assert out.endswith("still to download: about 1.0 GB; by hand: about 2.0 GB\n")
+    assert [line.split("  ")[-1].strip() for line in out.splitlines()[3:5]] == ["fill in a form", "ask them"]
+    assert out.splitlines()[4].split()[3] == "?"
+    assert out.endswith("still to download: about 1.0 GB; by hand: about 2.0 GB + ?\n")
     assert "error: lost: could not download" in err and "404 Not Found); or put it at" in err
     assert "error: form: fill in a form; put the pictures into" in err
     (tmp_path / "data/form/1.jpg").write_bytes(JPEG)

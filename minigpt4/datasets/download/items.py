@@ -22,7 +22,7 @@ class Item:
 
     Attributes:
         name: what `--only` calls it.
-        gigabytes: size of the download, about.
+        gigabytes: size of the download, about; None: its owners do not say.
         folder: where it goes, below the folder of all items.
         sources: addresses to try in turn: `https://...`, `drive:FILE`, `drive-folder:FOLDER`,
             `pictures-of:FILE` (what a list that is an item itself names), or `by-hand:where to get it`.
@@ -32,12 +32,20 @@ class Item:
     """
 
     name: str
-    gigabytes: float
+    gigabytes: float | None
     folder: str
     sources: tuple[str, ...]
     file: str = ""
     strip: str = ""
     only: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The first of `sources`, for people."""
+        kind, _, where = self.sources[0].partition(":")
+        words = {"by-hand": where, "pictures-of": f"the addresses in {where}"}
+        words |= dict.fromkeys(("drive", "drive-folder"), f"Google Drive, {where}")
+        return words.get(kind, self.sources[0])
 
 
 def _file(name: str, gigabytes: float, folder: str, source: str, file: str = "") -> Item:
@@ -136,5 +144,5 @@ BENCHMARK_ITEMS = {
         _file("vsr", 0.1, "vsr", _VSR),
         Item("vsr_images", 0.2, "vsr/vsr_images", ("pictures-of:vsr/test.jsonl",)),
     ),
-    "hm": (Item("hm", 8.0, "hateful_meme/hm_images", ("by-hand:" + _MEMES,)),),
+    "hm": (Item("hm", None, "hateful_meme/hm_images", ("by-hand:" + _MEMES,)),),
 }
