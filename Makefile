@@ -1,11 +1,12 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
 # make video [LLM=gemma|llama]        install, train on clips of the drawn world, evaluate in and out of order, show
-# make test                           install, lint, run all tests
+# make test                           install, lint, run the tests: all but those that take long
+# make test-slow                      run those: whole families, processes of their own, the real img2dataset
 # make unit                           install, run the fast tests: no process, server or training run
 # make lint                           install, check style and types
 # make fuzz                           read mutated inputs of all kinds for some minutes (CASES=1000 for longer)
-# make test-oldest                    all tests with the oldest versions that pyproject.toml allows
+# make test-oldest                    make test's with the oldest versions that pyproject.toml allows
 # make img2dataset                    the downloader of stage 1's pictures, in an environment of its own
 # make vllm [VLLM=...]                vLLM, for serve.py --engine vllm, in an environment of its own
 # make lmms-eval                      lmms-eval with our models, in an environment of its own
@@ -34,7 +35,7 @@ IMG2DATASET := .venv-img2dataset
 VLLM_VENV := .venv-vllm
 LMMS_VENV := .venv-lmms-eval
 
-.PHONY: quickstart v2 video img2dataset vllm lmms-eval lint unit pytest test fuzz test-oldest
+.PHONY: quickstart v2 video img2dataset vllm lmms-eval lint unit pytest test test-slow fuzz test-oldest
 
 quickstart: $(VENV)/.installed $(SHAPES)/.made $(ALIGN)/.made
 	$(PY) train.py --cfg-path $(CONFIGS)_stage1_pretrain.yaml
@@ -68,9 +69,11 @@ unit: $(VENV)/.installed-dev
 	$(PYTEST) -m 'unit and not slow'
 
 pytest: $(VENV)/.installed-dev
-	-$(MAKE) img2dataset  # without it, its one test is skipped
 	$(PYTEST)
 	$(PY) -m pytest -m cuda tests/runners/test_cuda.py tests/serving/test_cuda.py  # skipped without a card
+
+test-slow: $(VENV)/.installed-dev img2dataset
+	$(PYTEST) -m slow
 
 fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz --cases $(CASES) --seed $(SEED)

@@ -68,6 +68,7 @@ def test_ranks_are_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_are_connected() -> None:
     code = """
 from types import SimpleNamespace

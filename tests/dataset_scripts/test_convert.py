@@ -130,6 +130,7 @@ def test_parquet(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+@pytest.mark.slow
 def test_a_file_larger_than_the_memory_it_may_take(tmp_path) -> None:
     """300 MB of list in 200 MB of address space, Python and its libraries included."""
     rows = 200

@@ -29,7 +29,10 @@ from tests.support.shards import encoded, sorted_out
 COMMAND = os.environ.get("IMG2DATASET") or shutil.which(
     "img2dataset", path=f"{ROOT}/.venv-img2dataset/bin{os.pathsep}{os.environ.get('PATH', '')}"
 )
-pytestmark = pytest.mark.skipif(COMMAND is None, reason="there is no img2dataset: make img2dataset")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(COMMAND is None, reason="there is no img2dataset: make img2dataset"),
+]
 
 GOOD, EACH = 240, 80  # pictures that are there, URLs a shard
 KINDS = (("JPEG", "RGB"), ("PNG", "RGB"), ("WEBP", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "L"))

@@ -79,6 +79,7 @@ def test_going_on_after_a_kill_gives_the_same_bytes(
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(pixels, golden_cache, tmp_path) -> None:
     out = cache(pixels, tmp_path / "cache", "run.num_workers=2", devices=("cpu", "cpu"))
     assert bytes_of(out) == bytes_of(golden_cache)

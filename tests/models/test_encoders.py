@@ -304,6 +304,7 @@ def test_build_encoder_weights_go_straight_into_their_dtype(dtype: torch.dtype) 
 
 @pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+@pytest.mark.slow
 def test_build_encoder_never_holds_two_copies() -> None:
     """0.31 GB of weights out of 0.86 GB of files; building in float32 and casting takes five times that."""
     command = [sys.executable, "benchmarks/load_weights.py", "--depth", "2", "--ours-only"]

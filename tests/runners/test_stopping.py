@@ -58,9 +58,7 @@ def ask_to_stop() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize(
-    ("batch", "step", "workers"), [(1, 2, 0), (3, 4, 2), (5, 5, 0), (9, 9, 0), (15, 15, 0)]
-)
+@pytest.mark.parametrize(("batch", "step", "workers"), [(1, 2, 0), (3, 4, 2), (5, 5, 0), (15, 15, 0)])
 def test_stop_within_an_update_finishes_it(
     shapes, tmp_path, monkeypatch, undisturbed, batch, step, workers
 ) -> None:

@@ -22,6 +22,7 @@ SHORT: dict[str, Any] = {"max_epoch": 1, "iters_per_epoch": 2, "log_freq": 1}
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_of_two_runs_that_start_together_the_second_is_refused(shapes: Path, tmp_path: Path) -> None:
     """Whichever that is. The earlier run in the folder is kept by the other."""
     job = tmp_path / "job"
