@@ -1,6 +1,7 @@
 """Subtitle files, `.srt` and `.vtt` -> what is said in a video, and when."""
 
 import html
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ from minigpt4.common.files import open_regular
 
 SUBTITLE_SUFFIXES = ("srt", "vtt")
 MAX_FILE_BYTES = 4 * 2**20  # of a film they have a tenth of a megabyte
+# Characters of one cue, marks of layout included: the patterns of pysubs2 take quadratic time.
+LONGEST_CUE = 1_000
+MAX_CUES = 50_000
 MAX_WORDS = 400  # of one video, as in MiniGPT4-video
 WORD = 20  # letters: a longer one counts as several, as in scripts without spaces
+_SPACES = re.compile(r"([ \t\n])\1{2,}")  # three or more of one; pysubs2 goes back over them, too
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ def read_subtitles(path: str | Path) -> list[Cue]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample("subtitles are not UTF-8") from error
+    text = _SPACES.sub(r"\1\1", text)
+    blocks = text.split("-->")
+    if len(blocks) > MAX_CUES or max(map(len, blocks)) > LONGEST_CUE:
+        raise BadSample("subtitles too large")
     kind = "vtt" if text.startswith("WEBVTT") else "srt"
     try:
         events = sorted(pysubs2.SSAFile.from_string(text, format_=kind), key=lambda event: event.start)

@@ -30,6 +30,9 @@ Bye.
 """
 
 
+AT = "1\n00:00:01,000 --> 00:00:02,000\n"
+
+
 def test_both_formats(tmp_path: Path) -> None:
     (tmp_path / "a.vtt").write_text(VTT, encoding="utf-8-sig")
     assert read_subtitles(tmp_path / "a.vtt") == [
@@ -47,6 +50,9 @@ def test_both_formats(tmp_path: Path) -> None:
         (b"WEBVTT\n\nnothing", "no subtitles"),
         (b"\xff\xfe\x00", "subtitles are not UTF-8"),
         (b"x" * (4 * 2**20 + 1), "subtitles too large"),
+        # These would take pysubs2 hours, and half a minute.
+        (f"{AT}{'{' * 2**20}\n".encode(), "subtitles too large"),
+        (f"{AT}Hello.\n\n".encode() * 60_000, "subtitles too large"),
     ],
 )
 def test_what_is_no_subtitles_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
