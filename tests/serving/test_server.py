@@ -172,6 +172,7 @@ def test_models_and_health(url, client) -> None:
         ({"messages": [user(*[image_part(data_url(RED))] * 4)]}, 400, "4 images"),
         ({"messages": [user(image_part("data:image/png;base64,!!"))]}, 400, "base64"),
         ({"messages": [user(image_part("data:image/png;base64,AAAA"))]}, 400, "image"),
+        ({"messages": [user(image_part("data:image/png;base64,AA\xe9A"))]}, 400, "base64"),
         ({"messages": [user(image_part("file:///etc/passwd"))]}, 400, "data:image"),
         ({"messages": [user(image_part("/etc/passwd"))]}, 400, "data:image"),
         ({"messages": [user(image_part("http://127.0.0.1/a.png"))]}, 400, "does not fetch image URLs"),

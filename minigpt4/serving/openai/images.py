@@ -1,7 +1,6 @@
 """The images and videos of a request: data URLs, and for images http(s) URLs if allowed."""
 
 import base64
-import binascii
 import io
 import re
 import time
@@ -47,7 +46,7 @@ def video_bytes(url: str) -> bytes:
 def _decoded(text: str, kind: str, code: str = "invalid_image_url") -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise _wrong(f"the data URL of {kind} is not base64: {error}", code) from error
 
 
