@@ -21,6 +21,7 @@ example:
 """
 
 import argparse
+import io
 import json
 import logging
 from collections import Counter
@@ -104,14 +105,17 @@ def _line(record: dict[str, Any]) -> tuple[str, str]:
     from minigpt4.datasets.datasets.jsonl_format import KEYS, check_line
 
     kept = {key: value for key, value in as_own(record).items() if key in KEYS and value not in (None, "")}
-    text = json.dumps(kept, ensure_ascii=False)
+    try:
+        text = json.dumps(kept, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:  # a column of bytes or dates, say
+        return "", f"cannot be written as JSON: {error}"
     _, problems = check_line(text.encode("utf-8", "surrogatepass"))
     return text, problems[0] if problems else ""
 
 
 def _format_of(source: Path) -> str:
     """What a file or folder is, by its name or its first key."""
-    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.errors import ConfigError, DataError, reading
     from minigpt4.common.files import open_regular
     from minigpt4.datasets.datasets.json_stream import stream_mapping
 
@@ -125,7 +129,7 @@ def _format_of(source: Path) -> str:
         )
     if source.suffix != ".json":
         raise ConfigError(f"{source}: please say what it is: --format {' | '.join(FORMATS)}")
-    with open_regular(source) as file:
+    with reading(source, DataError), open_regular(source) as file:
         if file.read(4096).lstrip()[:1] == b"[":
             return "llava"
     keys = {key for key, _ in stream_mapping(source)}
@@ -178,9 +182,10 @@ def _csv(args: argparse.Namespace) -> Records:
     import csv
 
     from minigpt4.common.errors import ConfigError, DataError
+    from minigpt4.common.files import open_regular
 
     columns = _columns(args)
-    with args.source.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_regular(args.source), encoding="utf-8-sig", newline="") as file:
         try:
             heading = file.readline()
             file.seek(0)
@@ -199,6 +204,7 @@ def _csv(args: argparse.Namespace) -> Records:
 def _parquet(args: argparse.Namespace) -> Records:
     """Rows of all files, in order; pictures are written to a folder beside `--out`."""
     from minigpt4.common.errors import ConfigError, reading
+    from minigpt4.common.files import open_regular
 
     try:
         import pyarrow.parquet as parquet
@@ -209,8 +215,8 @@ def _parquet(args: argparse.Namespace) -> Records:
         raise ConfigError(f"{args.source} has no .parquet file")
     columns, folder, number = _columns(args), args.out.with_suffix(""), 0
     for path in files:
-        with reading(path):
-            for batch in parquet.ParquetFile(path).iter_batches(batch_size=64):
+        with reading(path), open_regular(path) as file:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     record = {key: row[column] for key, column in columns.items() if column in row}
                     record |= {key: row[key] for key in ("conversations", "messages") if key in row}

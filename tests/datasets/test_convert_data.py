@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import ConfigError, DataError, UserError
 from minigpt4.datasets.convert import convert
 from minigpt4.datasets.datasets.jsonl_format import Ids, check_line, read_lines
 from minigpt4.datasets.validate import validate
@@ -123,6 +124,20 @@ def test_pictures_inside_parquet_become_files(tmp_path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
+def test_pipe_is_not_waited_for(tmp_path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} .*not a regular file"):
+        converted(tmp_path / name)
+
+
+def test_rows_that_json_cannot_hold_are_left_out(tmp_path) -> None:
+    rows = [{"image": "a.jpg", "caption": text} for text in (b"A dog.", b"A cat.")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="2 of 2 records"):
+        converted(tmp_path / "rows.parquet")
+
+
 def test_nothing_is_written_where_most_records_cannot_be_used(tmp_path) -> None:
     with pytest.raises(DataError, match="3 of 3 records"):
         converted(as_json(tmp_path / "a.json", [{"image": "a.jpg"}] * 3))
@@ -160,6 +175,7 @@ def test_lines_of_llava_and_openai_are_read_as_they_are() -> None:
     [
         ({"from": "robot", "value": "x"}, "turn 1 of 'conversation' is 'robot', it must be 'user'"),
         ({"role": 3, "x": 1}, "turn 1 of 'conversation' is {'role': 3, 'x': 1}"),
+        ({"from": [], "value": "x"}, "turn 1 of 'conversation' is {'from': [], 'value': 'x'}"),
     ],
 )
 def test_turns_of_other_forms_are_named(turn, problem) -> None:

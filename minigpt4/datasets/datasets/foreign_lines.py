@@ -40,10 +40,12 @@ def _without_system(turns: list[Any]) -> list[Any]:
 
 def _of_llava(turn: Any) -> Any:
     """`{"from": "human", "value": …}` -> `{"user": …}`."""
-    if not isinstance(turn, Mapping) or {*turn} != {"from", "value"} or not isinstance(turn["value"], str):
+    if not isinstance(turn, Mapping) or {*turn} != {"from", "value"}:
+        return turn
+    if not isinstance(turn["from"], str) or not isinstance(turn["value"], str):
         return turn
     text = turn["value"].replace(f"{MARK}\n", f"{MARK} ").replace(f"\n{MARK}", f" {MARK}")
-    return {SPEAKERS.get(turn["from"], str(turn["from"])): text}
+    return {SPEAKERS.get(turn["from"], turn["from"]): text}
 
 
 def _of_openai(message: Any, images: list[Any]) -> Any:
