@@ -4,11 +4,12 @@ A video that is too long or too large is refused by what its header says, before
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.common.schema import key
 from minigpt4.processors.containers import check_file, only_files
-from minigpt4.processors.subtitles import MAX_WORDS, read_subtitles, said_by_frame
+from minigpt4.processors.subtitles import MAX_WORDS, Cue, read_subtitles, said_by_frame
 
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "ogv", "gif")
 MAX_FRAME_PIXELS = 40_000_000  # 8K has 33 million
@@ -25,6 +26,9 @@ MAX_FRAMES = 2_000_000
 # To a frame that is further away than this, seeking is faster than passing over those between.
 SEEK_FROM = 48
 DEFAULT_FPS = 25.0  # where the file does not say
+# Frames may be larger than the header says, which OpenCV does not tell: a stranger's video is also limited in
+# time. One core decodes at least so many pixels a second.
+PIXELS_A_SECOND, LEAST_SECONDS = 50_000_000, 1.0
 
 T = TypeVar("T")
 
@@ -107,7 +111,8 @@ def read_frames(
         count: how many frames at most.
         sampling: which, a key of SAMPLINGS.
         window: (start, end) in seconds of the part to look at; None for the whole.
-        pixels: of all frames of the video together, at most, as any of them may have to be decoded.
+        pixels: of a stranger's video, at most: of all frames together by its header, and by the time that
+            they take, as each is decoded.
 
     Raises:
         BadSample: if it is not a video of a known container and codec, is broken, empty, or beyond a limit.
@@ -116,9 +121,9 @@ def read_frames(
     with _opened(path, pixels) as (capture, info):
         for total in (info.frames, None):
             if total is None:  # the container promised more frames than there are
-                capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+                capture.jump(0)
                 total = _count(capture, info.frames)
-                capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+                capture.jump(0)
             first, last = _part(info, total, window)
             places = [first + place for place in SAMPLINGS[sampling](last - first, count)]
             if not places:
@@ -138,39 +143,62 @@ def _part(info: VideoInfo, total: int, window: tuple[float, float] | None) -> tu
     return first, max(min(round(min(end, info.seconds) * info.fps), total), first + 1)
 
 
+class _Capture:
+    """A video that may take so many seconds of this thread's processor time; decoding is done in it."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        # One thread: there are many reader processes already.
+        self.video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        self._until = time.thread_time() + seconds
+        self.may_jump = seconds == float("inf")  # what is decoded in a jump could not be stopped
+
+    def grab(self) -> bool:
+        """Go to the next frame, if there is one. Raises BadSample when the time is over."""
+        if time.thread_time() > self._until:
+            raise BadSample("video too long")
+        return self.video.grab()
+
+    def jump(self, place: int) -> bool:
+        """Let the frame at a place be the next one."""
+        return self.video.set(cv2.CAP_PROP_POS_FRAMES, place)
+
+
 @contextmanager
-def _opened(path: str | Path, pixels: int | None = None) -> Iterator[tuple[cv2.VideoCapture, VideoInfo]]:
+def _opened(path: str | Path, pixels: int | None = None) -> Iterator[tuple["_Capture", VideoInfo]]:
     check_file(path)
-    # One thread: there are many reader processes already. An absolute path is never a pattern or a protocol.
+    seconds = float("inf") if pixels is None else max(pixels / PIXELS_A_SECOND, LEAST_SECONDS)
+    # An absolute path is never a pattern or a protocol.
     with only_files():
-        capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        capture = _Capture(os.path.abspath(path), seconds)
     try:
-        if not capture.isOpened():
+        if not capture.video.isOpened():
             raise BadSample("broken video, or one of an unknown codec")
         yield capture, _info(capture, pixels)
     except cv2.error as error:
         raise BadSample("broken video") from error
     finally:
-        capture.release()
+        capture.video.release()
 
 
-def _info(capture: cv2.VideoCapture, pixels: int | None) -> VideoInfo:
-    fps = capture.get(cv2.CAP_PROP_FPS)
+def _info(capture: _Capture, pixels: int | None) -> VideoInfo:
+    fps = capture.video.get(cv2.CAP_PROP_FPS)
     fps = fps if 0 < fps < 10_000 else DEFAULT_FPS
-    width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    width, height = (
+        int(capture.video.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    )
     if width * height > MAX_FRAME_PIXELS:
         raise BadSample("video too large")
-    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    frames = int(capture.video.get(cv2.CAP_PROP_FRAME_COUNT))
     most = MAX_FRAMES if pixels is None else min(MAX_FRAMES, pixels // max(width * height, 1))
     if frames <= 0:  # some containers do not say
         frames = _count(capture, most + 1)
-        capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        capture.jump(0)
     if frames > most or frames / fps > MAX_SECONDS:
         raise BadSample("video too long")
-    return VideoInfo(frames, fps, width, height, int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360)
+    return VideoInfo(frames, fps, width, height, int(capture.video.get(cv2.CAP_PROP_ORIENTATION_META)) % 360)
 
 
-def _count(capture: cv2.VideoCapture, most: int) -> int:
+def _count(capture: _Capture, most: int) -> int:
     """How many frames follow, at most so many."""
     frames = 0
     while frames < most and capture.grab():
@@ -178,18 +206,18 @@ def _count(capture: cv2.VideoCapture, most: int) -> int:
     return frames
 
 
-def _read(capture: cv2.VideoCapture, places: Sequence[int]) -> Iterator[np.ndarray]:
+def _read(capture: _Capture, places: Sequence[int]) -> Iterator[np.ndarray]:
     """The frames at ascending places, BGR, from the beginning on; it ends before one that is not there."""
     at, frame = -1, None  # the place of the frame that was grabbed last
     for place in places:
-        if place - at > SEEK_FROM and capture.set(cv2.CAP_PROP_POS_FRAMES, place):
+        if capture.may_jump and place - at > SEEK_FROM and capture.jump(place):
             at = place - 1
         while at < place:
             if not capture.grab():
                 return
             at, frame = at + 1, None
         if frame is None:
-            found, frame = capture.retrieve()
+            found, frame = capture.video.retrieve()
             if not found:
                 return
         yield frame
@@ -229,7 +257,7 @@ class VideoReader:
         self,
         path: str | Path,
         prepare: Callable[[np.ndarray], T],
-        subtitles: str | Path | None = None,
+        subtitles: str | Path | Sequence[Cue] | None = None,
         window: tuple[float, float] | None = None,
         pixels: int | None = None,
     ) -> Video[T]:
@@ -237,16 +265,28 @@ class VideoReader:
 
         Args:
             path, prepare, window, pixels: as for `read_frames`.
-            subtitles: a file of them.
+            subtitles: a file of them, or what was read of one.
 
         Raises:
             BadSample: as `read_frames` and `read_subtitles`.
             OSError: if a file cannot be read.
         """
-        cues = [] if subtitles is None else read_subtitles(subtitles)
+        cues = read_subtitles(subtitles) if isinstance(subtitles, str | Path) else subtitles
         frames = read_frames(path, prepare, self.frames, self.sampling, window, pixels)
+        return self.with_words(frames, cues, window)
+
+    def with_words(
+        self, frames: list[Frame[T]], cues: Sequence[Cue] | None, window: tuple[float, float] | None = None
+    ) -> Video[T]:
+        """Frames with what was said up to each, see `said_by_frame`."""
         times = [frame.time for frame in frames]
-        return Video(frames, said_by_frame(cues, times, window or (0.0, float("inf")), self.subtitle_words))
+        window = window or (0.0, float("inf"))
+        return Video(frames, said_by_frame(cues or (), times, window, self.subtitle_words))
+
+    @property
+    def which(self) -> dict[str, Any]:
+        """What decides which frames are read."""
+        return {"frames": self.frames, "sampling": self.sampling}
 
     def length(self, path: str | Path) -> float:
         """Seconds that a video lasts. Raises DataError."""

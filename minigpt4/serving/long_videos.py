@@ -13,9 +13,9 @@ from typing import Any
 
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.files import expanded
-from minigpt4.processors.video import VideoReader
+from minigpt4.processors.video import VideoReader, told_to_people
 from minigpt4.serving.chat_model import ChatModel
-from minigpt4.serving.videos import VideoFile, clock
+from minigpt4.serving.videos import VideoFile, clock, cues_of
 
 DESCRIBE_WINDOW = "Describe this video."
 MOST_WINDOWS = 500
@@ -58,7 +58,10 @@ def watch(
         ConfigError: if the windows are too short.
         DataError: for a video that cannot be read, or descriptions that do not fit into a prompt.
     """
-    length = VideoReader().length(Path(expanded(video)))
+    path = Path(expanded(video))
+    length = VideoReader().length(path)
+    with told_to_people(path):
+        cues = cues_of(subtitles)
     if not seconds > 0 or length / seconds > MOST_WINDOWS:
         least = length / MOST_WINDOWS
         raise ConfigError(f"--window is {seconds}, for this video it must be at least {least:.1f} seconds")
@@ -66,7 +69,7 @@ def watch(
     count = max(math.ceil(length / seconds - TAIL), 1)
     starts = [number * min(seconds, length) for number in range(count)]
     for start, end in pairwise([*starts, length]):
-        part = VideoFile(video, subtitles, (start, end))
+        part = VideoFile(path, cues, (start, end))
         windows.append(Window(start, end, model.chat(DESCRIBE_WINDOW, videos=[part], **settings)))
         seen(windows[-1])
     told = "\n".join(map(str, windows))

@@ -1,16 +1,23 @@
 """Videos in all accepted forms, as the pictures and words of a message."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from minigpt4.common.errors import DataError
 from minigpt4.common.files import expanded
 from minigpt4.processors.base_processor import ImageProcessor
-from minigpt4.processors.subtitles import SUBTITLE_SUFFIXES
-from minigpt4.processors.video import VideoReader, told_to_people
+from minigpt4.processors.pictures import IMAGE_SUFFIXES
+from minigpt4.processors.subtitles import SUBTITLE_SUFFIXES, Cue, read_subtitles
+from minigpt4.processors.video import VIDEO_SUFFIXES, VideoReader, told_to_people
 from minigpt4.serving.pictures import Picture
+
+# What is taken as a video among other files; a GIF is a picture there.
+SUFFIXES = tuple(suffix for suffix in VIDEO_SUFFIXES if suffix not in IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -19,16 +26,16 @@ class VideoFile:
 
     Attributes:
         video: a path, or the bytes of a file.
-        subtitles: the path of its subtitles, `.srt` or `.vtt`.
+        subtitles: the path of its subtitles, `.srt` or `.vtt`; or what `cues_of` read of it.
         window: (start, end) in seconds of the part to look at; None for the whole.
-        pixels: of all its frames together, at most.
+        pixels: of all frames of a stranger's video together, at most.
 
     Raises:
         DataError: for a window without a length, and other types.
     """
 
     video: str | Path | bytes
-    subtitles: str | Path | None = None
+    subtitles: str | Path | Sequence[Cue] | None = None
     window: tuple[float, float] | None = None
     pixels: int | None = None
 
@@ -60,6 +67,7 @@ class SeenVideo:
         video: "str | Path | bytes | VideoFile | SeenVideo",
         reader: VideoReader,
         processor: ImageProcessor,
+        shown: Callable[[np.ndarray], object] = lambda pixels: None,
     ) -> "SeenVideo":
         """Read a video.
 
@@ -67,6 +75,7 @@ class SeenVideo:
             video: a path, the bytes of a file, either with subtitles, or one that was read.
             reader: says which frames.
             processor: the model's.
+            shown: is called with the pixels [H, W, 3] of each frame, uint8 RGB, as the file has them.
 
         Raises:
             DataError: for a file that does not exist or cannot be read.
@@ -78,18 +87,36 @@ class SeenVideo:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "video"
                 path.write_bytes(file.video)
-                return cls.of(replace(file, video=path), reader, processor)
-        subtitles = None if file.subtitles is None else Path(expanded(file.subtitles))
-        if subtitles and subtitles.suffix[1:].lower() not in SUBTITLE_SUFFIXES:
-            raise DataError(f"The subtitles {subtitles.name} must be a file .srt or .vtt.")
+                return cls.of(replace(file, video=path), reader, processor, shown)
         path = Path(expanded(file.video))
+
+        def prepare(pixels: np.ndarray) -> torch.Tensor:
+            shown(pixels)
+            return processor.to_batch(pixels)
+
         with told_to_people(path):
-            seen = reader.read(path, processor.to_batch, subtitles, file.window, file.pixels)
+            cues = cues_of(file.subtitles)
+            seen = reader.read(path, prepare, cues, file.window, file.pixels)
         return cls(
             tuple(Picture.of(image, processor) for image in seen.images),
             tuple(frame.time for frame in seen.frames),
             tuple(seen.said),
         )
+
+
+def cues_of(subtitles: str | Path | Sequence[Cue] | None) -> Sequence[Cue]:
+    """What subtitles say. Raises DataError for other files, BadSample or OSError for broken ones."""
+    if not isinstance(subtitles, str | Path):
+        return subtitles or ()
+    path = Path(expanded(subtitles))
+    if path.suffix[1:].lower() not in SUBTITLE_SUFFIXES:
+        raise DataError(f"The subtitles {path.name} must be a file .srt or .vtt.")
+    return read_subtitles(path)
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file is named like a video."""
+    return Path(path).suffix[1:].lower() in SUFFIXES
 
 
 # The accepted forms of a video.

@@ -17,7 +17,7 @@ from minigpt4.processors.video import (
     uniform,
     video_info,
 )
-from tests.support.videos import CODECS, number_of, write_video
+from tests.support.videos import CODECS, number_of, write_growing_video, write_video
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,16 @@ def test_pixels_of_all_frames_are_limited_on_request(tmp_path: Path) -> None:
     assert len(read_frames(path, number_of, 4, pixels=30 * 32 * 24)) == 4
     with pytest.raises(BadSample, match="video too long"):
         read_frames(path, number_of, 4, pixels=30 * 32 * 24 - 1)
+
+
+def test_a_strangers_video_may_not_take_longer_than_its_header_tells(tmp_path, monkeypatch) -> None:
+    """Its frames grow after the first ones: no property of OpenCV's tells that."""
+    monkeypatch.setattr(video, "LEAST_SECONDS", 0.05)  # of processor time: the large frames take a second
+    path = write_growing_video(tmp_path / "a.avi", 30, 60, (3840, 2160))
+    most = 90 * 32 * 24
+    assert len(read_frames(path, number_of, 4, window=(0, 3), pixels=most)) == 4
+    with pytest.raises(BadSample, match="video too long"):
+        read_frames(path, number_of, 4, pixels=most)
 
 
 def test_a_truncated_video_has_a_reason(tmp_path: Path) -> None:

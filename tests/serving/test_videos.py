@@ -12,10 +12,12 @@ import torch
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.datasets.builders import build_datasets
 from minigpt4.processors import Blip2ImageEvalProcessor
+from minigpt4.processors.subtitles import read_subtitles
 from minigpt4.processors.video import VideoReader
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.video import video_turn
 from minigpt4.serving import ChatModel
+from minigpt4.serving import videos as serving_videos
 from minigpt4.serving.long_videos import watch
 from minigpt4.serving.openai.app import Api
 from minigpt4.serving.openai.limits import ServerSettings
@@ -134,6 +136,23 @@ def test_a_long_video_is_described_window_by_window(model, video, monkeypatch) -
     for seconds in (0.0, float("nan"), 0.001):
         with pytest.raises(ConfigError, match="--window"):
             watch(model, video, "Why?", seconds)
+
+
+def test_the_words_of_a_long_video_are_read_once(model, video, tmp_path, monkeypatch) -> None:
+    read, said = [], []
+    (tmp_path / "a.vtt").write_text(WORDS + "\n00:02.500 --> 00:03.000\nBye\n")
+
+    def chat(question, videos=(), **_) -> str:
+        said.extend(model.message("user", question, videos=videos).shown[0].said for _ in videos)
+        return "reply"
+
+    monkeypatch.setattr(model, "chat", chat)
+    monkeypatch.setattr(
+        serving_videos, "read_subtitles", lambda path: read.append(path) or read_subtitles(path)
+    )
+    watch(model, video, "Why?", 1.0, subtitles=tmp_path / "a.vtt")
+    assert ["".join(words) for words in said] == ["Hello", "", "Bye"]
+    assert len(read) == 1
 
 
 def test_clock() -> None:
