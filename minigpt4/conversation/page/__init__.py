@@ -1,1 +1,1 @@
-"""The web page: a dialogue about pictures; it opens while the model is being built."""
+"""The web page: a dialogue about pictures and videos; it opens while the model is being built."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from minigpt4.processors.pictures import open_picture
 
 # Replies that are generated side by side; more visitors wait in a line.
 AT_ONCE = 4
-# Pictures of one dialogue.
-MOST_PICTURES = 32
+# Pictures and videos of one dialogue.
+MOST_PICTURES, MOST_VIDEOS = 32, 8
 # Seconds that a new question waits for a stopped reply to end, before the visitor is told to wait.
 ENDING = 2
 # The sliders' settings, in order.
@@ -149,9 +149,9 @@ class Events:
         def begin(labels: Labels) -> tuple[Turn, Iterator[None]]:
             if not 0 <= place < len(visitor.turns) or not (text or visitor.turns[place].files):
                 raise Unanswered
-            old, images = visitor.undo(len(visitor.turns) - place)
-            turn = Turn(text, old.files, further=old.further)
-            return turn, self._answering.ask(visitor, turn, images, _chosen(settings), labels)
+            old, seen = visitor.undo(len(visitor.turns) - place)
+            turn = replace(old.again(), text=text)
+            return turn, self._answering.ask(visitor, turn, seen, _chosen(settings), labels)
 
         yield from self._grow(request, visitor, begin)
 
@@ -194,13 +194,19 @@ class Events:
         yield from self._grow(request, visitor, begin, sent)
 
     def _check(self, request: gr.Request, visitor: Visitor, turn: Turn, labels: Labels) -> None:
-        """Raises Unanswered for pictures that cannot be shown."""
-        if len(turn.files) + sum(len(one.files) for one in visitor.turns) > MOST_PICTURES:
+        """Raises Unanswered for pictures that cannot be shown, and for videos of others."""
+        turns = [*visitor.turns, turn]
+        videos = sum(len(one.videos) for one in turns)
+        if videos > MOST_VIDEOS:
+            raise Unanswered(labels["many_videos"].format(most=MOST_VIDEOS))
+        if sum(len(one.files) for one in turns) - videos > MOST_PICTURES:
             raise Unanswered(labels["many_pictures"].format(most=MOST_PICTURES))
         me = visitor_of(request.headers.get("cookie", ""))
         for path in turn.files:
             if not self._uploads.may_see(me, path):
                 raise Unanswered(labels["not_yours"])
+            if path in turn.videos:
+                continue  # read when it is this visitor's turn: that takes longer
             try:
                 open_picture(path)
             except DataError as error:

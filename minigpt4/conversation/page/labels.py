@@ -3,8 +3,8 @@
 LABELS: dict[str, dict[str, str]] = {
     "en": {
         "dialogue": "Dialogue",
-        "welcome": "### Show a picture and ask about it\n\nAdd pictures with the clip, drop or paste them, "
-        "or use the camera. A picture without words is described.",
+        "welcome": "### Show a picture or a video and ask about it\n\nAdd pictures and videos with the clip, "
+        "drop or paste them, or use the camera. What comes without words is described.",
         "ask": "Ask something …",
         "new_chat": "New chat",
         "camera": "Camera",
@@ -21,6 +21,7 @@ LABELS: dict[str, dict[str, str]] = {
         "weights": "step 1 of 2, reading weights",
         "warm_up": "step 2 of 2, warming up",
         "waiting": "Waiting: {ahead} before you",
+        "reading": "The video is being read",
         "thinking": "The model is about to reply",
         "no_words": "(no words)",
         "picture": "Picture",
@@ -32,7 +33,7 @@ LABELS: dict[str, dict[str, str]] = {
         "notice": "Not sent",
         "busy": "A reply is on its way. Stop it or wait, then ask again.",
         "too_long": "The question is too long: the model reads at most {room} tokens. Shorten it, or remove "
-        "pictures.",
+        "pictures or videos.",
         "refused": "The model cannot answer this: {error}",
         "failed": "The model could not reply ({error}).",
         "task": "Task",
@@ -56,15 +57,18 @@ LABELS: dict[str, dict[str, str]] = {
         "needs_words": "This task needs words: say what you mean.",
         "needs_picture": "Add a picture first.",
         "many_pictures": "A dialogue has room for {most} pictures. Start a new chat for more.",
+        "many_videos": "A dialogue has room for {most} videos. Start a new chat for more.",
+        "unreadable_video": "The video {name} cannot be read: it is broken, of an unknown kind, or too long. "
+        "Remove it or add another.",
         "unreadable": "The image {name} cannot be read. Remove it or add another.",
-        "not_yours": "That picture is no longer available. Please add it again.",
+        "not_yours": "That file is no longer available. Please add it again.",
         "tokens_per_second": "{speed} tokens/s",
         "no_checkpoint": "untrained projection",
     },
     "zh": {
         "dialogue": "对话",
-        "welcome": "### 上传图片,然后提问\n\n点击回形针、拖放、粘贴或用摄像头添加图片。"
-        "只发图片不写文字时,模型会描述图片。",
+        "welcome": "### 上传图片或视频,然后提问\n\n点击回形针、拖放或粘贴来添加图片和视频,也可以用摄像头。"
+        "不写文字时,模型会描述内容。",
         "ask": "请输入问题……",
         "new_chat": "新对话",
         "camera": "摄像头",
@@ -81,6 +85,7 @@ LABELS: dict[str, dict[str, str]] = {
         "weights": "第 1 步(共 2 步),读取权重",
         "warm_up": "第 2 步(共 2 步),预热",
         "waiting": "排队中:前面还有 {ahead} 个",
+        "reading": "正在读取视频",
         "thinking": "模型正在思考",
         "no_words": "(无内容)",
         "picture": "图片",
@@ -91,7 +96,7 @@ LABELS: dict[str, dict[str, str]] = {
         "go_on_question": "请继续。",
         "notice": "未发送",
         "busy": "模型正在回复。请先停止或等待,然后再提问。",
-        "too_long": "问题太长:模型最多读取 {room} 个词元。请缩短问题或减少图片。",
+        "too_long": "问题太长:模型最多读取 {room} 个词元。请缩短问题或减少图片、视频。",
         "refused": "模型无法回答这个问题。",
         "failed": "模型无法回复({error})。",
         "task": "任务",
@@ -115,8 +120,10 @@ LABELS: dict[str, dict[str, str]] = {
         "needs_words": "此任务需要文字,请说明要找的内容。",
         "needs_picture": "请先添加图片。",
         "many_pictures": "一个对话最多 {most} 张图片。请开始新对话。",
+        "many_videos": "一个对话最多 {most} 个视频。请开始新对话。",
+        "unreadable_video": "无法读取视频 {name}:文件可能已损坏、格式未知或过长。请移除或换一个。",
         "unreadable": "无法读取图片 {name}。请移除或换一张。",
-        "not_yours": "图片已失效,请重新添加。",
+        "not_yours": "文件已失效,请重新添加。",
         "tokens_per_second": "{speed} 词元/秒",
         "no_checkpoint": "未训练的投影层",
     },

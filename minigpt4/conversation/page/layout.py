@@ -14,6 +14,7 @@ from minigpt4.conversation.page.privacy import Uploads
 from minigpt4.conversation.page.visitor import Visitor
 from minigpt4.models.generation import GenerationSettings
 from minigpt4.processors.pictures import IMAGE_SUFFIXES
+from minigpt4.serving.videos import SUFFIXES
 
 # Every hour, uploaded pictures that are a day old are deleted.
 DELETE_CACHE = (60 * 60, 24 * 60 * 60)
@@ -152,7 +153,7 @@ def _box() -> gr.MultimodalTextbox:
         label=_t("ask"),
         show_label=False,
         placeholder=_t("ask"),
-        file_types=[f".{suffix}" for suffix in IMAGE_SUFFIXES],
+        file_types=[f".{suffix}" for suffix in (*IMAGE_SUFFIXES, *SUFFIXES)],
         file_count="multiple",
         max_plain_text_length=100_000,  # longer pastes would become a file
         autofocus=True,

@@ -14,7 +14,9 @@ from urllib.parse import quote
 from markdown_it import MarkdownIt
 
 from minigpt4.common.errors import TooLong, UserError
+from minigpt4.conversation.page.videos import film
 from minigpt4.processors.boxes import Colour, Phrase, split_boxes
+from minigpt4.serving.videos import is_video
 
 if TYPE_CHECKING:
     from minigpt4.serving import Reply
@@ -40,7 +42,8 @@ class Turn:
 
     Attributes:
         text: of the question.
-        files: the paths of its pictures.
+        files: the paths of its pictures and videos.
+        films: the frames that the model saw of its videos, as HTML; empty until they are read.
         reply: None until generation starts.
         notice: what is shown until then.
         stopped: whether the visitor has stopped the reply.
@@ -50,11 +53,20 @@ class Turn:
 
     text: str
     files: list[str]
+    films: str = ""
     reply: "Reply | None" = None
     notice: str = ""
     stopped: bool = False
     further: list[str] = field(default_factory=list)
     drawn: str | None = None
+
+    def again(self) -> "Turn":
+        """The same question without a reply."""
+        return Turn(self.text, self.files, self.films, further=self.further)
+
+    @property
+    def videos(self) -> list[str]:
+        return [path for path in self.files if is_video(path)]
 
     def stop(self) -> None:
         """Stop its reply."""
@@ -75,9 +87,10 @@ def shown(turns: Sequence[Turn], labels: dict[str, str]) -> list[dict[str, Any]]
     """Messages for a `gr.Chatbot` without Markdown: for each turn, the question and the reply."""
     messages = []
     for turn in turns:
-        pictures = [{"path": path, "alt_text": labels["picture"]} for path in turn.files]
-        words = [_html(html.escape(turn.text, quote=False))] * bool(turn.text)
-        messages.append({"role": "user", "content": [*pictures, *words]})
+        pictures = [
+            {"path": path, "alt_text": labels["picture"]} for path in turn.files if path not in turn.videos
+        ]
+        messages.append({"role": "user", "content": [*pictures, *_question(turn)]})
         boxes = [{"path": turn.drawn, "alt_text": labels["boxes"]}] if turn.drawn else []
         messages.append({"role": "assistant", "content": [_html(_reply(turn, labels)), *boxes]})
     if turns:
@@ -101,6 +114,19 @@ def _offers(turn: Turn, labels: dict[str, str]) -> list[dict[str, str]]:
     return more * (turn.reply.finish_reason == "length") + [{"value": one} for one in turn.further]
 
 
+def _question(turn: Turn) -> list[dict[str, str]]:
+    words = html.escape(turn.text, quote=False)
+    if turn.videos:
+        films = turn.films or "".join(map(film, turn.videos))
+        words = f"{_source(turn.text)}{films}{words}"
+    return [_html(words)] * bool(words)
+
+
+def _source(text: str) -> str:
+    """What was written, for the copy button."""
+    return f"<!--{quote(text)}-->"
+
+
 def _html(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
@@ -111,9 +137,8 @@ def _reply(turn: Turn, labels: dict[str, str]) -> str:
         thinking = f'<span class="typing" role="img" title="{labels["thinking"]}"></span>'
         return f'{thinking}<span class="note">{html.escape(turn.notice)}</span>' if turn.notice else thinking
     text = reply.text or (labels["no_words"] if reply.finish_reason == "stop" else "")
-    # The source, for the copy button.
-    written = f"<!--{quote(text)}-->{_rendered(text, first=len(_phrases(turn.text)))}"
-    return written + "".join(f'<p class="note">{note}</p>' for note in _notes(reply, labels))
+    written = _rendered(text, first=len(_phrases(turn.text)))
+    return _source(text) + written + "".join(f'<p class="note">{note}</p>' for note in _notes(reply, labels))
 
 
 def _phrases(text: str) -> list[Phrase]:

@@ -37,7 +37,7 @@ const noteSketch = (sides) => {
 const showSketch = () => {
   const sheet = document.querySelector("#sketch img");
   if (!sheet) return;
-  const pictures = "#dialogue [data-testid=user] img, #box .thumbnail-item img";
+  const pictures = "#dialogue [data-testid=user] img:not(.film *), #box .thumbnail-item img";
   const last = [...document.querySelectorAll(pictures)].pop();
   document.querySelector("#sketch").classList.toggle("empty", !last);
   if (!last || sheet.src === last.src) return;

@@ -43,6 +43,13 @@ CSS = """
 #dialogue .image-container, #dialogue .image-container > button { margin: 0; padding: 0; height: auto; }
 #dialogue .component > div, #dialogue .component > div > div { padding: 0; margin: 0; }
 #dialogue .image-container img { margin: 0; }
+#dialogue .film { display: block; margin: 0 0 6px; white-space: normal; }
+#dialogue .film .name { display: block; font-size: .8rem; color: var(--body-text-color-subdued);
+  overflow-wrap: anywhere; }
+#dialogue .film .frames { display: flex; flex-wrap: wrap; gap: 4px; max-height: 270px; overflow-y: auto; }
+#dialogue .film .frame { flex: none; font-size: .7rem; text-align: center; line-height: 1.5;
+  font-variant-numeric: tabular-nums; }
+#dialogue .film img { display: block; height: 64px; width: auto; margin: 0; border-radius: 4px; }
 #dialogue .note { font-size: .8rem; color: var(--body-text-color-subdued); margin: .4em 0 0; }
 #dialogue .boxed { background: rgba(var(--box), .16); border-bottom: 2px solid rgb(var(--box));
   border-radius: 3px; padding: 0 .2em; }

@@ -1,6 +1,7 @@
 """MiniGPT-v2's tasks on the page: identifiers before questions, a sketched box in them, boxes on pictures.
 
-The boxes of a question and of its reply are those of the last picture before the reply.
+The boxes of a question and of its reply are those of the last picture before the reply; a video
+has none.
 """
 
 import re
@@ -18,6 +19,7 @@ from minigpt4.models.settings import MiniGPTv2Settings, ModelSettings
 from minigpt4.processors.boxes import Box, draw_boxes, format_box, parse_boxes, split_boxes, to_grid
 from minigpt4.processors.pictures import open_picture
 from minigpt4.prompts.instruction_templates import Instructions
+from minigpt4.serving.videos import is_video
 
 # In the order of the buttons; "" is a question without an identifier.
 TASKS = ("", "vqa", "caption", "grounding", "refer", "identify", "detection")
@@ -78,11 +80,11 @@ def drawn(turns: Sequence[Turn]) -> str | None:
     turn = turns[-1]
     texts = (turn.text, turn.reply.text if turn.reply else "")
     found = [part for text in texts for part in split_boxes(text) if not isinstance(part, str)]
-    pictures = [path for one in turns for path in one.files]
-    if not found or not pictures:
+    files = [path for one in turns for path in one.files]
+    if not found or not files or is_video(files[-1]):
         return None
     try:
-        picture = open_picture(pictures[-1])
+        picture = open_picture(files[-1])
     except OSError:
         return None  # deleted after a day
     picture.thumbnail((LARGEST, LARGEST))

@@ -4,16 +4,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt4.common.errors import UserError
 from minigpt4.conversation.page.line import Line
 from minigpt4.conversation.page.loader import Loader
 from minigpt4.conversation.page.messages import Turn, explained
+from minigpt4.conversation.page.videos import Unreadable, see
+from minigpt4.serving.videos import is_video
 
 if TYPE_CHECKING:
     from minigpt4.serving import ChatSession, Reply
-    from minigpt4.serving.pictures import ImageLike
+    from minigpt4.serving.messages import Content
+    from minigpt4.serving.pictures import Picture
+    from minigpt4.serving.videos import SeenVideo
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +60,12 @@ class Visitor:
         self.stop()
         self.turns, self._session = [], None
 
-    def undo(self, turns: int = 1) -> "tuple[Turn, Sequence[ImageLike]]":
-        """Take back the last question, or several; the first of them and its pictures."""
+    def undo(self, turns: int = 1) -> "tuple[Turn, Sequence[Picture | SeenVideo]]":
+        """Take back the last question, or several; the first of them and what it showed."""
         assert self._session is not None
         question = self._session.undo(turns)
         turn, self.turns = self.turns[-turns], self.turns[:-turns]
-        return turn, question.images
+        return turn, question.shown
 
 
 class Answering:
@@ -78,11 +83,18 @@ class Answering:
         self,
         visitor: Visitor,
         turn: Turn,
-        images: "Sequence[ImageLike]",
+        shown: "Sequence[str | Picture | SeenVideo]",
         settings: dict[str, Any],
         labels: dict[str, str],
     ) -> Iterator[None]:
         """Ask a question. Yields whenever the dialogue has changed.
+
+        Args:
+            visitor: who asks.
+            turn: the question.
+            shown: its pictures and videos: paths, or what was read of them before.
+            settings: of the reply.
+            labels: the visitor's.
 
         Raises:
             Unanswered: if nothing was generated.
@@ -90,14 +102,22 @@ class Answering:
         before, visitor.turns = visitor.turns, [*visitor.turns, turn]
 
         def begin(session: "ChatSession") -> "Reply":
-            return session.ask(turn.text, images, stream=True, **settings)
+            content: Content = []
+            for one in shown:
+                if isinstance(one, str) and is_video(one):
+                    one, seen = see(one, session.model)
+                    turn.films += seen
+                content.append(Path(one) if isinstance(one, str) else one)
+                if turn.stopped:
+                    raise Unanswered
+            return session.ask([*content, turn.text], stream=True, **settings)
 
         return self._answer(visitor, before, turn, begin, labels)
 
     def retry(self, visitor: Visitor, settings: dict[str, Any], labels: dict[str, str]) -> Iterator[None]:
         """Generate another reply to the last question; otherwise as `ask`."""
         before = visitor.turns
-        turn = Turn(before[-1].text, before[-1].files, further=before[-1].further)
+        turn = before[-1].again()
         visitor.turns = [*before[:-1], turn]
 
         def begin(session: "ChatSession") -> "Reply":
@@ -120,7 +140,11 @@ class Answering:
                 if visitor._session is None:
                     assert self.loader.model is not None
                     visitor._session = self.loader.model.start_chat()
+                if turn.videos and not turn.films:
+                    turn.notice = labels["reading"]
+                    yield
                 turn.reply = begin(visitor._session)
+                turn.notice = ""
                 yield from _in_time(turn.reply)
         except Exception as error:
             if turn not in visitor.turns:
@@ -129,6 +153,8 @@ class Answering:
             visitor.turns = before if turn.reply is None else visitor.turns[:-1]
             if isinstance(error, Unanswered):
                 raise
+            if isinstance(error, Unreadable):
+                raise Unanswered(labels["unreadable_video"].format(name=error)) from error
             if not isinstance(error, UserError):
                 log.exception("no reply")
             raise Unanswered(explained(error, labels)) from error
