@@ -1,12 +1,14 @@
-"""Run the frozen encoder and Q-Former once over all pictures of a config, and keep the image tokens.
+"""Run the frozen encoder and Q-Former once over all that a config shows, and keep the image tokens.
 
 The tokens of a picture never change while both are frozen, and do not depend on the language model, which
-is not loaded here. Each shard of the config's datasets becomes one shard of features (bfloat16) beside the
-captions, written whole or not at all; run it again, and it goes on with what is not finished. Then train
-with the builder `cached_features`, whose `build_info.storage` is DIR.
+is not loaded here. Each webdataset shard becomes one shard of features (bfloat16) beside the captions: train
+with the builder `cached_features`, whose `build_info.storage` is DIR. Where pictures and videos are read from
+a folder, each becomes a file: train with the same YAML and `datasets.NAME.features: DIR`. Run it again, and
+it goes on with what is not finished.
 
 example:
   minigpt4 cache-features --cfg-path train_configs/minigpt4_gemma_stage1_pretrain.yaml --out DIR
+  minigpt4 cache-features --cfg-path train_configs/minigpt4_tiny_video.yaml --out output/clips_features
 """
 
 import argparse
@@ -23,7 +25,7 @@ from minigpt4.common import parts
 from minigpt4.common.cli import config_parser, run, user_path
 
 if TYPE_CHECKING:
-    from minigpt4.datasets.features.writer import Shard
+    from minigpt4.datasets.features.writer import Work
     from minigpt4.models.settings import ModelSettings
 
 log = logging.getLogger("cache_features")
@@ -62,7 +64,7 @@ def cache_features(args: argparse.Namespace) -> None:
     refuse_other_weights(model_cfg)
 
     log.info("finding the shards")
-    described, shards = find_shards(BaseTask().build_datasets(cfg), args.out)
+    described, shards = find_work(BaseTask().build_datasets(cfg), args.out)
 
     manifest = args.out / MANIFEST
     head = {"format": FORMAT, "vision": vision_identity(model_class, model_cfg), "parts": described}
@@ -78,7 +80,7 @@ def cache_features(args: argparse.Namespace) -> None:
 
     records = {shard.file: shard.record() for shard in shards}
     made = sum(record["samples"] for shard in left if (record := records[shard.file]))
-    log.info("%d pictures in %.1f s: %.1f per second", made, seconds, made / seconds)
+    log.info("%d samples in %.1f s: %.1f per second", made, seconds, made / seconds)
     finish(manifest, head, records, required=share.merge_only)
 
 
@@ -100,27 +102,34 @@ def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
         )
 
 
-def find_shards(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, Any]], list["Shard"]]:
-    """What is to be cached: a dict for each split of each dataset, and all their shards.
+def find_work(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, Any]], list["Work"]]:
+    """What is to be cached: a dict for each split of each dataset, and their shards, or slices of entries.
 
     Raises:
-        ConfigError: for a dataset that has no shards of pictures.
+        ConfigError: for a dataset that shows nothing, or is cached already.
     """
     from minigpt4.common.errors import ConfigError
+    from minigpt4.datasets.datasets.base_dataset import BaseDataset
     from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
+    from minigpt4.datasets.features.file_writer import Slice
     from minigpt4.datasets.features.writer import Shard
 
     parts, shards = [], []
     for name, (builder, splits) in datasets.items():
         for split, stream in splits.items():
-            if type(stream) is not WebdatasetStream:
-                raise ConfigError(f"datasets.{name}: only webdataset shards of pictures can be cached")
-            described = builder.vis_processor(split).describe()
-            parts.append({"dataset": name, "split": split, "vis_processor": described})
-            shards += [
-                Shard.of(stream, number, out, f"{name}/{split}/{number:05d}.tar", builder.batch_size)
-                for number in range(len(stream.shards))
-            ]
+            part = {"dataset": name, "split": split, "vis_processor": builder.vis_processor(split).describe()}
+            place = f"{name}/{split}"
+            if isinstance(stream, BaseDataset) and stream.features is None:
+                parts.append(part | {"video": stream.video.which})
+                shards += Slice.all_of(stream, out, place, builder.batch_size)
+            elif type(stream) is WebdatasetStream:
+                parts.append(part)
+                shards += [
+                    Shard.of(stream, number, out, f"{place}/{number:05d}.tar", builder.batch_size)
+                    for number in range(len(stream.shards))
+                ]
+            else:
+                raise ConfigError(f"datasets.{name}: only pictures and videos can be cached")
     return parts, shards
 
 
@@ -142,9 +151,7 @@ def begin(path: Path, head: Mapping[str, Any]) -> None:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         found, vision = there["format"], there["vision"]
-        made_of = [
-            {key: part[key] for key in ("dataset", "split", "vis_processor")} for part in there["parts"]
-        ]
+        made_of = [{key: value for key, value in part.items() if key != "shards"} for part in there["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not the manifest of a cache ({error}): {hint}") from error
     if found != head["format"]:
@@ -168,9 +175,7 @@ def all_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(count)] or [str(pick_device())]
 
 
-def run_on_devices(
-    devices: list[str], settings: "ModelSettings", shards: list["Shard"], workers: int
-) -> None:
+def run_on_devices(devices: list[str], settings: "ModelSettings", shards: list["Work"], workers: int) -> None:
     """Share the shards among one process per device; with one device, this process does it."""
     devices = devices[: len(shards)]
     if len(devices) == 1:
@@ -189,18 +194,18 @@ def _in_own_process(number: int, *arguments: Any) -> None:
 
 
 def run_on_device(
-    number: int, devices: list[str], settings: "ModelSettings", shards: list["Shard"], workers: int
+    number: int, devices: list[str], settings: "ModelSettings", shards: list["Work"], workers: int
 ) -> None:
     """Cache what falls to process `number`: every `len(devices)`-th shard."""
     from tqdm import tqdm
 
     from minigpt4.common.device import pick_device
-    from minigpt4.datasets.features.writer import write_shards
+    from minigpt4.datasets.features.writer import write_all
     from minigpt4.models.assembly import build_vision
 
     vision = build_vision(settings, pick_device(devices[number]))
-    with tqdm(desc=devices[number], unit=" pictures", position=number, disable=None) as bar:
-        write_shards(vision, shards[number :: len(devices)], workers, bar)
+    with tqdm(desc=devices[number], unit=" samples", position=number, disable=None) as bar:
+        write_all(vision, shards[number :: len(devices)], workers, bar)
 
 
 def finish(
@@ -233,7 +238,7 @@ def finish(
     bad = sum((Counter(record["bad"]) for record in records), Counter())
     samples = sum(record["samples"] for record in records)
     if not samples:
-        raise DataError(f"not one of the pictures is good: {dict(bad)}")
+        raise DataError(f"not one of the samples is good: {dict(bad)}")
     described = []
     for part in head["parts"]:
         folder = f"{part['dataset']}/{part['split']}/"
@@ -245,7 +250,7 @@ def finish(
         described.append({**part, "shards": shards})
     totals = {"samples": samples, "bad": dict(bad), "dtype": "bfloat16", "shape": records[0]["shape"]}
     write_json(path, {**head, **totals, "parts": described, "complete": True})
-    log.info("%s: %d pictures%s", path, samples, f", bad: {dict(bad)}" if bad else "")
+    log.info("%s: %d samples%s", path, samples, f", bad: {dict(bad)}" if bad else "")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,12 @@ class DatasetSettings:
     )
     text_processor: dict[str, Any] | None = key(None, "as `vis_processor`, for captions")
     video: VideoReader = key(VideoReader)
+    features: str | None = key(
+        None,
+        "the folder that `minigpt4 cache-features` wrote of this section, whose pictures and videos are not "
+        "looked at then; for data sets that read them from a folder",
+        path=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ def test_what_cannot_be_cached(storage, tmp_path) -> None:
     assert not (tmp_path / "cache").exists()
     broken = write_shard(tmp_path / "0.tar", sample("a", b"none"))
     pixels = config(tmp_path / "p.yaml", broken, golden_model_config())
-    with pytest.raises(DataError, match="not one of the pictures is good"):
+    with pytest.raises(DataError, match="not one of the samples is good"):
         cache(pixels, tmp_path / "cache")
 
 

@@ -44,6 +44,7 @@ class BaseDatasetBuilder:
         ConfigError: naming the key, for what `build_info` or a processor's section cannot say.
     """
 
+    TAKES_FEATURES: ClassVar[bool] = False  # whether the key `features` means something
     DATASET_CONFIG: ClassVar[str | Path] = ""  # YAML of defaults, below configs/datasets; empty: none
     BUILD_INFO: ClassVar[type]  # dataclass of the keys of `build_info`
     # Of builders written for the original (docs/porting.md): {"default": a YAML of defaults}.
@@ -55,6 +56,8 @@ class BaseDatasetBuilder:
         self.where = f"datasets.{name}"
         self.settings = settings
         self.sample_ratio = settings.sample_ratio
+        if settings.features and not self.TAKES_FEATURES:
+            raise ConfigError(f"{self.where}.features: {type(self).__name__} reads no pictures from a folder")
         self.build_info = parse(self.BUILD_INFO, settings.build_info, f"{self.where}.build_info")
         self._vis = build_processors(settings.vis_processor, f"{self.where}.vis_processor")
         self._text = build_processors(settings.text_processor, f"{self.where}.text_processor")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import DataError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.settings import CacheInfo
@@ -41,27 +41,18 @@ class CachedFeaturesBuilder(BaseDatasetBuilder):
             shards = manifest.shards(split)
             missing = [shard for shard in shards if not Path(shard).is_file()]
             if missing or not shards:
-                lacks = f"lacks {missing[0]}" if missing else "holds no sample"
+                lacks = f"lacks {missing[0]}" if missing else "holds no shards of samples"
                 raise DataError(f"{self.key}: the split {split!r} of the cache {manifest.folder} {lacks}")
             streams[split] = CachedFeatureStream(shards, shape, self.text_processor(split))
         return streams
 
     def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:
         """Refuse a cache that was made by other parts than the config names."""
-        from minigpt4.models.identity import other_vision, vision_identity
+        from minigpt4.models.identity import vision_identity
 
         super().check_model(model_class, model_cfg, splits)
-        cache = f"{self.key}: the cache {self.manifest.folder}"
-        difference = other_vision(self.manifest.vision, vision_identity(model_class, model_cfg))
-        if difference:
-            raise ConfigError(f"{cache} {difference}")
-        for part in self.manifest.parts:
-            own = self.vis_processor(part["split"]).describe()
-            if own != part["vis_processor"]:
-                raise ConfigError(
-                    f"{cache} was made with the image processor {part['vis_processor']}, "
-                    f"{self.where}.vis_processor.{part['split']} is {own}"
-                )
+        processors = {split: self.vis_processor(split).describe() for split in self.manifest.splits}
+        self.manifest.check_made(self.key, vision_identity(model_class, model_cfg), self.where, processors)
 
     def token_shape(self) -> "TokenShape":
         return self.manifest.shape

@@ -1,8 +1,9 @@
 """One build method for every data set that is a folder of images and files of annotations."""
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,8 @@ from minigpt4.datasets.settings import MapStyleInfo
 
 if TYPE_CHECKING:
     from minigpt4.datasets.datasets.base_dataset import BaseDataset
+    from minigpt4.datasets.features.reader import Manifest
+    from minigpt4.models.image_tokens import TokenShape
 
 # The original's two ways to say where things are, and its two names for a folder that holds both.
 LAYOUTS = (
@@ -55,6 +58,7 @@ class MapStyleBuilder(BaseDatasetBuilder):
 
     DATASET: ClassVar["type[BaseDataset] | str"]
     BUILD_INFO = MapStyleInfo
+    TAKES_FEATURES = True
     FOLDER_LAYOUT: ClassVar[tuple[str, str] | None] = None  # images and annotations below `storage`
     NEEDS_IMAGE_PATH: ClassVar[bool] = True  # False: without one, None is what the data set is given
 
@@ -71,6 +75,41 @@ class MapStyleBuilder(BaseDatasetBuilder):
         own = [one.name for one in fields(self.BUILD_INFO) if one.name not in shared]
         options = {name: getattr(self.build_info, name) for name in own} | self._instructions()
         return {split.name: self._build_split(split, options) for split in self._splits()}
+
+    def check_model(self, model_class: type, model_cfg: Mapping, splits: Collection[str]) -> None:
+        """Refuse features that were cached by other parts than the config names, or of other frames."""
+        super().check_model(model_class, model_cfg, splits)
+        if self.features is None:
+            return
+        from minigpt4.models.identity import vision_identity
+
+        key, processors = (
+            f"{self.where}.features",
+            {one: self.vis_processor(one).describe() for one in splits},
+        )
+        self.features.check_made(key, vision_identity(model_class, model_cfg), self.where, processors)
+        for split in splits:
+            made = [part.get("video") for part in self.features.parts if part["split"] == split]
+            own = self.settings.video.which
+            if made != [own]:
+                found = (
+                    f"was made with the {self.where}.video {made[0]}" if made and made[0] else "has no files"
+                )
+                raise ConfigError(
+                    f"{key}: the cache {self.features.folder} {found} of the split {split!r}, not of {own}"
+                )
+
+    @cached_property
+    def features(self) -> "Manifest | None":
+        """What says how its features were made, where `features` names a cache."""
+        if self.settings.features is None:
+            return None
+        from minigpt4.datasets.features.reader import Manifest
+
+        return Manifest.read(self.settings.features, f"{self.where}.features").of(self.name)
+
+    def token_shape(self) -> "TokenShape | None":
+        return self.features and self.features.shape
 
     def _instructions(self) -> dict[str, Any]:
         """The argument of the data set, where `build_info.instructions` names a file of them."""
@@ -98,6 +137,11 @@ class MapStyleBuilder(BaseDatasetBuilder):
         except DataError as error:
             raise DataError(f"{split.key}: {error}") from error
         dataset.video = self.settings.video
+        if self.features is not None:
+            from minigpt4.datasets.features.files import FeatureFiles
+
+            folder, shape = self.features.folder / self.name / split.name, self.features.shape
+            dataset.features = FeatureFiles(folder, (shape.count, shape.width), dataset.video)
         return dataset
 
     def _splits(self) -> Iterator[Split]:

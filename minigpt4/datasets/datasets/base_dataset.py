@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -17,16 +17,34 @@ from minigpt4.datasets.datasets.annotation_store import AnnotationStore, store
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
 from minigpt4.processors.pictures import read_picture
-from minigpt4.processors.video import Video, VideoReader
+from minigpt4.processors.subtitles import read_subtitles
+from minigpt4.processors.video import Frame, Video, VideoReader, read_frames
 from minigpt4.prompts.instruction_templates import Instructions
 from minigpt4.prompts.sample import Sample
 
+if TYPE_CHECKING:
+    from minigpt4.datasets.features.files import FeatureFiles
 
-class Picture(TypedDict):
-    """What an image file gives a `Sample`."""
+
+class Picture(TypedDict, total=False):
+    """What an image file gives a `Sample`: `image`, or `features` where these are cached, and `size`."""
 
     image: torch.Tensor
+    features: torch.Tensor
     size: tuple[int, int]
+
+
+class Seen(TypedDict, total=False):
+    """The images of a `Sample`, or their cached features."""
+
+    image: torch.Tensor
+    features: torch.Tensor
+
+
+def seen(images: Sequence[torch.Tensor]) -> Seen:
+    """Images, each [3, H, W], or the features of each, [P, width], as one field of a `Sample`."""
+    stacked = torch.stack(list(images))
+    return {"features": stacked} if stacked.ndim == 3 else {"image": stacked}
 
 
 class BaseDataset(SampleStream):
@@ -62,6 +80,7 @@ class BaseDataset(SampleStream):
 
     Attributes:
         video: how it reads videos, where it has any; its builder sets it.
+        features: what was cached of its pictures and videos, which are not looked at then; likewise.
 
     Raises:
         DataError: for files that are not as they should be.
@@ -85,6 +104,7 @@ class BaseDataset(SampleStream):
         self.vis_processor = vis_processor
         self.text_processor = text_processor
         self.video = VideoReader()
+        self.features: FeatureFiles | None = None
         self.vis_root = _parent(ann_paths) if vis_root is None else Path(vis_root)
         pool = Instructions.pool(self.INSTRUCTIONS) if self.INSTRUCTIONS else Instructions(())
         self.instructions = pool if instructions is None else Instructions(instructions)
@@ -165,12 +185,20 @@ class BaseDataset(SampleStream):
         Raises:
             BadSample: if it is missing, outside the folder, or cannot be decoded.
         """
+        image, size = self.look(name)
+        return {"image": image, "size": size} if image.ndim == 3 else {"features": image, "size": size}
+
+    def look(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
+        """As `picture`: pixels [3, H, W] or cached features [P, width], and (height, width)."""
+        return self.features.picture(name, self._pixels) if self.features else self._pixels(name)
+
+    def _pixels(self, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
         path = self._file(name, "image")
         try:
             pixels = read_picture(path)
         except OSError as error:
             raise BadSample("unreadable image") from error
-        return {"image": self.vis_processor(pixels), "size": (pixels.shape[0], pixels.shape[1])}
+        return self.vis_processor(pixels), (pixels.shape[0], pixels.shape[1])
 
     def watch(self, name: str, subtitles: str | Path | None = None) -> Video[torch.Tensor]:
         """The video of that path below `vis_root`, with its subtitles, if there are any.
@@ -182,12 +210,19 @@ class BaseDataset(SampleStream):
         Raises:
             BadSample: if one is missing, outside the folder, or cannot be read.
         """
-        path = self._file(name, "video")
         words = self._file(subtitles, "subtitles") if isinstance(subtitles, str) else subtitles
+        frames = self.features.frames(name, self._frames) if self.features else self._frames(name)
         try:
-            return self.video.read(path, self.vis_processor, words)
+            return self.video.with_words(frames, words and read_subtitles(words))
         except OSError as error:
-            raise BadSample("unreadable video or subtitles") from error
+            raise BadSample("unreadable subtitles") from error
+
+    def _frames(self, name: str) -> list[Frame[torch.Tensor]]:
+        path = self._file(name, "video")
+        try:
+            return read_frames(path, self.vis_processor, self.video.frames, self.video.sampling)
+        except OSError as error:
+            raise BadSample("unreadable video") from error
 
     def _file(self, name: str, kind: str) -> Path:
         """The path of a file below `vis_root`. Raises BadSample."""

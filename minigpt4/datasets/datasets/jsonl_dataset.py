@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minigpt4.common.errors import DataError
-from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.datasets.base_dataset import BaseDataset, seen
 from minigpt4.datasets.datasets.jsonl_format import Entry, Ids, read_lines
 from minigpt4.datasets.stream import clean_caption
 from minigpt4.prompts.dialogue import Dialogue
@@ -76,15 +74,15 @@ class JsonlDataset(BaseDataset):
         elif entry["kind"] == "question":
             images = _IMAGES_BEFORE.match(questions[0])[0]  # type: ignore[index]  # it always matches
             questions = [images + self.instructions.about(questions[0][len(images) :], rng)]
-        pictures = [self.picture(name) for name in entry["images"]]
+        images, sizes = zip(*map(self.look, entry["images"]), strict=True)
         return Sample(
             dialogue=Dialogue.of(zip(questions, answers, strict=True)),
-            image=torch.stack([picture["image"] for picture in pictures]),
-            size=pictures[0]["size"] if len(pictures) == 1 else None,
+            size=sizes[0] if len(sizes) == 1 else None,
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
             candidates=tuple(candidates),
             cluster="\n".join(entry["images"]),
+            **seen(images),
         )
 
     def _of_video(
@@ -101,9 +99,9 @@ class JsonlDataset(BaseDataset):
         questions[place] = about_video(video.said, questions[place])
         return Sample(
             dialogue=Dialogue.of(zip(questions, answers, strict=True)),
-            image=torch.stack(video.images),
             image_id=entry["id"] or entry["line"],
             group=entry["group"],
             candidates=tuple(candidates),
             cluster=entry["video"],
+            **seen(video.images),
         )

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from minigpt4.common.errors import DataError, reading
 from minigpt4.common.files import open_regular
-from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.datasets.base_dataset import BaseDataset, seen
 from minigpt4.datasets.datasets.published_sets import read_json
 from minigpt4.datasets.datasets.video_sets import find_video
 from minigpt4.datasets.stream import clean_text
@@ -42,10 +40,10 @@ class VideoQaSet(BaseDataset):
         answer = clean_text(str(entry["answer"]), str, "answer")
         return Sample(
             dialogue=Dialogue.of([(about_video(video.said, question), answer)]),
-            image=torch.stack(video.images),
             image_id=name,
             group=str(entry.get("group", "")),
             references=(answer,),
+            **seen(video.images),
         )
 
 

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minigpt4.common.errors import BadSample, DataError, reading
 from minigpt4.common.files import check_inside
-from minigpt4.datasets.datasets.base_dataset import BaseDataset
+from minigpt4.datasets.datasets.base_dataset import BaseDataset, seen
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.datasets.published_sets import read_json
 from minigpt4.datasets.stream import clean_text
@@ -70,7 +68,7 @@ class CMDVideoDataset(BaseDataset):
         places = SAMPLINGS[self.video.sampling](total, self.video.frames)
         if not places:
             raise BadSample("video without frames")
-        pictures = [self.picture(f"{name}/frame_{place}.jpg")["image"] for place in places]
+        pictures = [self.look(f"{name}/frame_{place}.jpg")[0] for place in places]
         cues = sorted((float(time), text) for time, text in entry["words"].items())
         said = said_by_frame(
             [Cue(time, time, (" ".join(text.split()),)) for time, text in cues],
@@ -80,8 +78,8 @@ class CMDVideoDataset(BaseDataset):
         caption = clean_text(entry["caption"], self.text_processor, "caption")
         return Sample(
             dialogue=Dialogue.of([(about_video(said, rng.choice(self.instructions.alone)), caption)]),
-            image=torch.stack(pictures),
             image_id=name,
+            **seen(pictures),
         )
 
     def _folder(self, name: str) -> Path:
@@ -113,8 +111,8 @@ class WebVidDataset(BaseDataset):
         caption = clean_text(entry["name"], self.text_processor, "caption")
         return Sample(
             dialogue=Dialogue.of([(about_video(video.said, rng.choice(self.instructions.alone)), caption)]),
-            image=torch.stack(video.images),
             image_id=name,
+            **seen(video.images),
         )
 
 
@@ -130,8 +128,8 @@ class VideoChatGPTDataset(BaseDataset):
         question, answer = (clean_text(entry[key], str, key) for key in ("q", "a"))
         return Sample(
             dialogue=Dialogue.of([(about_video(video.said, question), answer)]),
-            image=torch.stack(video.images),
             image_id=name,
+            **seen(video.images),
         )
 
 

@@ -6,8 +6,8 @@ A cache is a folder: `manifest.json`, and shards in which each sample is `KEY.js
 
 import json
 import random
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from minigpt4.common.errors import BadSample, DataError
+from minigpt4.common.errors import BadSample, ConfigError, DataError
 from minigpt4.common.files import expanded, inside, open_regular
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
+from minigpt4.models.identity import other_vision
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.prompts.dialogue import Dialogue, Role, Turn
 
@@ -102,7 +103,8 @@ class Manifest:
         vision: what made it, as `vision_identity` writes it.
         shape: of an image's tokens.
         parts: dicts with `dataset`, `split`, `vis_processor` and `shards`, a list of dicts with `file`
-            (below the folder), `source`, `samples` and `bad`.
+            (below the folder), `source`, `samples` and `bad`; and, of a data set whose pictures and videos
+            have files of their own, `video`: which frames these are of.
     """
 
     folder: Path
@@ -143,6 +145,32 @@ class Manifest:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{key}: {path} is not the manifest of a cache ({reason})") from error
 
+    def check_made(
+        self, key: str, vision: Mapping[str, Any], where: str, processors: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Raise ConfigError if it was made by other parts than a config names.
+
+        Args:
+            key: the YAML key that names it, for messages.
+            vision: of the config's, as `vision_identity` writes it.
+            where: `datasets.NAME`.
+            processors: split -> what the config's image processor says of itself.
+        """
+        difference = other_vision(self.vision, vision)
+        if difference:
+            raise ConfigError(f"{key}: the cache {self.folder} {difference}")
+        for part in self.parts:
+            own = processors.get(part["split"], part["vis_processor"])
+            if own != part["vis_processor"]:
+                raise ConfigError(
+                    f"{key}: the cache {self.folder} was made with the image processor "
+                    f"{part['vis_processor']}, {where}.vis_processor.{part['split']} is {own}"
+                )
+
+    def of(self, dataset: str) -> "Manifest":
+        """The same of the parts of one data set."""
+        return replace(self, parts=[part for part in self.parts if part["dataset"] == dataset])
+
     @property
     def splits(self) -> list[str]:
         return list(dict.fromkeys(part["split"] for part in self.parts))
@@ -152,7 +180,7 @@ class Manifest:
         return [
             str(inside(self.folder, shard["file"]))
             for part in self.parts
-            if part["split"] == split
+            if part["split"] == split and "video" not in part
             for shard in part["shards"]
             if shard["samples"]
         ]

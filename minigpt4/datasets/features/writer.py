@@ -6,10 +6,10 @@ import logging
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -30,30 +30,23 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One shard of images, and the shard of features that is made from it.
+class Work:
+    """What is cached at once, completely or not at all.
 
     Attributes:
-        stream: its samples, with captions as they are.
         out: the cache's folder.
-        file: the shard of features below it.
+        file: what is made, below it.
         batch_size: images per batch.
     """
 
-    stream: WebdatasetStream
     out: Path
     file: str
     batch_size: int
 
-    @classmethod
-    def of(cls, stream: WebdatasetStream, number: int, out: Path, file: str, batch_size: int) -> "Shard":
-        """Shard `number` of a stream, by itself."""
-        single = WebdatasetStream([stream.shards[number]], stream.image_transform, str, stream.dialogue)
-        return cls(single, out, file, batch_size)
-
     @property
     def source(self) -> str:
-        return self.stream.shards[0]
+        """What it is made from."""
+        raise NotImplementedError
 
     @property
     def path(self) -> Path:
@@ -63,7 +56,7 @@ class Shard:
         """What was written beside it when it was finished; None before.
 
         Raises:
-            ConfigError: if it was made from another shard of images.
+            ConfigError: if it was made from something else.
         """
         path = self.path.with_suffix(".json")
         if not path.is_file():
@@ -77,35 +70,92 @@ class Shard:
         return record
 
     def finish(self, samples: int, bad: dict[str, int], shape: TokenShape) -> None:
-        """Write the record: its presence says that the shard is complete."""
+        """Write the record: its presence says that it is complete."""
         record = {"file": self.file, "source": self.source, "samples": samples, "bad": bad}
         write_json(self.path.with_suffix(".json"), record | {"shape": asdict(shape)})
 
+    def batches(self) -> "Iterator[tuple[Images | None, dict[str, int] | None]]":
+        """Its images, and, with the last batch, which may be None, what was bad, by reason."""
+        raise NotImplementedError
 
-class ShardBatches(IterableDataset):
-    """Triples (number of the shard, batch, bad samples by reason or None), read by several workers.
+    def writer(self) -> "Writer":
+        """What writes it. Raises Held if another process does."""
+        raise NotImplementedError
 
-    No batch crosses shards, so that what is written for one does not depend on the others. The last triple
-    of each shard carries what was bad in it; its batch is None where nothing is left.
+
+class Images(Protocol):
+    """Images [N, 3, H, W] of N pictures or frames, and how many things to be written they are."""
+
+    @property
+    def images(self) -> torch.Tensor | None: ...
+    def __len__(self) -> int: ...
+
+
+class Writer(Protocol):
+    """Writes some work, under a temporary name until it is complete."""
+
+    def add(self, batch: Any, features: torch.Tensor) -> None:
+        """Write what `Work.batches` gave, whose features are [N, P, width]."""
+
+    def finish(self, bad: dict[str, int], shape: TokenShape) -> None:
+        """Write the record."""
+
+    def abandon(self) -> None:
+        """Give it up, so that another process can write it."""
+
+
+@dataclass(frozen=True)
+class Shard(Work):
+    """One shard of images, and the shard of features that is made from it.
+
+    Attributes:
+        stream: its samples, with captions as they are.
     """
 
-    def __init__(self, shards: list[Shard]) -> None:
-        super().__init__()
-        self.shards = shards
+    stream: WebdatasetStream
 
-    def __iter__(self) -> Iterator[tuple[int, Batch | None, dict[str, int] | None]]:
+    @classmethod
+    def of(cls, stream: WebdatasetStream, number: int, out: Path, file: str, batch_size: int) -> "Shard":
+        """Shard `number` of a stream, by itself."""
+        single = WebdatasetStream([stream.shards[number]], stream.image_transform, str, stream.dialogue)
+        return cls(out, file, batch_size, single)
+
+    @property
+    def source(self) -> str:
+        return self.stream.shards[0]
+
+    def batches(self) -> Iterator[tuple[Batch | None, dict[str, int] | None]]:
+        samples, bad = [], Counter()
+        for item, _ in self.stream.read(Reading()):
+            if isinstance(item, Skipped):
+                bad[item.reason] += 1
+                continue
+            if len(samples) == self.batch_size:
+                yield Batch.of(samples), None
+                samples = []
+            samples.append(item)
+        yield Batch.of(samples) if samples else None, dict(bad)
+
+    def writer(self) -> "ShardWriter":
+        return ShardWriter(self)
+
+
+class WorkBatches(IterableDataset):
+    """Triples (number of the work, batch, bad samples by reason or None), read by several workers.
+
+    No batch crosses works, so that what is written for one does not depend on the others. The last triple
+    of each carries what was bad in it; its batch is None where nothing is left.
+    """
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        super().__init__()
+        self.works = works
+
+    def __iter__(self) -> Iterator[tuple[int, Images | None, dict[str, int] | None]]:
         worker, workers = this_worker()
-        for number in range(worker, len(self.shards), workers):
-            shard, samples, bad = self.shards[number], [], Counter()
-            for item, _ in shard.stream.read(Reading()):
-                if isinstance(item, Skipped):
-                    bad[item.reason] += 1
-                    continue
-                if len(samples) == shard.batch_size:
-                    yield number, Batch.of(samples), None
-                    samples = []
-                samples.append(item)
-            yield number, Batch.of(samples) if samples else None, dict(bad)
+        for number in range(worker, len(self.works), workers):
+            for batch, bad in self.works[number].batches():
+                yield number, batch, bad
 
 
 class ShardWriter:
@@ -156,37 +206,37 @@ class ShardWriter:
         self._lock.release()
 
 
-def _writer(shard: Shard) -> ShardWriter | None:
-    """The writer of a shard; None if another process is writing it or has finished it."""
+def _writer(work: Work) -> Writer | None:
+    """The writer of some work; None if another process is writing it or has finished it."""
     try:
-        writer = ShardWriter(shard)
+        writer = work.writer()
     except Held as holder:
-        log.info("%s is being written by %s", shard.path, holder)
+        log.info("%s is being written by %s", work.path, holder)
         return None
-    if shard.record() is not None:
+    if work.record() is not None:
         writer.abandon()
         return None
     return writer
 
 
 @torch.inference_mode()
-def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tqdm) -> None:
-    """Compute the tokens of all images of `shards`, and write them.
+def write_all(vision: VisionTower, works: Sequence[Work], workers: int, bar: tqdm) -> None:
+    """Compute the tokens of all images of `works`, and write them.
 
     Args:
         vision: what computes them.
-        shards: none of them finished.
+        works: none of them finished.
         workers: processes that read images meanwhile.
-        bar: counts images.
+        bar: counts pictures and videos.
     """
-    writers: dict[int, ShardWriter | None] = {}
+    writers: dict[int, Writer | None] = {}
     finished = 0
-    loader = DataLoader(ShardBatches(shards), batch_size=None, num_workers=min(workers, len(shards)))
+    loader = DataLoader(WorkBatches(works), batch_size=None, num_workers=min(workers, len(works)))
     try:
         with read_by_workers(loader, "cache-features") as items:
             for number, batch, bad in items:
                 if number not in writers:
-                    writers[number] = _writer(shards[number])
+                    writers[number] = _writer(works[number])
                 writer = writers[number]
                 if batch is not None and writer is not None:
                     writer.add(batch, vision(batch.images).cpu())
@@ -196,7 +246,7 @@ def write_shards(vision: VisionTower, shards: list[Shard], workers: int, bar: tq
                         writer.finish(bad, vision.token_shape)
                     del writers[number]
                     finished += 1
-                    bar.set_postfix_str(f"{finished} of {len(shards)} shards")
+                    bar.set_postfix_str(f"{finished} of {len(works)} shards")
     finally:
         for writer in filter(None, writers.values()):
             writer.abandon()
