@@ -11,8 +11,10 @@ from minigpt4.processors import Blip2ImageEvalProcessor
 from minigpt4.serving import ChatModel, GenerationSettings
 from minigpt4.serving.answers import AnswerFile, answer, merge
 from minigpt4.serving.inputs import read_inputs
+from minigpt4.serving.videos import VideoFile
 from tests.support.golden import build_golden_model
 from tests.support.shards import encoded, picture, sample, write_shard
+from tests.support.videos import write_video
 
 GREEDY = GenerationSettings(temperature=0, max_new_tokens=6)
 
@@ -70,6 +72,36 @@ def test_read_inputs_of_lines(folder) -> None:
         [folder / "sub/c.webp", "default?"],
     ]
     assert [one.error is None for one in inputs] == [True] * 4 + [False] * 6
+
+
+def test_read_inputs_of_videos(model, folder) -> None:
+    """The same question as one about the video; a broken one does not affect the others."""
+    for name in ("v.mkv", "w.avi"):
+        write_video(folder / name, 2)
+    (folder / "v.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n")
+    path = lines(
+        folder / "q.jsonl",
+        {"id": "said", "video": "v.mkv", "subtitles": "v.vtt", "question": "what?"},
+        {"id": "marked", "video": "w.avi", "question": "in <video>, what?"},
+        {"id": "out", "video": "../w.avi", "question": "?"},
+        {"id": "both", "video": "w.avi", "image": "b.png", "question": "?"},
+        {"id": "list", "video": ["w.avi"], "question": "?"},
+        {"id": "twice", "video": "w.avi", "question": "<video> <video>"},
+        {"id": "none", "video": "no.avi", "question": "?"},
+    )
+    inputs = list(read_inputs([str(path), str(folder)], "look"))
+    assert [(one.id, bool(one.error)) for one in inputs[:6]] == [
+        *(("said", False), ("marked", False), ("out", True), ("both", True), ("list", True), ("twice", True))
+    ]
+    assert [one.id for one in inputs[7:]] == ["a.JPG", "b.png", "v.mkv", "w.avi", "sub/c.webp"]
+    assert list(inputs[9].content) == [VideoFile(folder / "v.mkv"), "look"]
+    records = [record for batch in answer(model, enumerate(inputs), 4, GREEDY) for record in batch]
+    assert ["error" in record for record in records] == [False] * 2 + [True] * 5 + [False] * 5
+    asked = VideoFile(folder / "v.mkv", folder / "v.vtt")
+    assert records[0]["answer"] == model.chat("what?", videos=asked, temperature=0, max_new_tokens=6)
+    assert records[0]["images"] == ["v.mkv"]
+    content = ["in", VideoFile(folder / "w.avi"), ", what?"]
+    assert records[1]["answer"] == model.chat(content, temperature=0, max_new_tokens=6)
 
 
 def test_read_inputs_of_shards(tmp_path) -> None:
