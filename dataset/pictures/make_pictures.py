@@ -1,0 +1,180 @@
+"""Write four sets of emoji, each in a drawing style of its own, as JSONL with captions.
+
+The sets are packages of npm's: openmoji (CC BY-SA 4.0, HfG Schwäbisch Gmünd), emoji-datasource-google (Noto,
+Apache 2.0), emoji-datasource-twitter (Twemoji, CC BY 4.0), fluentui-emoji (MIT, Microsoft). What each picture
+shows is written in openmoji's table.
+
+example:
+  npm pack openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0
+  pip install -r dataset/pictures/requirements.txt
+  python -m dataset.pictures.make_pictures --packages . --out output/pictures
+
+writes below OUT the pictures, train.jsonl, and three held-out files whose lines have 20 captions to choose
+from: val.jsonl and unseen_things.jsonl, with things that are in no other file, and unseen_style.jsonl, with
+things that were trained on in three styles, in the fourth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import random
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from minigpt4.common import cli
+from minigpt4.common.errors import DataError
+from minigpt4.common.files import replacing
+
+SIDE = 224
+CANDIDATES = 20
+UNSEEN_STYLE = "twitter"
+PACKAGES = {
+    "openmoji": "openmoji-*.tgz",
+    "google": "emoji-datasource-google-*.tgz",
+    "twitter": "emoji-datasource-twitter-*.tgz",
+    "fluent": "fluentui-emoji-*.tgz",
+}
+# Groups of openmoji's table. Flags and symbols are no things; variants by hair and gender hardly differ.
+GROUPS = (
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+)
+VARIANT = re.compile(r":|\b(man|men|woman|women)\b")
+# Of 100 things: those of val, and of unseen_things.
+PERCENT = {"val": 5, "unseen_things": 15}
+
+
+def members(package: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files of a package whose path matches."""
+    with tarfile.open(package) as tar:
+        for member in tar:
+            if member.isfile() and (match := re.fullmatch(pattern, member.name)):
+                content = tar.extractfile(member)
+                assert content is not None  # of a file
+                yield match[1], content.read()
+
+
+def captions(openmoji: Path) -> dict[str, str]:
+    """Code points, as in `1F34E`, without variation selectors -> what the emoji shows."""
+    _, table = next(members(openmoji, "package/(data/openmoji.json)"))
+    return {
+        _code(entry["hexcode"]): entry["annotation"].lower().replace("’", "'")
+        for entry in json.loads(table)
+        if entry["group"] in GROUPS and not entry["skintone"] and not VARIANT.search(entry["annotation"])
+    }
+
+
+def _code(name: str) -> str:
+    return "-".join(part for part in name.upper().split("-") if part != "FE0F")
+
+
+def drawings(folder: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Style, caption and file of each picture.
+
+    Raises:
+        DataError: for a package that is not in the folder.
+    """
+    found = {style: next(iter(sorted(folder.glob(name))), None) for style, name in PACKAGES.items()}
+    if missing := [name for style, name in PACKAGES.items() if found[style] is None]:
+        raise DataError(f"not in {folder}: {', '.join(missing)}; see --help for the command that gets them")
+    packages = {style: package for style, package in found.items() if package}
+    of_code = captions(packages["openmoji"])
+    of_name = {re.sub(r"[^a-z0-9]+", "-", caption): caption for caption in of_code.values()}
+    for style, pattern, known in (
+        ("openmoji", r"package/color/svg/(.*)\.svg", of_code),
+        ("google", r"package/img/google/64/(.*)\.png", of_code),
+        ("twitter", r"package/img/twitter/64/(.*)\.png", of_code),
+        ("fluent", r"package/icons/modern/(.*)\.svg", of_name),
+    ):
+        for name, content in members(packages[style], pattern):
+            if caption := known.get(name if known is of_name else _code(name)):
+                yield style, caption, content
+
+
+def jpeg(drawing: bytes) -> bytes:
+    """A PNG or SVG file on white, in SIDE x SIDE pixels."""
+    if not drawing.startswith(b"\x89PNG"):
+        from resvg_py import svg_to_bytes
+
+        drawing = bytes(svg_to_bytes(svg_string=drawing.decode(), width=SIDE, height=SIDE))
+    picture = Image.open(io.BytesIO(drawing)).convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    white = Image.new("RGBA", picture.size, "white")
+    file = io.BytesIO()
+    Image.alpha_composite(white, picture).convert("RGB").save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def split_of(caption: str) -> str:
+    """`val`, `unseen_things` or `train`; the same for a thing in every style."""
+    number = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4], "big") % 100
+    for split, percent in PERCENT.items():
+        if number < percent:
+            return split
+        number -= percent
+    return "train"
+
+
+def make(args: argparse.Namespace) -> None:
+    """Draw all pictures, then write the files."""
+    lines: dict[str, list[dict[str, object]]] = {
+        "train": [],
+        "val": [],
+        "unseen_things": [],
+        "unseen_style": [],
+    }
+    for style, caption, drawing in drawings(args.packages):
+        split = split_of(caption)
+        if style == UNSEEN_STYLE:
+            if split != "train":
+                continue
+            split = "unseen_style"
+        name = f"{style}/{re.sub(r'[^a-z0-9]+', '-', caption)}.jpg"
+        (args.out / style).mkdir(parents=True, exist_ok=True)
+        (args.out / name).write_bytes(jpeg(drawing))
+        lines[split].append({"image": name, "caption": caption, "group": style})
+    rng = random.Random(0)
+    for split, entries in lines.items():
+        entries.sort(key=lambda entry: str(entry["image"]))
+        if split != "train":
+            rng.shuffle(entries)
+            add_candidates(entries, rng)
+        with replacing(args.out / f"{split}.jsonl") as part:
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        things = len({entry["caption"] for entry in entries})
+        print(f"{args.out}/{split}.jsonl: {len(entries):,} pictures of {things:,} things")
+
+
+def add_candidates(entries: list[dict[str, object]], rng: random.Random) -> None:
+    """Each caption among captions of other things of its split, in a drawn order."""
+    all_captions = sorted({str(entry["caption"]) for entry in entries})
+    for entry in entries:
+        others = [caption for caption in all_captions if caption != entry["caption"]]
+        chosen = [*rng.sample(others, CANDIDATES - 1), str(entry["caption"])]
+        rng.shuffle(chosen)
+        entry["candidates"] = chosen
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--packages", type=cli.user_path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
+    cli.run(make, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
