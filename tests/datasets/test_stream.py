@@ -220,6 +220,19 @@ def test_the_group_of_the_json_travels_along(tmp_path) -> None:
     assert [item.group for item in read(stream([shard]))] == ["birds", ""]
 
 
+def test_candidates_of_the_json_are_read_as_the_caption_is(tmp_path) -> None:
+    members = sample("a", caption="A Dog!", meta={"candidates": ["A Cat!", "A Dog!"]}) + sample("b")
+    for number, wrong in enumerate((["A Cat!"], "A Dog!", ["A Dog!", 4], {"A Dog!": 1})):
+        members += sample(f"c{number}", caption="A Dog!", meta={"candidates": wrong})
+    shard = write_shard(tmp_path / "0.tar", members)
+    samples, bad = sorted_out(stream([shard]))
+    assert [(item.dialogue.answer, item.candidates) for item in samples] == [
+        ("a dog", ("a cat", "a dog")),
+        ("a dog", ()),
+    ]
+    assert bad == {"the answer is not among the candidates": 1, "candidates are no list of texts": 3}
+
+
 def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:
     shards = write_good(tmp_path, shards=3, each=1)
     assert expand_shards(f"{tmp_path}/{{00000..00002}}.tar", "k") == shards

@@ -115,6 +115,23 @@ class WebdatasetStream(SampleStream):
             if dialogue.is_caption and len(dialogue.turns) == 1:
                 dialogue = Dialogue.caption(clean_caption(dialogue.answer, self.text_processor))
             group = str(raw.fields.get("group", ""))
-            return Sample(dialogue=dialogue, image_id=raw.key, group=group, **self.load_image(raw))
+            return Sample(
+                dialogue=dialogue,
+                image_id=raw.key,
+                group=group,
+                candidates=self._candidates(raw, dialogue),
+                **self.load_image(raw),
+            )
         except UNUSABLE as error:
             return Skipped.because(error, str(raw))
+
+    def _candidates(self, raw: RawSample, dialogue: Dialogue) -> tuple[str, ...]:
+        """The field `candidates`: answers to choose from, captions as the caption itself is read."""
+        texts = raw.fields.get("candidates") or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise BadSample("candidates are no list of texts")
+        if dialogue.is_caption:
+            texts = [clean_caption(text, self.text_processor) for text in texts]
+        if texts and dialogue.answer not in texts:
+            raise BadSample("the answer is not among the candidates")
+        return tuple(texts)

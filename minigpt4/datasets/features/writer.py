@@ -181,6 +181,8 @@ class ShardWriter:
             fields = pack_dialogue(batch.dialogues[row]) | {"size": batch.sizes[row]}
             if batch.groups[row]:
                 fields["group"] = batch.groups[row]
+            if batch.candidates[row]:
+                fields["candidates"] = batch.candidates[row]
             self._write(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
             self._write(f"{key}.safetensors", pack_features(features[row]))
             self.samples += 1
