@@ -16,6 +16,7 @@ from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
 from minigpt4.common.parts import Share
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
+from minigpt4.processors.pictures import in_shape
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, plan
@@ -144,7 +145,7 @@ class Work:
                     for row, image_id in enumerate(batch.image_ids):
                         images, record = batch.images_of(row), wanted.get(number)
                         if record is not None and record.image_id == image_id and images is not None:
-                            record.picture = _pixels(images[0])
+                            record.picture = _pixels(images[0], batch.sizes[row])
                         number += 1
                     if number > max(wanted):
                         return
@@ -157,6 +158,6 @@ def _noting(batches: Iterable[Any], skipped: list[tuple[str, str]]) -> Iterator[
         yield batch
 
 
-def _pixels(image: torch.Tensor) -> np.ndarray | None:
-    """An image [3, H, W] as an array [H, W, 3]; None for one that is normalised, or cached features."""
-    return image.permute(1, 2, 0).numpy() if image.dtype == torch.uint8 else None
+def _pixels(image: torch.Tensor, size: tuple[int, int] | None) -> np.ndarray | None:
+    """An image [3, H, W] as an array in the shape of its file; None for normalised or cached ones."""
+    return in_shape(image.permute(1, 2, 0).numpy(), size) if image.dtype == torch.uint8 else None

@@ -22,6 +22,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "tif", "ti
 MAX_PIXELS = 100_000_000
 # Larger files are not read.
 MAX_FILE_BYTES = 100 * 2**20
+# A picture is not shown more times as long as wide.
+LONGEST_RATIO = 4
 # How an image is turned upright, by its EXIF tag `Orientation`; 1 is upright.
 ORIENTATION = 0x0112
 TURNS = {
@@ -42,6 +44,24 @@ _SKIPPED = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {_EXIF}  # tables, com
 
 # There are many reader processes already, and OpenCV's threads do not survive a fork.
 cv2.setNumThreads(0)
+
+
+def in_shape(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Pixels [H, W, 3] that were made square -> stretched along one side to the shape of the file.
+
+    Args:
+        pixels: uint8.
+        size: (height, width) in the file; None, or no side, leaves the picture as it is.
+    """
+    if size is None or min(size) < 1:
+        return pixels
+    height, width = size
+    high, wide = pixels.shape[:2]
+    if height > width:
+        high = min(round(wide * height / width), LONGEST_RATIO * wide)
+    else:
+        wide = min(round(high * width / height), LONGEST_RATIO * high)
+    return cv2.resize(pixels, (wide, high), interpolation=cv2.INTER_CUBIC)
 
 
 def decode_picture(data: bytes) -> np.ndarray:

@@ -14,6 +14,7 @@ from minigpt4.common.errors import ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.models.minigpt_base import MiniGPTBase
+from minigpt4.processors.pictures import in_shape
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch
 from minigpt4.prompts.templates import IMAGE_TURN
@@ -187,7 +188,7 @@ def new_records(model: MiniGPTBase, batch: Batch, pictures: int) -> list[Record]
         )
         images = batch.images_of(row)
         if row < pictures and images is not None and images.ndim == 4:  # cached features show nothing
-            record.picture = model.to_pixels(images[0])
+            record.picture = in_shape(model.to_pixels(images[0]), batch.sizes[row])
         records.append(record)
     return records
 

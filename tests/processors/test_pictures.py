@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from minigpt4.common.errors import BadSample, DataError
 from minigpt4.processors import pictures
-from minigpt4.processors.pictures import decode_picture, open_picture
+from minigpt4.processors.pictures import decode_picture, in_shape, open_picture
 from tests.support.shards import encoded
 
 HEIGHT, WIDTH = 10, 14
@@ -299,3 +299,22 @@ def test_open_picture_names_the_file_that_is_broken(tmp_path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"dog\.png cannot be read: broken image"):
         open_picture(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        (None, (20, 20)),
+        ((0, 0), (20, 20)),
+        ((7, 7), (20, 20)),
+        ((100, 200), (20, 40)),
+        ((300, 200), (30, 20)),
+        ((1, 50), (20, 80)),  # no longer than four times
+    ],
+)
+def test_a_squared_picture_gets_its_shape_back(size: tuple[int, int] | None, shape: tuple[int, int]) -> None:
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[:, 10:] = 200
+    shown = in_shape(pixels, size)
+    assert shown.shape == (*shape, 3) and shown.dtype == np.uint8
+    assert (shown[:, 0] == 0).all() and (shown[:, -1] == 200).all()

@@ -27,19 +27,21 @@ TRAINED, HELD_OUT, RATE = "#2563eb", "#d97706", "#9ca3af"
 SMALLEST_LOSS, ROUNDING = 1e-4, 1e-7
 # Height of a line above a picture, in inches.
 LINE = 0.17
-# Fewer points than these are marked.
-MARKED = 50
+# Fewer points than these are marked; of more, the mean over a SMOOTHED-th of them is drawn as well.
+MARKED, SMOOTHED = 50, 20
 
 
-def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: int = 0) -> None:
+def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, title: str, best_step: int = 0) -> None:
     """Draw loss and learning rate over steps, and what validations came to.
 
     A loss of held-out data shares the axis of the training loss; any other metric has one of its own below.
+    Many training losses are drawn pale, with their running mean.
 
     Args:
         records: dicts with `step`, `loss` and `lr`, or with `step` and `valid_<metric>`, as the runner logs
             them.
         path: a PNG file, replaced as a whole.
+        title: of the figure.
         best_step: after which the best validation was taken; it is marked. 0 for none.
     """
     trained = [r for r in records if "loss" in r and "lr" in r]
@@ -48,6 +50,7 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: in
     figure, axes = plt.subplots(
         1 + len(apart), figsize=(7, 4 + 2 * len(apart)), layout="constrained", squeeze=False, sharex=True
     )
+    figure.suptitle(title, fontsize=11, parse_math=False)
     losses, *others = axes[:, 0]
     losses.set(ylabel="loss per token (nats)", yscale="log")
     losses.grid(alpha=0.3, which="both")
@@ -60,9 +63,21 @@ def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, best_step: in
     losses.patch.set_visible(False)
 
     steps = [r["step"] for r in trained]
-    marker = "." if len(steps) < MARKED else ""  # a single point makes no line
+    many = len(steps) >= MARKED
     values = _for_log_axis([r["loss"] for r in trained])
-    lines = losses.plot(steps, values, color=TRAINED, linewidth=1.2, marker=marker, label="training loss")
+    lines = losses.plot(
+        steps,
+        values,
+        color=TRAINED,
+        alpha=0.3 if many else 1,
+        linewidth=1.2,
+        marker="" if many else ".",  # a single point makes no line
+        label="training loss" + _raised(trained),
+    )
+    if many:
+        window = len(steps) // SMOOTHED
+        label = f"mean of {window} training losses"
+        lines += losses.plot(steps, _running_mean(values, window), color=TRAINED, linewidth=1.6, label=label)
     for one in validations:
         if one.metric == "loss":
             lines += one.plot(losses, _for_log_axis(one.values), best_step)
@@ -185,6 +200,22 @@ def _validations(records: Sequence[dict[str, Any]]) -> list[_Validation]:
 def _number(value: Any) -> float:
     """What can be drawn of a value; NaN, a gap, where it is missing, not finite, or no number at all."""
     return float(value) if type(value) in (int, float) and abs(value) < 1e300 else np.nan
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of each value with those before and after it, as many as are in the window and finite."""
+    finite = np.isfinite(values)
+    ones = np.ones(window)
+    count = np.convolve(finite, ones, mode="same")
+    total = np.convolve(np.where(finite, values, 0), ones, mode="same")
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _raised(trained: Sequence[dict[str, Any]]) -> str:
+    """What the legend says where `_for_log_axis` draws losses higher than they are."""
+    losses = np.array([_number(record["loss"]) for record in trained])
+    drawn = _for_log_axis([record["loss"] for record in trained])
+    return f" (below {drawn.min():.2g}: drawn there)" if (drawn > losses).any() else ""
 
 
 def _for_log_axis(values: Sequence[Any]) -> np.ndarray:

@@ -183,12 +183,12 @@ class Reporter:
 
     def _draw(self, state: RunState) -> None:
         self.drawn = time.monotonic()
-        draw_loss(self.log.read(), self.folder / "loss.png", state.best_step)
+        draw_loss(self.log.read(), self.folder / "loss.png", self.folder.name, state.best_step)
 
 
 def _draw_pictures(records: list[Record], path: Path) -> bool:
-    """Draw the records that have a picture -> whether there were any."""
-    drawn = [record for record in records if record.picture is not None]
+    """Draw the records that have a picture, wrong ones first -> whether there were any."""
+    drawn = sorted((one for one in records if one.picture is not None), key=lambda one: bool(one.right))
     if drawn:
         path.parent.mkdir(exist_ok=True)
         draw_samples(drawn, path)
