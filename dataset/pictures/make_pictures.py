@@ -126,7 +126,7 @@ def drawings(folder: Path) -> Iterator[tuple[str, str, bytes]]:
 def jpeg(drawing: bytes) -> bytes:
     """A PNG or SVG file on white, in SIDE x SIDE pixels."""
     if not drawing.startswith(b"\x89PNG"):
-        from resvg_py import svg_to_bytes
+        from resvg_py import svg_to_bytes  # type: ignore[reportMissingImports]  # of requirements.txt
 
         drawing = bytes(svg_to_bytes(svg_string=drawing.decode(), width=SIDE, height=SIDE))
     picture = Image.open(io.BytesIO(drawing)).convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
