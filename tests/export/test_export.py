@@ -185,7 +185,7 @@ def test_supervised_finetuning_of_trl_takes_four_steps(folders, tmp_path) -> Non
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     folder = folders / "gemma-llava"
-    said = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "a big yellow cross"}]
+    said = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "a small red star"}]
     rows = datasets.Dataset.from_list([{"images": [PICTURES[0]], "messages": said}] * 8)
     trainer = trl.SFTTrainer(
         model=AutoModelForImageTextToText.from_pretrained(folder),
@@ -208,4 +208,4 @@ def test_supervised_finetuning_of_trl_takes_four_steps(folders, tmp_path) -> Non
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert len(losses) == 4
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] / 2
