@@ -1,4 +1,4 @@
-"""Ask a model about pictures: one question, a dialogue in the terminal, or many questions into a file.
+"""Ask a model about pictures or videos: one question, a dialogue in the terminal, or many into a file.
 
 With `--ask` the reply is printed; without it a dialogue starts. With `--input`, many questions are answered
 into a JSONL file, one record each, in order; the same command resumes it after an interruption.
@@ -41,10 +41,17 @@ def main() -> None:
     from minigpt4.models.generation import GenerationSettings
 
     parser = config_parser(__doc__, exported=True)
-    parser.add_argument("--ask", metavar="TEXT", help="the question; with --input, about each picture")
+    parser.add_argument(
+        "--ask", metavar="TEXT", help="the question; with --input, about each picture or video"
+    )
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="pictures for the question")
     parser.add_argument("--video", nargs="+", default=[], metavar="FILE", help="videos for the question")
     parser.add_argument("--subtitles", metavar="FILE", help="of the one video: .srt or .vtt")
+    parser.add_argument(
+        "--whisper",
+        metavar="FOLDER_OR_NAME",
+        help="write --subtitles (.vtt), if they are not there, with this Whisper model; needs ffmpeg",
+    )
     parser.add_argument(
         "--window",
         type=float,
@@ -56,11 +63,12 @@ def main() -> None:
         "--input",
         nargs="+",
         metavar="SOURCE",
-        help="pictures, folders of them, shards (.tar), or .jsonl files: `question` and `image` per line",
+        help="pictures, videos, folders of them, shards (.tar), or .jsonl files: a `question` per line, and "
+        "`image`, or `video` and `subtitles`",
     )
     many.add_argument("--output", type=user_path, metavar="JSONL", help="the answers")
     many.add_argument(
-        "--images", type=user_path, metavar="DIR", help="folder of .jsonl files' pictures (the file's own)"
+        "--images", type=user_path, metavar="DIR", help="folder of what .jsonl files name (the file's own)"
     )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
     how = parser.add_argument_group(
@@ -86,6 +94,7 @@ def infer(args: argparse.Namespace) -> None:
     if not args.merge:
         check_model(cfg, args.device)
 
+    from minigpt4.common.files import expanded
     from minigpt4.serving import from_config
 
     settings = chosen_settings(args)
@@ -96,6 +105,11 @@ def infer(args: argparse.Namespace) -> None:
     model = from_config(cfg, args.device)
     from minigpt4.serving.videos import VideoFile
 
+    if args.whisper and not Path(expanded(args.subtitles)).exists():
+        from minigpt4.processors.speech import write_subtitles
+
+        log.info("%s writes %s", args.whisper, args.subtitles)
+        write_subtitles(expanded(args.video[0]), expanded(args.subtitles), args.whisper, args.device)
     videos = [VideoFile(path, args.subtitles) for path in args.video]
     if args.window is not None:
         from minigpt4.serving.long_videos import watch
@@ -120,7 +134,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     if bool(args.input) != bool(args.output):
         raise ConfigError("--input (questions) and --output (the file of answers) go together")
-    for name in ("image", "video", "subtitles", "window"):
+    for name in ("image", "video", "subtitles", "whisper", "window"):
         if args.input and getattr(args, name):
             raise ConfigError(f"--{name} is for one question; please leave it out with --input")
     for name in ("subtitles", "window"):
@@ -132,7 +146,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError("--window is about one video alone: please leave out --image")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
-    subtitles = [args.subtitles] if args.subtitles else []
+    if args.whisper and Path(args.subtitles or "").suffix.lower() != ".vtt":
+        raise ConfigError("--whisper writes subtitles: please name their file .vtt with --subtitles")
+    subtitles = [args.subtitles] if args.subtitles and not args.whisper else []
     for name, paths in {"image": args.image, "video": args.video, "subtitles": subtitles}.items():
         for path in paths:
             if not Path(expanded(path)).is_file():

@@ -52,7 +52,7 @@ def test_one_question_is_answered_greedily(command, model, image) -> None:
     assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
 
 
-def test_one_question_about_a_video(command, model, image, tmp_path) -> None:
+def test_one_question_about_a_video(command, model, image, tmp_path, monkeypatch) -> None:
     video = write_video(tmp_path / "a.mp4", 20)
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
     out = command(
@@ -60,6 +60,16 @@ def test_one_question_about_a_video(command, model, image, tmp_path) -> None:
     ).out
     file = VideoFile(video, tmp_path / "a.srt")
     assert out.strip() == model.chat("?", videos=file, temperature=0, max_new_tokens=8)
+
+    def write(path: str, out: str, whisper: str, device: str | None) -> None:
+        assert (path, whisper, device) == (str(video), "some/whisper", None)
+        Path(out).write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n")
+
+    monkeypatch.setattr("minigpt4.processors.speech.write_subtitles", write)
+    heard = ["--whisper", "some/whisper", "--subtitles", tmp_path / "heard.vtt"]
+    for _ in range(2):  # the second time they are there
+        assert command("--video", video, *heard, "--ask", "?", "--max-new-tokens", 8).out == out
+        monkeypatch.setattr("minigpt4.processors.speech.write_subtitles", None)
     printed = command("--video", video, "--window", 1, "--ask", "?", "--max-new-tokens", 4)
     first, second = printed.err.splitlines()[-2:]
     assert first.startswith("0:00-0:01: ") and second.startswith("0:01-0:02: ")
@@ -143,6 +153,8 @@ def test_merging_looks_for_no_model(command, monkeypatch, tmp_path) -> None:
         (["--input", "no_such_folder", "--output", "x.jsonl"], "no_such_folder"),
         (["--image", "no_such.png", "--ask", "?"], "no_such.png"),
         (["--ask", "?", "--temperature", "-1"], "temperature"),
+        (["--ask", "?", "--video", "a.mp4", "--whisper", "x"], "--subtitles"),
+        (["--ask", "?", "--video", "a.mp4", "--whisper", "x", "--subtitles", "a.srt"], "--whisper"),
         (["--ask", "?", "--max-new-tokens", "0"], "max_new_tokens"),
         (["--input", ".", "--output", ".", "--batch-size", "2"], "--output"),
         (["--ask", "?", "--num-shards", "2"], "--input"),
