@@ -41,7 +41,7 @@ def read_yaml(path: str | Path) -> tuple[DictConfig | ListConfig, Written]:
             raise ConfigError(f"{path} has more than {MAX_BYTES // 10**6} MB, too large for a config file")
         text = path.read_text(encoding="utf-8-sig")
         written = as_written(text)
-        return OmegaConf.load(io.StringIO(text)), written
+        return OmegaConf.load(io.StringIO(_without_repeats(text))), written
     except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         # ValueError: not UTF-8, or an invalid date. OSError: raised by OmegaConf for a single number.
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
@@ -61,6 +61,27 @@ def as_written(text: str) -> Written:
         _count(root, {})
         _collect(root, (), written)
     return written
+
+
+def _without_repeats(text: str) -> str:
+    """YAML in which no key gets the same value twice, as in MiniGPT4-video's files. Another is an error."""
+    root = yaml.compose(text, yaml.SafeLoader)
+    return yaml.serialize(root) if root is not None and _drop_repeats(root) else text
+
+
+def _drop_repeats(node: Node) -> bool:
+    """Whether there were any."""
+    found, said, kept = False, {}, []
+    for key, value in node.value if isinstance(node, MappingNode) else ():
+        if isinstance(key, ScalarNode) and isinstance(value, ScalarNode):
+            written = (value.tag, value.value)
+            if said.setdefault(key.value, written) is not written and said[key.value] == written:
+                found = True
+                continue
+        kept.append((key, value))
+    if found:
+        node.value = kept
+    return any([found, *(_drop_repeats(inner) for _, inner in _items(node))])
 
 
 def _count(node: Node, known: dict[int, int]) -> int:
