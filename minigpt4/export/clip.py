@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import AutoModel, CLIPVisionConfig, SiglipVisionConfig
 
@@ -41,16 +42,16 @@ def config_of(vision: VisionTower, dtype: torch.dtype) -> CLIPVisionConfig | Sig
         NotStock: for every other tower.
     """
     encoder, bridge = vision.encoder, vision.bridge
-    if not isinstance(encoder, TimmEncoder):
+    vit = encoder.module
+    if not (isinstance(encoder, TimmEncoder) and isinstance(vit, VisionTransformer)):
         raise NotStock(f"{encoder.name} is no CLIP or SigLIP of timm")
     if not isinstance(bridge, JoinedPatches) or bridge.together > 1:
         raise NotStock("LLaVA has no place for a Q-Former, or for several patches a token")
     if dtype == torch.float16:
         raise NotStock("transformers' LLaVA can norm the tokens in bfloat16 and float32 only")
-    vit = encoder.module
-    block = vit.blocks[0]
     activation = {"GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
     try:
+        block: Any = vit.blocks[0]
         sizes: dict[str, Any] = {
             "hidden_size": encoder.width,
             "intermediate_size": block.mlp.fc1.out_features,
@@ -66,7 +67,7 @@ def config_of(vision: VisionTower, dtype: torch.dtype) -> CLIPVisionConfig | Sig
         else:
             config = SiglipVisionConfig(**sizes, vision_use_head=False)
         same = _same_tokens(vision, config)
-    except (AttributeError, RuntimeError) as error:  # another layer, tensor or shape
+    except (AttributeError, RuntimeError, ValueError) as error:  # another layer, tensor or shape
         raise NotStock(f"{encoder.name} is built otherwise than transformers' CLIP and SigLIP") from error
     if not same:
         raise NotStock(f"{encoder.name} computes otherwise than transformers' CLIP and SigLIP")

@@ -61,11 +61,14 @@ def test_load_reads_a_folder_back(tower, folders) -> None:
         (SIGLIP, 1, {"mlp_ratio": 1.5}, torch.float32, "is built otherwise"),
         (SIGLIP, 1, {"act_layer": "relu"}, torch.float32, "computes otherwise"),
         ("vit_tiny_patch16_224", 1, {}, torch.float32, "is built otherwise"),
+        ("resnet10t", 1, None, torch.float32, "no CLIP or SigLIP"),
+        ("efficientnet_lite0", 1, None, torch.float32, "no CLIP or SigLIP"),
     ],
 )
 def test_config_is_refused_for_other_towers(name, together, kwargs, dtype, why) -> None:
     sizes = {"depth": 1, "embed_dim": 48, "num_heads": 4}
-    encoder = build_encoder(name, 64, weights="random", kwargs=sizes | kwargs)
+    kwargs = None if kwargs is None else sizes | kwargs
+    encoder = build_encoder(name, 64, weights="random", kwargs=kwargs)
     bridge = JoinedPatches(encoder.patches, encoder.width, together, encoder.prefix_tokens)
     with pytest.raises(clip.NotStock, match=why):
         clip.config_of(VisionTower(encoder, bridge, image_size=64).eval(), dtype)
