@@ -101,9 +101,14 @@ def reading(
 
 def in_short(error: BaseException) -> str:
     """An exception as one short line."""
-    text = " ".join(str(error).split())
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    shown = one_line(error)
     return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+
+
+def one_line(message: object) -> str:
+    """What a library or a server says, on one line and not too long."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:

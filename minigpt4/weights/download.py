@@ -13,7 +13,7 @@ from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, one_line
 from minigpt4.common.files import DISK_FULL
 from minigpt4.common.web import SLOW_BYTES, open_url
 
@@ -137,15 +137,15 @@ class Download:
             return open_url(quote(self.url, safe="%/:=&?~+!$,;'@()*[]"), headers)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = f"the server answers {error.code} {' '.join(str(error.reason).split())}"
+            reason = f"the server answers {error.code} {one_line(error.reason)}"
             if error.code == 416:  # shorter than what has arrived: the file has changed
                 self.drop()
             elif error.code < 500 and error.code not in (408, 429):
                 raise HopelessError(reason) from error
             raise BrokenOffError(reason) from error
         except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise (HopelessError if _lasts(error) else BrokenOffError)(str(reason)) from error
+            reason = one_line(getattr(error, "reason", error))
+            raise (HopelessError if _lasts(error) else BrokenOffError)(reason) from error
 
     def _require_continuation(self, answer: HTTPResponse, start: int) -> None:
         """Delete what has arrived unless the answer continues it and belongs to the same file."""

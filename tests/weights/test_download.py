@@ -334,6 +334,14 @@ def test_a_redirect_that_leads_nowhere(server, checkpoints, no_waiting, place) -
     assert leftovers(checkpoints) == []
 
 
+@pytest.mark.parametrize("line", [b"H" + b"x" * 50_000, b"HTTP/1.1 404 " + b"x" * 50_000])
+def test_what_a_server_says_is_shortened(checkpoints, monkeypatch, line) -> None:
+    monkeypatch.setattr(download, "WAITS", (0.0,))
+    with sending(lambda _: [line + b"\r\n\r\n"]) as url:
+        message = refused(url)
+    assert "xxx" in message and len(message) < 600
+
+
 def test_a_file_without_end(server, checkpoints, monkeypatch, no_waiting) -> None:
     monkeypatch.setattr(download, "LARGEST_UNANNOUNCED", 1_500_000)
     url, served = server.serve("/a.pth", DATA, sized=False)
