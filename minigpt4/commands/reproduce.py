@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpt4.common import parts
 from minigpt4.common.cli import add_device, config_parser, run, user_path
@@ -133,15 +133,14 @@ def check_data(cfg: "Config") -> list[Item]:
     items = []
     for name, builder in check_datasets(cfg.datasets_cfg).items():
         source = f"(from {FORMATS[builder.build_info.format].source})"
+        counts, problems = [], []
         try:
-            sets = builder.build_datasets()
+            for split, dataset in builder.build_datasets().items():
+                counts.append(f"{split} {len(dataset):,}")  # type: ignore[arg-type]  # map-style
+                problems += [f"{split}: {one} {source}" for one in missing_pictures(dataset)]
         except UserError as error:
             items.append(Item(name, "missing", [f"{error} {source}"]))
             continue
-        counts, problems = [], []
-        for split, dataset in sets.items():
-            counts.append(f"{split} {len(dataset):,}")  # type: ignore[arg-type]  # map-style
-            problems += [f"{split}: {one} {source}" for one in missing_pictures(dataset)]
         items.append(Item(name, ", ".join(counts), problems))
     return items
 
@@ -165,14 +164,26 @@ def fetch_data(root: Path, benchmarks: Sequence[str], *, listed: bool) -> None:
     print(overview(items, store))
 
 
-def missing_pictures(dataset: "object") -> list[str]:
-    """One sentence if pictures are missing; nothing otherwise."""
-    names = {dataset.picture_name(entry) for entry in dataset.annotation}  # type: ignore[attr-defined]
-    root = dataset.vis_root  # type: ignore[attr-defined]
-    missing = sorted(name for name in names if not _is_there(root, name))
+def missing_pictures(dataset: Any) -> list[str]:
+    """One sentence if pictures are missing; nothing otherwise.
+
+    Args:
+        dataset: of a benchmark.
+
+    Raises:
+        DataError: for an entry that names no picture.
+    """
+    from minigpt4.common.errors import DataError, reading
+
+    names = set()
+    for number, entry in enumerate(dataset.annotation):
+        with reading(dataset.where(number), DataError, failed="{} names no picture"):
+            names.add(dataset.picture_name(entry))
+    missing = sorted(name for name in names if not _is_there(dataset.vis_root, name))
     if not missing:
         return []
-    return [f"{len(missing):,} of {len(names):,} pictures are missing in {root}, the first is {missing[0]}"]
+    shown = f"the first is {missing[0]}"
+    return [f"{len(missing):,} of {len(names):,} pictures are missing in {dataset.vis_root}, {shown}"]
 
 
 def _is_there(root: Path, name: str) -> bool:

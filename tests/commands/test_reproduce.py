@@ -140,6 +140,15 @@ def test_reproduce_evaluates_what_is_there_and_names_what_is_missing(
     assert args.dataset == [name for name in PLACES if name not in ("vizwiz", "vsr")] and args.controls
 
 
+def test_reproduce_names_an_entry_without_a_picture(data, monkeypatch, capsys) -> None:
+    path = data / "okvqa" / "mscoco_val2014_annotations_clean.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["image_id"] = []
+    path.write_text(json.dumps(content))
+    assert run(monkeypatch, data, "--check") == 1
+    assert "missing: okvqa: entry 1 names no picture (TypeError: " in capsys.readouterr().err
+
+
 def test_reproduce_check_builds_nothing(data, monkeypatch, capsys) -> None:
     monkeypatch.setattr(BaseTask, "build_model", lambda *_, **__: pytest.fail("a model is built"))
     assert run(monkeypatch, data, "--check") == 0
