@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.cage import OUTSIDE, Outcome, attempt
+from tests.fuzz.data import golden
 from tests.fuzz.mutate import mutate
 from tests.fuzz.targets import TARGETS
 
@@ -46,6 +47,7 @@ def run_cases(name: str, seed: int, numbers: range, folder: Path) -> Iterator[Ca
     template.mkdir(parents=True)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         target.write(template)
+        golden()  # here, for otherwise every case would build one
     for number in numbers:
         place = folder / name / str(number) / "in"
         shutil.copytree(template, place)

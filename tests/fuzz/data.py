@@ -25,6 +25,7 @@ from minigpt4.serving import ChatModel
 from minigpt4.serving.answers import answer
 from minigpt4.serving.inputs import read_inputs
 from minigpt4.tasks import setup_task
+from tests.fuzz import foreign
 from tests.support import benchmarks, jsonl, published
 from tests.support.caching import cache as make_cache
 from tests.support.caching import config as caching_config
@@ -45,9 +46,9 @@ def golden() -> Any:
     return build_golden_model().eval()
 
 
-def train_on(builder: str, build_info: dict[str, Any]) -> None:
+def train_on(builder: str, build_info: dict[str, Any], **more: Any) -> None:
     """Read a data set to its end, as an epoch would, and take a loss of every batch."""
-    section = {"builder": builder, "batch_size": 2, "build_info": build_info, **PROCESSORS}
+    section = {"builder": builder, "batch_size": 2, "build_info": build_info, **PROCESSORS, **more}
     (_, splits) = build_datasets({"data": section})["data"]
     for stream in splits.values():
         for batch in BatchStream(stream, 2, max_bad_fraction=1.0):
@@ -86,6 +87,9 @@ def write_jsonl(folder: Path) -> None:
             "group": "x",
             "conversation": [{"user": "<image> and <image>?"}, {"assistant": "Dogs."}],
         },
+        {"image": "a.jpg", "question": "Cat or dog?", "answer": "dog", "candidates": ["cat", "dog"]},
+        {"image": "a.jpg", "conversations": foreign.TURNS},
+        {"messages": foreign.MESSAGES},
     )
 
 

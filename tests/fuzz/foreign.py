@@ -12,6 +12,16 @@ from minigpt4.common.errors import UserError
 from minigpt4.datasets.convert import convert
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+MESSAGES = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": "a.jpg"}},
+            {"type": "text", "text": "What?"},
+        ],
+    },
+    {"role": "assistant", "content": "A dog."},
+]
 NAMES = {"llava.json": [], "coco.json": [], "table.csv": ["image=file"], "rows.parquet": []}
 
 

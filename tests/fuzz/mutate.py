@@ -6,6 +6,7 @@ import os
 import random
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from minigpt4.weights.gguf_file import ARRAY, SCALARS, STRING, GgufFile
 from tests.fuzz.cage import CANARY
 
 Rng = random.Random
@@ -354,6 +356,51 @@ def _zip(data: bytes, rng: Rng) -> bytes:
     return buffer.getvalue()
 
 
+def _gguf(data: bytes, rng: Rng) -> bytes:
+    """One value of the metadata, the vocabulary among them, is another, longer, shorter, or lost."""
+    with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+        file.write(data)
+        file.flush()
+        read = GgufFile(file.name)
+    fields = {key: (field.types, field.value()) for key, field in read.fields.items()}
+    tensors = data[24 + len(_gguf_fields(fields)) : read._place]  # their names and places follow the metadata
+    key, kind = rng.choice(list(fields)), rng.choice(("value", "value", "length", "text", "lost"))
+    types, value = fields.pop(key)
+    if kind == "text":
+        types, value = [STRING], rng.choice((*NAMES, *TEXTS))
+    elif not isinstance(value, list):
+        value = _odd(rng, value)
+    elif kind == "length":
+        value = rng.choice((value[: rng.randrange(len(value))], value * 2, []))
+    else:
+        place = rng.randrange(len(value))
+        value[place] = _odd(rng, value[place])
+    if kind != "lost":
+        fields[key] = types, value
+    head = data[:16] + struct.pack("<Q", len(fields)) + _gguf_fields(fields) + tensors
+    return head + bytes(-len(head) % 32) + data[-(-read._place // 32) * 32 :]
+
+
+def _gguf_fields(fields: dict[str, tuple[list[int], Any]]) -> bytes:
+    """Metadata as a GGUF file has it. Raises for values that have no place in their type."""
+    out = b""
+    for key, (types, value) in fields.items():
+        out += _gguf_value(STRING, key) + struct.pack("<I", types[0])
+        if types[0] == ARRAY:
+            out += struct.pack("<IQ", types[1], len(value))
+        out += b"".join(
+            _gguf_value(types[-1], one) for one in (value if isinstance(value, list) else [value])
+        )
+    return out
+
+
+def _gguf_value(kind: int, value: Any) -> bytes:
+    if kind != STRING:
+        return struct.pack(f"<{SCALARS[kind]}", value)
+    text = value.encode("utf-8", errors="surrogatepass")
+    return struct.pack("<Q", len(text)) + text
+
+
 STRUCTURES: dict[str, Callable[[bytes, Rng], bytes]] = {
     ".json": _json,
     ".jsonl": _jsonl,
@@ -364,4 +411,7 @@ STRUCTURES: dict[str, Callable[[bytes, Rng], bytes]] = {
     ".pth": _torch,
     ".tar": _tar,
     ".zip": _zip,
+    ".gguf": _gguf,
+    ".srt": _text,
+    ".vtt": _text,
 }

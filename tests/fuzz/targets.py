@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import data, downloads, foreign, runs, weights
+from tests.fuzz import data, downloads, foreign, requests, runs, videos, weights
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ TARGETS: dict[str, Target] = {
     "published": Target(data.write_published(*OTHERS), data.read_published(*OTHERS), 1.0),
     "benchmarks": Target(data.write_benchmarks, data.read_benchmarks, 1.0),
     "entries": Target(data.write_stored_entries, data.read_stored_entries),
+    "videos": Target(videos.write_videos, videos.read_videos, 0.3),
+    "requests": Target(requests.write_request, requests.read_request, 0.2),
     "cache": Target(data.write_cache, data.read_cache, 0.3),
     "questions": Target(data.write_questions, data.read_questions, 0.3),
     "checkpoint": Target(weights.write_checkpoint, weights.read_checkpoint),
