@@ -57,11 +57,15 @@ video: $(VENV)/.installed $(CLIPS)/.made
 	$(PY) -m dataset.shapes.make_gif --report $(VIDEO)/report.json --out $(VIDEO)/clip.gif
 
 pictures: $(PICTURES)/.made
-	$(PY) sweep.py --cfg-path $(PICTURES_YAML) --llm smollm2 --out $(PICTURES)/runs
-	$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --controls --out $(PICTURES)/captions.json \
-		--options model.ckpt=$(PICTURES)/runs/smollm2/checkpoint_best.pth
-	$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --controls --out $(PICTURES)/of_20.json \
-		--options model.ckpt=$(PICTURES)/runs/smollm2/checkpoint_best.pth run.task=choose
+	$(PY) -m dataset.pictures.make_start --cfg-path $(PICTURES_YAML) --options model.ckpt=null --out $(PICTURES)/start.pth
+	$(PY) train.py --cfg-path $(PICTURES_YAML)
+	set -e; for split in unseen_things unseen_style; do \
+		for task in image_text_pretrain choose; do \
+			$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --split $$split --controls --limit 100 \
+				--out $(PICTURES)/$$split/$$task.json \
+				--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth run.task=$$task; \
+		done; \
+	done
 
 img2dataset: $(IMG2DATASET)/.installed
 
