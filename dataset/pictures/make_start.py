@@ -4,7 +4,7 @@ A ridge regression from the image tokens to the mean word embedding of the capti
 language model then reads something like the right words, and training goes on from there.
 
 example:
-  python -m dataset.pictures.make_start --cfg-path train_configs/pictures.yaml --out output/pictures/start.pth \\
+  python -m dataset.pictures.make_start --cfg-path train_configs/pictures.yaml --out start.pth \\
       --options model.ckpt=null
 
 writes a checkpoint for `model.ckpt`.

@@ -42,7 +42,9 @@ def candidate_losses(
 
 
 def _answered(dialogue: Dialogue, answer: str) -> Dialogue:
-    return Dialogue((*dialogue.unanswered().turns, Turn("assistant", answer)))
+    """The dialogue, which may be a caption alone, with another last answer."""
+    before = dialogue.turns if dialogue.answer is None else dialogue.turns[:-1]
+    return Dialogue((*before, Turn("assistant", answer)))
 
 
 @registry.register_task("choose")

@@ -15,20 +15,23 @@ from minigpt4.tasks.yes_no import YesNoTask, roc_auc
 QUESTION = "<Img><ImageHere></Img> what is this?"
 
 
-def sample(number: int, answer: str, candidates: tuple[str, ...] = ()) -> Sample:
+def sample(
+    number: int, answer: str, candidates: tuple[str, ...] = (), question: str | None = QUESTION
+) -> Sample:
     pixels = torch.full((3, 56, 56), number, dtype=torch.uint8)
-    dialogue = Dialogue.of([(QUESTION, answer)])
+    dialogue = Dialogue.of([(question, answer)])
     return Sample(dialogue=dialogue, image=pixels, image_id=str(number), candidates=candidates)
 
 
-def test_candidate_losses_are_those_of_each_answer_alone(golden_model) -> None:
+@pytest.mark.parametrize("question", [QUESTION, None])  # None: a caption
+def test_candidate_losses_are_those_of_each_answer_alone(golden_model, question) -> None:
     candidates = [("a dog", "two small cats"), ("a", "red", "a dog")]
-    batch = Batch.of([sample(10, "?"), sample(200, "?")])
+    batch = Batch.of([sample(10, "?", question=question), sample(200, "?", question=question)])
     losses = candidate_losses(golden_model, batch, candidates)
     assert [len(own) for own in losses] == [2, 3]
     for row, own in enumerate(candidates):
         for answer, loss in zip(own, losses[row], strict=True):
-            alone = Batch.of([sample([10, 200][row], answer)])
+            alone = Batch.of([sample([10, 200][row], answer, question=question)])
             with torch.no_grad():
                 each, _ = golden_model.token_losses(golden_model.prepare(alone, evaluation=True))
             assert loss == pytest.approx(each.sum().item(), rel=1e-4)
