@@ -211,11 +211,12 @@ def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) ->
 
 def check_limit(evaluation: Path, limit: int | None) -> None:
     """Raise ConfigError for a report of fewer or more samples than the others will have."""
-    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.errors import ConfigError, reading
 
     if not evaluation.exists():
         return
-    found = json.loads(evaluation.read_text(encoding="utf-8")).get("limit")
+    with reading(evaluation, ConfigError, failed="{} is damaged, please delete it to evaluate again"):
+        found = json.loads(evaluation.read_text(encoding="utf-8")).get("limit")
     if found != limit:
         then, now = (f"with --limit {one}" if one else "without --limit" for one in (found, limit))
         raise ConfigError(f"{evaluation} was made {then}, this is {now}: please delete it to evaluate again")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.errors import DataError, reading
 from minigpt4.common.formatting import format_bytes, format_duration, format_markdown, format_table
 from minigpt4.common.logger import write_json
 from minigpt4.tasks.controls import OTHERS
@@ -51,9 +52,14 @@ class Run:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The finished runs of a sweep, by name."""
+    """The finished runs of a sweep, by name. Raises DataError for a damaged report."""
     files = sorted(folder.glob("*/evaluation.json"))
-    return [_read_run(file.parent) for file in files if (file.parent / "report.json").exists()]
+    folders = [file.parent for file in files if (file.parent / "report.json").exists()]
+    runs = []
+    for one in folders:
+        with reading(one, DataError, failed="the reports in {} cannot be used"):
+            runs.append(_read_run(one))
+    return runs
 
 
 def _read_run(folder: Path) -> Run:

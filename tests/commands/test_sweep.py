@@ -13,7 +13,7 @@ import yaml
 from dataset.shapes.make_shards import write_split
 from minigpt4.commands import COMMANDS, sweep
 from minigpt4.commands.sweep_report import read_runs
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, DataError
 from tests.support.caching import config, load
 
 COLUMNS = ["language model", "bits per byte", "loss per token", "others' pictures", "exact match"]
@@ -118,6 +118,20 @@ def test_what_cannot_be_is_refused_before_anything_runs(path, started, change, m
     with pytest.raises(ConfigError, match=message):
         sweep.sweep(Namespace(**vars(args) | change))
     assert not started and not list(args.out.glob("nothing/*"))
+
+
+def test_a_damaged_report_is_named(path, tmp_path) -> None:
+    args = arguments(path, "tiny_llama")
+    report = args.out / "tiny_llama" / "evaluation.json"
+    report.parent.mkdir(parents=True)
+    for content in ("", "[]", '{"limit": 2'):
+        report.write_text(content)
+        with pytest.raises(ConfigError, match=f"{report} is damaged"):
+            sweep.sweep(args)
+    report.write_text("{}")
+    report.with_name("report.json").write_text("{}")
+    with pytest.raises(DataError, match=f"{report.parent} cannot be used"):
+        read_runs(args.out)
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_one(path, monkeypatch) -> None:
