@@ -46,6 +46,20 @@ def test_everything_is_read_once_and_in_order(tmp_path) -> None:
     assert list(numbers(read(stream(shards)))) == list(range(15))
 
 
+def test_pictures_of_all_suffixes_are_read(tmp_path) -> None:
+    kinds = dict.fromkeys(("jpg", "jpeg", "jpe", "jfif"), "JPEG") | {"tif": "TIFF"}
+    kinds |= {kind.lower(): kind for kind in ("PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")}
+    members = [
+        member
+        for suffix, kind in kinds.items()
+        for member in sample(suffix, encoded(picture(), kind), suffix=suffix.upper())
+    ]
+    samples, bad = sorted_out(stream([write_shard(tmp_path / "0.tar", members)]))
+    assert [one.image_id for one in samples] == [*kinds] and not bad
+    exact = torch.from_numpy(np.array(picture())).permute(2, 0, 1)
+    assert all(torch.equal(one.image, exact) for one in samples if one.image_id in ("png", "bmp", "tiff"))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_share_the_shards(tmp_path, workers) -> None:
     shards = write_good(tmp_path, shards=3, each=4)
