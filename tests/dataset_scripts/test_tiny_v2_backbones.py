@@ -10,7 +10,7 @@ import torch
 
 from dataset.shapes import world
 from minigpt4.models.minigpt_v2 import MiniGPTv2
-from minigpt4.processors.boxes import iou, parse_boxes, to_grid
+from minigpt4.processors.boxes import iou, parse_boxes, to_grid, without_boxes
 from tools.tiny_backbones import train_v2_encoder as encoder
 from tools.tiny_backbones import train_v2_language_model as writer
 from tools.tiny_backbones.optimizer import Muon, orthogonal
@@ -68,6 +68,17 @@ def test_language_models_are_taught_the_boxes_that_the_facts_state() -> None:
     grid = [to_grid(box, (1, 1)) for box in boxes]
     _, answer = writer._refer(scene, grid, rng)
     assert parse_boxes(answer)[0] in grid
+
+
+def test_language_models_are_taught_dialogues_about_one_picture() -> None:
+    rng = random.Random(0)
+    scene = world.parse_caption("a small red circle above a big green square")
+    taught = writer.sample(scene, [writer._ground, writer._caption, writer._identify], rng)
+    grounded, caption, name = (turn.text for turn in taught.dialogue.turns if turn.role == "assistant")
+    assert without_boxes(grounded) == caption == world.caption(scene)
+    assert len(parse_boxes(grounded)) == 2
+    assert name in ("the small red circle", "the big green square")
+    assert taught.features.shape == (writer.TOKENS, writer.FACTS)
 
 
 def test_muon_goes_in_all_directions_alike() -> None:

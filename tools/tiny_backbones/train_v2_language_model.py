@@ -24,7 +24,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -51,6 +51,7 @@ UNITS = 2.0  # and of the second
 SINGLE = 0.15  # share of scenes of one thing, in which there is nothing to confuse
 NOISE = 0.05  # of each fact
 SLIP = 0.005  # standard deviation of an edge, in parts of the picture
+TURNS = (1, 2, 3)  # questions about one scene
 POOL = 12  # batches that are sorted by length together
 POOLS = {name: Instructions.pool(name) for name in ("refer", "identify", "grounding", "caption", "vqa")}
 BIG = ("big", "huge", "large")
@@ -145,14 +146,16 @@ def _detect(scene: world.Scene, boxes: list[Box], rng: random.Random) -> Told:
     return f"[detection] {name}", format_phrase(name, [boxes[index]])
 
 
-TASKS: dict[Tell, float] = {_caption: 1, _question: 4, _refer: 5, _identify: 5, _ground: 3, _detect: 3}
+TASKS: dict[Tell, float] = {_caption: 1, _question: 9, _refer: 5, _identify: 5, _ground: 3, _detect: 3}
 
 
-def sample(scene: world.Scene, tell: Tell, rng: random.Random) -> Sample:
-    """One task about one scene."""
+def sample(scene: world.Scene, tells: Sequence[Tell], rng: random.Random) -> Sample:
+    """A dialogue of tasks about one scene."""
     boxes = laid_out(scene, rng)
-    question, answer = tell(scene, [to_grid(box, (1, 1)) for box in boxes], rng)
-    return Sample(dialogue=Dialogue.of([(IMAGE_TURN + question, answer)]), features=facts(scene, boxes, rng))
+    grid = [to_grid(box, (1, 1)) for box in boxes]
+    (first, answer), *later = (tell(scene, grid, rng) for tell in tells)
+    dialogue = Dialogue.of([(IMAGE_TURN + first, answer), *later])
+    return Sample(dialogue=dialogue, features=facts(scene, boxes, rng))
 
 
 def _scene(rng: random.Random) -> world.Scene:
@@ -164,8 +167,10 @@ def batches(size: int, seed: int) -> Iterator[Batch]:
     """Endless batches of samples of like length."""
     rng = random.Random(seed)
     while True:
-        tasks = rng.choices(tuple(TASKS), tuple(TASKS.values()), k=size * POOL)
-        samples = [sample(_scene(rng), tell, rng) for tell in tasks]
+        samples = [
+            sample(_scene(rng), rng.choices([*TASKS], [*TASKS.values()], k=turns), rng)
+            for turns in rng.choices(TURNS, k=size * POOL)
+        ]
         samples.sort(key=lambda sample: sum(len(turn.text) for turn in sample.dialogue.turns))
         chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
         rng.shuffle(chunks)
@@ -208,7 +213,7 @@ def measure(model: MiniGPTv2, count: int, seed: int) -> dict[str, float]:
     rng, shares = random.Random(seed), {}
     for tell in TASKS:
         scenes = [world.sample_scene("test", 0.3, rng) for _ in range(count)]
-        batch = model.prepare(Batch.of([sample(scene, tell, rng) for scene in scenes]))
+        batch = model.prepare(Batch.of([sample(scene, [tell], rng) for scene in scenes]))
         assert batch.tokens is not None and batch.images is not None
         embeds = model.embed(batch.tokens, model.project(batch.images))
         found = model.language.logits(embeds, batch.tokens.target_index).argmax(-1)
