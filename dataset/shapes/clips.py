@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from dataset.shapes import world
+from dataset.shapes.language import INVERSE
 from dataset.shapes.world import SIDE, Layout, Scene, Thing
 
 FRAMES = 8
@@ -39,12 +40,14 @@ class Clip:
         things: in it.
         frames: RGB pictures, each side TIMES * SIDE pixels.
         questions: (question, answer) pairs.
+        lessons: likewise, for training alone: smaller questions, in words that the tiny models know.
     """
 
     kind: str
     things: tuple[Thing, ...]
     frames: tuple[Image.Image, ...]
     questions: tuple[tuple[str, str], ...]
+    lessons: tuple[tuple[str, str], ...] = ()
 
 
 def draw_clip(kind: str, split: str, rng: random.Random) -> Clip:
@@ -83,7 +86,13 @@ def _direction(split: str, rng: random.Random) -> Clip:
         moved = [replace(one, x=x, y=y) for one, (x, y) in zip((there, spot), places, strict=True)]
         frames.append(_draw(scene, replace(layout, placements=tuple(moved))))
     questions = (("where does the small one move to?", answer),)
-    return Clip("direction", (mover, other), tuple(frames), questions)
+    sides = {word.split()[0]: (word, INVERSE[word]) for word in INVERSE}
+    last, first = sides[answer]
+    lessons = (
+        ("where is the small one in the first picture?", f"{first} {other}"),
+        ("where is the small one in the last picture?", f"{last} {other}"),
+    )
+    return Clip("direction", (mover, other), tuple(frames), questions, lessons)
 
 
 def _order(split: str, rng: random.Random) -> Clip:

@@ -3,8 +3,9 @@
     python -m dataset.shapes.make_clips --out output/shapes_clips
 
 makes `output/shapes_clips/{train,test}.jsonl` and `clips/`. In test, what moves or comes alone is a thing
-whose colour and shape are never together in train. Half of the questions are about directions, which is what
-is new to the tiny language models. The same seed gives the same clips.
+whose colour and shape are never together in train. Most clips in train are about directions, which are new to
+the tiny language models; half of these come with a smaller question (`Clip.lessons`). The same seed gives the
+same clips.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import numpy as np
 
 from dataset.shapes import clips, world
 
-KINDS = ("direction", "order", "direction", "count")
+KINDS = {
+    "train": ("direction", "order", "direction", "direction", "count", "direction"),
+    "test": ("direction", "order", "direction", "count"),
+}
 
 
 def write_clip(path: Path, clip: clips.Clip) -> None:
@@ -36,10 +40,14 @@ def write_split(out: Path, split: str, count: int, seed: int) -> None:
     (out / "clips").mkdir(parents=True, exist_ok=True)
     rng, lines = random.Random(f"clips {split} {seed}"), []
     for number in range(count):
-        clip = clips.draw_clip(KINDS[number % len(KINDS)], split, rng)
+        kinds = KINDS[split]
+        clip = clips.draw_clip(kinds[number % len(kinds)], split, rng)
         name = f"clips/{split}{number:05d}.mp4"
         write_clip(out / name, clip)
-        question, answer = rng.choice(clip.questions)
+        with_lessons = clip.lessons and split == "train"
+        question, answer = rng.choice(
+            (*2 * clip.questions, *clip.lessons) if with_lessons else clip.questions
+        )
         line = {"video": name, "question": question, "answer": answer, "group": clip.kind}
         lines.append(json.dumps(line))
     (out / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -51,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=1200, help="clips")
+    parser.add_argument("--train", type=int, default=1800, help="clips")
     parser.add_argument("--test", type=int, default=240, help="clips")
     args = parser.parse_args()
     for split in ("train", "test"):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset.shapes import clips, make_clips, make_gif, world
+from dataset.shapes.language import INVERSE
 from minigpt4.processors.video import video_info
 
 
@@ -30,6 +31,9 @@ def test_a_thing_moves_where_the_answer_says() -> None:
             continue  # the two cannot be told apart by colour
         ((question, answer),) = clip.questions
         assert question == "where does the small one move to?"
+        (_, before), (_, after) = clip.lessons
+        assert before.endswith(str(other)) and after.endswith(str(other))
+        assert [INVERSE[before.removesuffix(f" {other}")].split()[0], after.split()[0]] == [answer] * 2
         (x1, y1), (x2, y2) = place(clip, 0), place(clip, -1)
         across, down = x2 - x1, y2 - y1
         moved = ("left", "right")[across > 0] if abs(across) > abs(down) else ("above", "below")[down > 0]
@@ -69,6 +73,11 @@ def test_files(tmp_path: Path) -> None:
         info = video_info(tmp_path / "a" / line["video"])
         assert (info.frames, info.fps, info.width, info.height) == (8, 4.0, 112, 112)
         assert (tmp_path / "a" / line["video"]).read_bytes() == (tmp_path / "b" / line["video"]).read_bytes()
-    make_gif.draw_gif(tmp_path / "a" / lines[0]["video"], "?", "left", tmp_path / "clip.gif")
+    assert {line["question"] for line in lines[::2]} == {"where does the small one move to?"}
+    make_clips.write_split(tmp_path, "train", 24, seed=0)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    asked = [line["question"] for line in lines if line["group"] == "direction"]
+    assert len(asked) == 16 and len(set(asked)) == 3
+    make_gif.draw_gif(tmp_path / lines[0]["video"], "?", "left", tmp_path / "clip.gif")
     with Image.open(tmp_path / "clip.gif") as drawn:
         assert drawn.size == (224, 268) and drawn.n_frames >= 6  # those that stand still are one
