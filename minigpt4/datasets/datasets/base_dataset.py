@@ -26,19 +26,17 @@ if TYPE_CHECKING:
     from minigpt4.datasets.features.files import FeatureFiles
 
 
-class Picture(TypedDict, total=False):
-    """What an image file gives a `Sample`: `image`, or `features` where these are cached, and `size`."""
-
-    image: torch.Tensor
-    features: torch.Tensor
-    size: tuple[int, int]
-
-
 class Seen(TypedDict, total=False):
     """The images of a `Sample`, or their cached features."""
 
     image: torch.Tensor
     features: torch.Tensor
+
+
+class Picture(Seen):
+    """What an image file gives a `Sample`."""
+
+    size: tuple[int, int]
 
 
 def seen(images: Sequence[torch.Tensor]) -> Seen:
