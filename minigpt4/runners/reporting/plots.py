@@ -28,7 +28,7 @@ SMALLEST_LOSS, ROUNDING = 1e-4, 1e-7
 # Height of a line above a picture, in inches.
 LINE = 0.17
 # Fewer points than these are marked; of more, the mean over a SMOOTHED-th of them is drawn as well.
-MARKED, SMOOTHED = 50, 20
+MARKED, SMOOTHED = 50, 10
 
 
 def draw_loss(records: Sequence[dict[str, Any]], path: str | Path, title: str, best_step: int = 0) -> None:

@@ -142,9 +142,9 @@ def test_draw_loss_of_many_steps_has_their_running_mean(tmp_path: Path, figures:
     draw_loss(trained(losses), tmp_path / "loss.png", "run")
     drawn = curves(figures[0])
     assert len(drawn["training loss"]) == 80
-    smooth = [loss for _, loss in drawn["mean of 4 training losses"]]
+    smooth = [loss for _, loss in drawn["mean of 8 training losses"]]
     assert smooth[10] == smooth[40] == 2.0
-    assert smooth[20] == pytest.approx(7 / 3)  # of the three that there are
+    assert smooth[20] == pytest.approx(15 / 7)  # of the seven that there are
 
 
 def test_draw_loss_of_zero_does_not_stretch_the_axis(tmp_path: Path, figures: list[Figure]) -> None:
