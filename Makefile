@@ -33,6 +33,7 @@ VIDEO := output/minigpt4_tiny_$(LLM)_video
 VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 PICTURES := output/pictures
 PICTURES_YAML := train_configs/pictures.yaml
+PICTURES_EVALUATION = --cfg-path $(PICTURES_YAML) --limit 48 --batch-size 24
 EMOJI := openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0
 
 IMG2DATASET := .venv-img2dataset
@@ -60,11 +61,10 @@ pictures: $(PICTURES)/.made
 	$(PY) -m dataset.pictures.make_start --cfg-path $(PICTURES_YAML) --options model.ckpt=null --out $(PICTURES)/start.pth
 	$(PY) train.py --cfg-path $(PICTURES_YAML)
 	set -e; for split in unseen_things unseen_style; do \
-		for task in image_text_pretrain choose; do \
-			$(PY) evaluate.py --cfg-path $(PICTURES_YAML) --split $$split --controls --limit 100 \
-				--out $(PICTURES)/$$split/$$task.json \
-				--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth run.task=$$task; \
-		done; \
+		$(PY) evaluate.py $(PICTURES_EVALUATION) --split $$split --controls --out output/pictures_smollm2/$$split/captions.json \
+			--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth; \
+		$(PY) evaluate.py $(PICTURES_EVALUATION) --split $$split --out output/pictures_smollm2/$$split/choose.json \
+			--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth run.task=choose; \
 	done
 
 img2dataset: $(IMG2DATASET)/.installed
