@@ -81,4 +81,4 @@ def test_it_finds_a_thing_after_it_described_the_picture(chat, family, tmp_path)
         dialogue.ask(GROUNDING, images=[tmp_path / f"{one.number}.jpg"], temperature=0)
         name = str(one.scene.things[-1]).replace("a ", "the ", 1)
         found += right(dialogue.ask(f"[refer] {name}", temperature=0), one.box(-1))
-    assert found >= {"gemma": 5, "llama": 2}[family], found
+    assert found >= 5
