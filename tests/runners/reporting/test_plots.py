@@ -1,6 +1,7 @@
 """The loss curve: what is in it, and that it is drawn whatever a run's numbers are."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_plots_are_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Figure, "savefig", fails)
     for draw, content in (
-        (draw_loss, trained([2.0])),
+        (partial(draw_loss, title="run"), trained([2.0])),
         (draw_samples, [sample]),
         (draw_histograms, {"words": {1: 2}}),
     ):
