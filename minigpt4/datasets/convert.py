@@ -25,7 +25,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def _answer(annotation: dict[str, Any]) -> str | None:
 def _csv(args: argparse.Namespace) -> Records:
     import csv
 
-    from minigpt4.common.errors import ConfigError, DataError
+    from minigpt4.common.errors import DataError
     from minigpt4.common.files import open_regular
 
     columns = _columns(args)
@@ -190,11 +190,7 @@ def _csv(args: argparse.Namespace) -> Records:
             heading = file.readline()
             file.seek(0)
             rows = csv.DictReader(file, delimiter=max(",;\t", key=heading.count))
-            if columns["image"] not in (there := rows.fieldnames or ()):
-                raise ConfigError(
-                    f"{args.source} has no column {columns['image']!r}, it has {', '.join(there)}: which one "
-                    "has the pictures' paths? --columns image=…"
-                )
+            _check_columns(args, columns, rows.fieldnames or ())
             for row in rows:
                 yield {key: row.get(column) for key, column in columns.items()}
         except (csv.Error, UnicodeDecodeError) as error:
@@ -216,7 +212,9 @@ def _parquet(args: argparse.Namespace) -> Records:
     columns, folder, number = _columns(args), args.out.with_suffix(""), 0
     for path in files:
         with reading(path), open_regular(path) as file:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=64):
+            table = parquet.ParquetFile(file)
+            _check_columns(args, columns, table.schema_arrow.names)
+            for batch in table.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     record = {key: row[column] for key, column in columns.items() if column in row}
                     record |= {key: row[key] for key in ("conversations", "messages") if key in row}
@@ -247,6 +245,21 @@ def _columns(args: argparse.Namespace) -> dict[str, str]:
             raise ConfigError(f"--columns wants KEY=COLUMN with {', '.join(columns)}; found {word!r}")
         columns[key] = column
     return columns
+
+
+def _check_columns(args: argparse.Namespace, columns: dict[str, str], there: Collection[str]) -> None:
+    """Raise ConfigError where a table lacks the pictures, all texts, or a column that `--columns` names."""
+    from minigpt4.common.errors import ConfigError
+
+    wanted = ["image", *(word.partition("=")[0] for word in args.columns)]
+    if not {columns["caption"], columns["question"], "conversations", "messages"} & set(there):
+        wanted.append("caption")
+    for key in wanted:
+        if columns[key] not in there:
+            raise ConfigError(
+                f"{args.source} has no column {columns[key]!r}, it has {', '.join(there)}: "
+                f"please name the right one with --columns {key}=…"
+            )
 
 
 READERS: dict[str, Callable[[argparse.Namespace], Records]] = {

@@ -104,6 +104,10 @@ def test_table_of_a_spreadsheet_has_semicolons_and_its_columns_are_named(tmp_pat
     (tmp_path / "out.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"no column 'image', it has file, title: .*--columns image="):
         converted(tmp_path / "birds.csv")
+    with pytest.raises(ConfigError, match=r"no column 'titel', it has file, title: .*--columns caption="):
+        converted(tmp_path / "birds.csv", columns=["image=file", "caption=titel"])
+    with pytest.raises(ConfigError, match=r"no column 'caption', it has file, title"):
+        converted(tmp_path / "birds.csv", columns=["image=file"])
 
 
 def test_jsonl_needs_no_conversion(tmp_path) -> None:
