@@ -101,15 +101,15 @@ def infer(args: argparse.Namespace) -> None:
     if args.input:
         answer_many(cfg, args, settings)
         return
+    if args.whisper and not Path(expanded(args.subtitles)).exists():
+        from minigpt4.processors.speech import write_subtitles
+
+        log.info("writing %s with %s", args.subtitles, args.whisper)
+        write_subtitles(expanded(args.video[0]), expanded(args.subtitles), args.whisper, args.device)
     log.info("building the model")
     model = from_config(cfg, args.device)
     from minigpt4.serving.videos import VideoFile
 
-    if args.whisper and not Path(expanded(args.subtitles)).exists():
-        from minigpt4.processors.speech import write_subtitles
-
-        log.info("%s writes %s", args.whisper, args.subtitles)
-        write_subtitles(expanded(args.video[0]), expanded(args.subtitles), args.whisper, args.device)
     videos = [VideoFile(path, args.subtitles) for path in args.video]
     if args.window is not None:
         from minigpt4.serving.long_videos import watch

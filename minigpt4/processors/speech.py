@@ -31,7 +31,10 @@ def read_sound(video: str | Path) -> np.ndarray:
     """
     program = shutil.which("ffmpeg")
     if program is None:
-        raise ConfigError("the sound of a video is read by the program ffmpeg, which is not installed here")
+        raise ConfigError(
+            "the sound of a video is read by the program ffmpeg, which is not installed here: "
+            "please install it (on Debian and Ubuntu: apt-get install ffmpeg)"
+        )
     with told_to_people(video):
         check_file(video)
     # Of a playlist it would open whatever that names.

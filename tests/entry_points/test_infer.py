@@ -52,6 +52,16 @@ def test_one_question_is_answered_greedily(command, model, image) -> None:
     assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
 
 
+def test_subtitles_are_written_before_the_model_takes_its_time(monkeypatch, cfg, tmp_path) -> None:
+    monkeypatch.setattr("minigpt4.serving.loading.from_config", None)
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no ffmpeg is
+    video = str(write_video(tmp_path / "a.mp4", 3))
+    asked = ["--video", video, "--whisper", "x", "--subtitles", str(tmp_path / "a.vtt"), "--ask", "?"]
+    monkeypatch.setattr("sys.argv", ["infer.py", "--cfg-path", str(cfg), *asked])
+    with pytest.raises(SystemExit, match="ffmpeg"):
+        infer.main()
+
+
 def test_one_question_about_a_video(command, model, image, tmp_path, monkeypatch) -> None:
     video = write_video(tmp_path / "a.mp4", 20)
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
