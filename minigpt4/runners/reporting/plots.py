@@ -105,7 +105,10 @@ def draw_samples(records: Sequence[Record], path: str | Path, columns: int = 4) 
     """
     titles = [_title(record) for record in records]
     rows = -(-len(records) // columns)
-    height = 3 + LINE * max(title.count("\n") + 1 for title in titles)
+    shapes = [np.asarray(record.picture).shape for record in records]
+    # A cell is 3 inches wide; in a grid of wide pictures it is lower than that.
+    tallest = max(min(1.0, height / width) for height, width, *_ in shapes)
+    height = 3 * tallest + LINE * max(title.count("\n") + 1 for title in titles)
     figure, axes = plt.subplots(
         rows, columns, figsize=(3 * columns, height * rows), layout="constrained", squeeze=False
     )

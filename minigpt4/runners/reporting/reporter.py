@@ -176,9 +176,12 @@ class Reporter:
             self.log.drop_after(state.step)  # moves lines aside that were damaged meanwhile
             write_json(self.folder / "report.json", report)
             self._draw(state)
-            write_predictions(records, self.folder / "predictions.jsonl")
-            drawn = _draw_pictures(records, self.folder / "samples.png")
-            log.info("wrote report.json, loss.png%s to %s", " and samples.png" if drawn else "", self.folder)
+            written = ["report.json", "loss.png"]
+            if write_predictions(records, self.folder / "predictions.jsonl"):
+                written.append("predictions.md")
+            if _draw_pictures(records, self.folder / "samples.png"):
+                written.append("samples.png")
+            log.info("wrote %s to %s", ", ".join(written), self.folder)
         return report
 
     def _draw(self, state: RunState) -> None:

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minigpt4.runners.reporting import plots
-from minigpt4.runners.reporting.plots import RIGHT, UNKNOWN, WRONG, draw_histograms, draw_loss, draw_samples
+from minigpt4.runners.reporting.plots import (
+    LINE,
+    RIGHT,
+    UNKNOWN,
+    WRONG,
+    draw_histograms,
+    draw_loss,
+    draw_samples,
+)
 from minigpt4.runners.reporting.reporter import _draw_pictures
 from minigpt4.tasks.records import Record
 
@@ -116,6 +124,15 @@ def test_draw_samples_cuts_no_text_off(tmp_path: Path, figures: list[Figure], wo
     for axis in figures[0].axes:
         extent = axis._left_title.get_window_extent()
         assert extent.y1 <= figures[0].bbox.y1 and extent.x1 <= figures[0].bbox.x1
+
+
+@pytest.mark.parametrize(("shape", "height"), [((32, 64), 1.5), ((64, 32), 3), ((64, 64), 3)])
+def test_draw_samples_leaves_no_room_above_wide_pictures(
+    tmp_path: Path, figures: list[Figure], shape: tuple[int, int], height: float
+) -> None:
+    record = Record(image_id="1", truth="a", picture=np.zeros((*shape, 3), np.uint8))
+    draw_samples([record], tmp_path / "samples.png", columns=1)
+    assert figures[0].get_size_inches().tolist() == [3, pytest.approx(height + LINE)]
 
 
 def test_draw_loss_without_validation_has_no_curve_of_it(tmp_path: Path, figures: list[Figure]) -> None:
