@@ -63,7 +63,7 @@ def cache_features(args: argparse.Namespace) -> None:
     model_class, model_cfg = BaseTask.model_class(cfg), plain(cfg.model_cfg)
     refuse_other_weights(model_cfg)
 
-    log.info("finding the shards")
+    log.info("finding what is to be cached")
     described, shards = find_work(BaseTask().build_datasets(cfg), args.out)
 
     manifest = args.out / MANIFEST
@@ -71,7 +71,7 @@ def cache_features(args: argparse.Namespace) -> None:
     begin(manifest, head)
     mine = [] if share.merge_only else list(share.take(shards))
     left = [shard for shard in mine if shard.record() is None]
-    log.info("%d shards, %d to do", len(shards), len(left))
+    log.info("%d shards or slices, %d to do", len(shards), len(left))
 
     started = time.perf_counter()
     settings = model_class.settings(model_cfg)
