@@ -23,7 +23,7 @@ def test_training_leaves_checkpoints_log_plots_and_report(shards: Path, tmp_path
     report, runner = train(run_config(shards, tmp_path / "job", test_splits=["test"]))
     assert {p.name for p in (tmp_path / "job").iterdir()} == {
         *("checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_latest.pth"),
-        *("log.jsonl", "loss.png", "samples.png", "predictions.jsonl", "report.json"),
+        *("log.jsonl", "loss.png", "samples.png", "predictions.jsonl", "predictions.md", "report.json"),
     }
     assert json.loads((tmp_path / "job" / "report.json").read_text()) == report
     assert report["trainable_parameters"] == 48 * 64 + 64
