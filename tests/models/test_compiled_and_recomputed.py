@@ -75,6 +75,7 @@ def test_a_compiled_model_has_the_same_names_and_answers(eager, compiled) -> Non
 
 
 @can_compile
+@pytest.mark.slow
 def test_layers_of_two_kinds_are_compiled_and_recomputed_at_once(tmp_path) -> None:
     """Gemma-2: every second layer has a window, and scores and logits are capped."""
     keys = tiny_keys("gemma2", tmp_path)

@@ -4,6 +4,8 @@ import logging
 import re
 import signal
 
+import pytest
+
 from tests.support import modes
 from tests.support.modes import (
     TOGETHER,
@@ -78,6 +80,7 @@ def test_ranks_end_together_when_one_fails(runs: Runs) -> None:
     assert seen_by(runs, "fallen") == []
 
 
+@pytest.mark.slow
 def test_ranks_stop_by_sigterm_to_torchrun(runs: Runs, caplog) -> None:
     """The command that a user types, with workers; the launcher is asked to stop. One process goes on."""
     config = write_config(runs.folder, "long", ranks=2, epochs=10_000, num_workers=1)

@@ -130,6 +130,7 @@ def test_sharding_leaves_the_predictions(runs: Runs) -> None:
     assert first["captions"][0] == second["captions"][0] == alone["captions"][0]
 
 
+@pytest.mark.slow
 def test_accelerate_launch_shards_the_language_model(runs: Runs) -> None:
     """Two processes, and `--use_fsdp` is all that says so."""
     config = write_config(runs.folder, "accelerate", ranks=2)

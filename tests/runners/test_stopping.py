@@ -186,6 +186,7 @@ def gone(workers: list[psutil.Process]) -> bool:
     return all(worker.status() == psutil.STATUS_ZOMBIE for worker in alive)
 
 
+@pytest.mark.slow
 def test_stop_by_sigterm_to_train_py(jobs) -> None:
     job = jobs[0]
     workers = job.wait_for_training()

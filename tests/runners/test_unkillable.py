@@ -100,11 +100,13 @@ def killed(ends: Sequence[End]) -> int:
     return sum(end.code == -signal.SIGKILL for end in ends)
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments_loses_nothing(with_workers, tmp_path) -> None:
     ends = with_workers.disturb(tmp_path, with_workers.at_random(10, signal.SIGKILL))
     assert killed(ends) >= 5
 
 
+@pytest.mark.slow
 def test_kill_while_it_writes_loses_nothing(without_workers, tmp_path) -> None:
     changes = random.Random(0)
     ends = without_workers.disturb(tmp_path, [{"change": changes.randrange(1, 60)} for _ in range(12)])
