@@ -25,7 +25,7 @@ from minigpt4.common import parts
 from minigpt4.common.cli import config_parser, run, user_path
 
 if TYPE_CHECKING:
-    from minigpt4.datasets.features.writer import Work
+    from minigpt4.datasets.features.writer import Job
     from minigpt4.models.settings import ModelSettings
 
 log = logging.getLogger("cache_features")
@@ -64,7 +64,7 @@ def cache_features(args: argparse.Namespace) -> None:
     refuse_other_weights(model_cfg)
 
     log.info("finding what is to be cached")
-    described, shards = find_work(BaseTask().build_datasets(cfg), args.out)
+    described, shards = find_jobs(BaseTask().build_datasets(cfg), args.out)
 
     manifest = args.out / MANIFEST
     head = {"format": FORMAT, "vision": vision_identity(model_class, model_cfg), "parts": described}
@@ -102,7 +102,7 @@ def refuse_other_weights(model_cfg: Mapping[str, Any]) -> None:
         )
 
 
-def find_work(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, Any]], list["Work"]]:
+def find_jobs(datasets: Mapping[str, Any], out: Path) -> tuple[list[dict[str, Any]], list["Job"]]:
     """What is to be cached: a dict for each split of each dataset, and their shards, or slices of entries.
 
     Raises:
@@ -175,7 +175,7 @@ def all_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(count)] or [str(pick_device())]
 
 
-def run_on_devices(devices: list[str], settings: "ModelSettings", shards: list["Work"], workers: int) -> None:
+def run_on_devices(devices: list[str], settings: "ModelSettings", shards: list["Job"], workers: int) -> None:
     """Share the shards among one process per device; with one device, this process does it."""
     devices = devices[: len(shards)]
     if len(devices) == 1:
@@ -194,18 +194,18 @@ def _in_own_process(number: int, *arguments: Any) -> None:
 
 
 def run_on_device(
-    number: int, devices: list[str], settings: "ModelSettings", shards: list["Work"], workers: int
+    number: int, devices: list[str], settings: "ModelSettings", shards: list["Job"], workers: int
 ) -> None:
     """Cache what falls to process `number`: every `len(devices)`-th shard."""
     from tqdm import tqdm
 
     from minigpt4.common.device import pick_device
-    from minigpt4.datasets.features.writer import write_all
+    from minigpt4.datasets.features.writer import write_jobs
     from minigpt4.models.assembly import build_vision
 
     vision = build_vision(settings, pick_device(devices[number]))
     with tqdm(desc=devices[number], unit=" samples", position=number, disable=None) as bar:
-        write_all(vision, shards[number :: len(devices)], workers, bar)
+        write_jobs(vision, shards[number :: len(devices)], workers, bar)
 
 
 def finish(

@@ -19,7 +19,7 @@ from minigpt4.datasets.builders import build_datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.datasets.jsonl_format import check_line
 from minigpt4.datasets.features.reader import CachedFeatureStream
-from minigpt4.datasets.features.writer import Shard, ShardWriter, WorkBatches
+from minigpt4.datasets.features.writer import JobBatches, Shard, ShardWriter
 from minigpt4.datasets.stream import Reading, Skipped
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -165,7 +165,7 @@ def test_cached_features_keep_what_is_good(shard: str, tmp_path: Path) -> None:
     images = stream([shard])
     one = Shard.of(images, 0, tmp_path, "a/train/00000.tar", 8)
     writer, shape = ShardWriter(one), TokenShape(4, 2, 2)
-    for _, batch, bad in WorkBatches([one]):
+    for _, batch, bad in JobBatches([one]):
         if batch is not None:
             writer.add(batch, torch.zeros(len(batch), 4, 2))
         if bad is not None:

@@ -12,7 +12,7 @@ from minigpt4.common.files import replacing
 from minigpt4.common.lock import Lock
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.features.files import FeatureFiles, Look, pack_file
-from minigpt4.datasets.features.writer import Work
+from minigpt4.datasets.features.writer import Job
 from minigpt4.datasets.stream import Skipped
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.processors.video import Frame
@@ -83,7 +83,7 @@ _BLANK = torch.zeros(3, 1, 1, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
-class Slice(Work):
+class Slice(Job):
     """Some entries of a data set, from `first` up to `last`, and the files of what they show."""
 
     dataset: BaseDataset
@@ -130,10 +130,10 @@ class Slice(Work):
 class FileWriter:
     """Writes the files of a slice. Raises Held if another process does."""
 
-    def __init__(self, work: Slice) -> None:
-        self.work = work
-        work.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(work.path.with_name(f".{work.path.name}.lock"))
+    def __init__(self, job: Slice) -> None:
+        self.job = job
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(job.path.with_name(f".{job.path.name}.lock"))
         self._lock.acquire()
 
     def add(self, batch: New, features: torch.Tensor) -> None:
@@ -145,7 +145,7 @@ class FileWriter:
 
     def finish(self, bad: dict[str, int], shape: TokenShape) -> None:
         """Write the record."""
-        self.work.finish(self.work.last - self.work.first - sum(bad.values()), bad, shape)
+        self.job.finish(self.job.last - self.job.first - sum(bad.values()), bad, shape)
         self._lock.release()
 
     def abandon(self) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
+class Job:
     """What is cached at once, completely or not at all.
 
     Attributes:
@@ -92,10 +92,10 @@ class Images(Protocol):
 
 
 class Writer(Protocol):
-    """Writes some work, under a temporary name until it is complete."""
+    """Writes what a job makes, under a temporary name until it is complete."""
 
     def add(self, batch: Any, features: torch.Tensor) -> None:
-        """Write what `Work.batches` gave, whose features are [N, P, width]."""
+        """Write what `Job.batches` gave, whose features are [N, P, width]."""
 
     def finish(self, bad: dict[str, int], shape: TokenShape) -> None:
         """Write the record."""
@@ -105,7 +105,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Shard(Work):
+class Shard(Job):
     """One shard of images, and the shard of features that is made from it.
 
     Attributes:
@@ -140,21 +140,21 @@ class Shard(Work):
         return ShardWriter(self)
 
 
-class WorkBatches(IterableDataset):
-    """Triples (number of the work, batch, bad samples by reason or None), read by several workers.
+class JobBatches(IterableDataset):
+    """Triples (number of the job, batch, bad samples by reason or None), read by several workers.
 
-    No batch crosses works, so that what is written for one does not depend on the others. The last triple
+    No batch crosses jobs, so that what is written for one does not depend on the others. The last triple
     of each carries what was bad in it; its batch is None where nothing is left.
     """
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, jobs: Sequence[Job]) -> None:
         super().__init__()
-        self.works = works
+        self.jobs = jobs
 
     def __iter__(self) -> Iterator[tuple[int, Images | None, dict[str, int] | None]]:
         worker, workers = this_worker()
-        for number in range(worker, len(self.works), workers):
-            for batch, bad in self.works[number].batches():
+        for number in range(worker, len(self.jobs), workers):
+            for batch, bad in self.jobs[number].batches():
                 yield number, batch, bad
 
 
@@ -208,37 +208,37 @@ class ShardWriter:
         self._lock.release()
 
 
-def _writer(work: Work) -> Writer | None:
-    """The writer of some work; None if another process is writing it or has finished it."""
+def _writer(job: Job) -> Writer | None:
+    """The writer of a job; None if another process is doing it or has finished it."""
     try:
-        writer = work.writer()
+        writer = job.writer()
     except Held as holder:
-        log.info("%s is being written by %s", work.path, holder)
+        log.info("%s is being written by %s", job.path, holder)
         return None
-    if work.record() is not None:
+    if job.record() is not None:
         writer.abandon()
         return None
     return writer
 
 
 @torch.inference_mode()
-def write_all(vision: VisionTower, works: Sequence[Work], workers: int, bar: tqdm) -> None:
-    """Compute the tokens of all images of `works`, and write them.
+def write_jobs(vision: VisionTower, jobs: Sequence[Job], workers: int, bar: tqdm) -> None:
+    """Compute the tokens of all images of `jobs`, and write them.
 
     Args:
         vision: what computes them.
-        works: none of them finished.
+        jobs: none of them finished.
         workers: processes that read images meanwhile.
         bar: counts pictures and videos.
     """
     writers: dict[int, Writer | None] = {}
     finished = 0
-    loader = DataLoader(WorkBatches(works), batch_size=None, num_workers=min(workers, len(works)))
+    loader = DataLoader(JobBatches(jobs), batch_size=None, num_workers=min(workers, len(jobs)))
     try:
         with read_by_workers(loader, "cache-features") as items:
             for number, batch, bad in items:
                 if number not in writers:
-                    writers[number] = _writer(works[number])
+                    writers[number] = _writer(jobs[number])
                 writer = writers[number]
                 if batch is not None and writer is not None:
                     writer.add(batch, vision(batch.images).cpu())
@@ -248,7 +248,7 @@ def write_all(vision: VisionTower, works: Sequence[Work], workers: int, bar: tqd
                         writer.finish(bad, vision.token_shape)
                     del writers[number]
                     finished += 1
-                    bar.set_postfix_str(f"{finished} of {len(works)} shards")
+                    bar.set_postfix_str(f"{finished} of {len(jobs)} shards")
     finally:
         for writer in filter(None, writers.values()):
             writer.abandon()
