@@ -1,6 +1,7 @@
 """Features of videos and pictures that were cached in files: a run from them is the run from pixels."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from minigpt4.common.errors import BadSample, ConfigError
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import check_datasets
-from minigpt4.datasets.features.files import FeatureFiles
+from minigpt4.datasets.features.files import MAX_BESIDE, MAX_VALUES, FeatureFiles
 from minigpt4.models import assembly
 from minigpt4.models.vision_tower import VisionTower
 from minigpt4.processors.video import VideoReader
@@ -113,7 +114,22 @@ def test_what_is_written(cached) -> None:
         with pytest.raises(BadSample, match="no features"):
             FeatureFiles(files.folder, shape, reader).frames(name, lambda name: [])
     with pytest.raises(BadSample, match="another shape"):
-        FeatureFiles(files.folder, (1, 1), files.video).frames("a.avi", lambda name: [])
+        FeatureFiles(files.folder, shape[::-1], files.video).frames("a.avi", lambda name: [])
+
+
+@pytest.mark.parametrize(("shape", "values"), [((2, 3), 6), (None, MAX_VALUES)])
+def test_a_file_of_features_is_not_read_if_it_is_larger_than_its_frames_can_be(
+    tmp_path, shape, values
+) -> None:
+    files = FeatureFiles(tmp_path, shape, VideoReader(frames=4))
+    for video, images, read in ((True, 4, files.frames), (False, 1, files.picture)):
+        path = files.path("a.avi", video=video)
+        path.parent.mkdir(exist_ok=True)
+        for size, reason in ((0, "broken features"), (1, "features too large")):
+            path.touch()
+            os.truncate(path, 2 * values * images + MAX_BESIDE + size)
+            with pytest.raises(BadSample, match=reason):
+                read("a.avi", lambda name: [])
 
 
 def test_the_command_goes_on_with_what_is_not_finished(pixels, cached, tmp_path, monkeypatch) -> None:

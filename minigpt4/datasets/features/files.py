@@ -5,6 +5,7 @@ A file holds `image_features` [n, P, width] in bfloat16, of n frames of a video 
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from minigpt4.common.errors import BadSample
 from minigpt4.common.files import open_regular
 from minigpt4.datasets.features.reader import DTYPE, NAME
 from minigpt4.processors.video import Frame, VideoReader
+
+MAX_VALUES = 2**22  # of one image, where its shape is not known: 1,024 tokens of width 4,096
+MAX_BESIDE = 2**16  # bytes, of the header and of what stands beside the features
 
 Look = tuple[
     torch.Tensor, tuple[int, int]
@@ -42,7 +46,7 @@ class FeatureFiles:
 
     def picture(self, name: str, look: Callable[[str], Look]) -> Look:
         """What is kept of a picture, which is not looked at again. Raises BadSample without it."""
-        features, size = self._read(self.path(name, video=False), "size", 2)
+        features, size = self._read(self.path(name, video=False), 1, "size", 2)
         if len(features) != 1:
             raise BadSample("features of another shape")
         return features[0], (int(size[0]), int(size[1]))
@@ -51,12 +55,17 @@ class FeatureFiles:
         self, name: str, look: Callable[[str], list[Frame[torch.Tensor]]]
     ) -> list[Frame[torch.Tensor]]:
         """What is kept of the frames of a video, likewise."""
-        features, times = self._read(self.path(name, video=True), "times", None)
+        features, times = self._read(self.path(name, video=True), self.video.frames, "times", None)
         return [Frame(float(time), one) for time, one in zip(times, features, strict=True)]
 
-    def _read(self, path: Path, beside: str, length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(
+        self, path: Path, images: int, beside: str, length: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        values = MAX_VALUES if self.shape is None else self.shape[0] * self.shape[1]
         try:
             with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size > images * values * DTYPE.itemsize + MAX_BESIDE:
+                    raise BadSample("features too large")
                 tensors = load(file.read())
             features, other = tensors[NAME], tensors[beside]
         except OSError as error:
