@@ -20,7 +20,6 @@ from minigpt4.common.errors import BadSample, ConfigError, DataError
 from minigpt4.common.files import expanded, inside, open_regular
 from minigpt4.datasets.datasets.shard_reader import RawSample
 from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream, caption_dialogue
-from minigpt4.models.identity import other_vision
 from minigpt4.models.image_tokens import TokenShape
 from minigpt4.prompts.dialogue import Dialogue, Role, Turn
 
@@ -156,6 +155,8 @@ class Manifest:
             where: `datasets.NAME`.
             processors: split -> what the config's image processor says of itself.
         """
+        from minigpt4.models.identity import other_vision
+
         difference = other_vision(self.vision, vision)
         if difference:
             raise ConfigError(f"{key}: the cache {self.folder} {difference}")
