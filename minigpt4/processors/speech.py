@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.common.errors import ConfigError, DataError, in_short
 from minigpt4.common.files import expanded, replacing
 from minigpt4.processors.containers import FORMATS, check_file
 from minigpt4.processors.video import MAX_SECONDS, told_to_people
@@ -90,14 +90,31 @@ def write_subtitles(video: str | Path, out: str | Path, whisper: str, device: st
 
 
 def _pipeline(whisper: str, device: str | None) -> Callable[..., Any]:
-    from transformers import pipeline
+    from transformers import (
+        AutoConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+        pipeline,
+    )
 
-    name, only_safetensors = expanded(whisper), {"use_safetensors": True}
-    task = "automatic-speech-recognition"
+    # Explicit: otherwise transformers asks at the terminal whether a folder's own code may be run.
+    source = {"pretrained_model_name_or_path": expanded(whisper), "trust_remote_code": False}
     try:
-        return pipeline(task, model=name, device=device or "cpu", model_kwargs=only_safetensors)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        family = AutoConfig.from_pretrained(**source).model_type
+        if family != "whisper":
+            raise ValueError(f"its config.json says model_type {family!r}")
+        parts = {
+            "model": WhisperForConditionalGeneration.from_pretrained(**source, use_safetensors=True),
+            "tokenizer": WhisperTokenizer.from_pretrained(**source),
+            "feature_extractor": WhisperFeatureExtractor.from_pretrained(**source),
+        }
+    except Exception as error:  # whatever the readers of a stranger's files raise
+        found = in_short(error)
+        if "trust_remote_code" in str(error):
+            found = "it needs its own code (`auto_map`), which is never run"
         raise ConfigError(
-            f"--whisper: {whisper!r} is no folder or name of a Whisper model: {reason}"
+            f"--whisper: {whisper!r} is no folder or name of a Whisper model ({found}); "
+            "please name one, such as openai/whisper-tiny"
         ) from error
+    return pipeline("automatic-speech-recognition", **parts, device=device or "cpu", trust_remote_code=False)
