@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,12 +40,18 @@ for command in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory) -> dict[str, tuple[str, list[str]]]:
+def locked(tmp_path_factory) -> Path:
+    """The folder that another run writes to."""
+    return tmp_path_factory.mktemp("locked")
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory, locked) -> dict[str, tuple[str, list[str]]]:
     """The facts of a mistake -> what its command ends with, and the heavy modules that are imported by then.
 
     One process for all of them, since most of a command's time is that of its imports.
     """
-    folder, locked = tmp_path_factory.mktemp("free"), tmp_path_factory.mktemp("locked")
+    folder = tmp_path_factory.mktemp("free")
     commands = [
         [*words, f"run.output_dir={locked if 'another' in facts else folder}"]
         if words[-1] == "--options"
@@ -69,3 +76,9 @@ def test_mistake_is_told_before_heavy_imports(refusals, facts: str) -> None:
     assert heavy == []
     assert message.startswith("error") and "\n" not in message
     assert all(fact in message for fact in facts.split()), message
+
+
+@pytest.mark.integration
+def test_a_folder_that_another_run_writes_to_is_named(refusals, locked) -> None:
+    message, _ = refusals["another run writes to"]
+    assert str(locked) in message
