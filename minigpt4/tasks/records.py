@@ -134,6 +134,11 @@ class Metrics:
         return {name: _for_json(value) for name, value in self.values.items()}
 
 
+def wrong_first(records: Iterable[Record]) -> list[Record]:
+    """In the order in which people look at them; those without scores count as wrong."""
+    return sorted(records, key=lambda record: bool(record.right))
+
+
 def mean_loss(records: Sequence[Record]) -> float:
     """The mean over all target tokens, in nats; NaN without any."""
     taken = [(record.loss, record.tokens) for record in records if record.loss is not None and record.tokens]

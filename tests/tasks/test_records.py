@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score
+from minigpt4.tasks.records import Metrics, Record, mean_loss, mean_score, wrong_first
 
 RECORDS = [
     Record(image_id="1", truth="a", loss=2.0, tokens=1, group="cats", scores={"exact_match": 1.0}),
@@ -35,6 +35,12 @@ def test_record_json_has_scores_as_keys_and_no_picture():
     expected = {"image_id": "1", "truth": "a", "group": "", "prediction": "", "loss": None, "tokens": 2}
     assert record.to_json() == expected
     assert RECORDS[2].to_json() == {"image_id": "3", "truth": "c", "group": "", "exact_match": 1.0}
+
+
+def test_wrong_ones_come_first_in_their_own_order() -> None:
+    scores = {"a": {"x": 1.0}, "b": {"x": 0.9}, "c": {}, "d": {"x": 1.0}}
+    records = [Record(image_id=name, truth="", scores=given) for name, given in scores.items()]
+    assert [record.image_id for record in wrong_first(records)] == ["b", "c", "a", "d"]
 
 
 def test_metrics_must_have_what_they_name():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minigpt4.common.files import replacing
 from minigpt4.common.formatting import format_markdown
-from minigpt4.tasks.records import Record
+from minigpt4.tasks.records import Record, wrong_first
 
 # How many rows the table has, and characters a cell.
 ROWS, CHARACTERS = 200, 200
@@ -27,7 +27,7 @@ def write_predictions(records: Sequence[Record], path: Path) -> bool:
         return False
     with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.writelines(json.dumps(_line(record), ensure_ascii=False) + "\n" for record in asked)
-    first = sorted(asked, key=lambda record: bool(record.right))[:ROWS]
+    first = wrong_first(asked)[:ROWS]
     rows = [["", "picture", "question", "reply", "truth"]]
     for record in first:
         mark = {True: "right", False: "wrong", None: ""}[record.right]

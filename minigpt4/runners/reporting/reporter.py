@@ -21,7 +21,7 @@ from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
-from minigpt4.tasks.records import Metrics, Record, format_metric
+from minigpt4.tasks.records import Metrics, Record, format_metric, wrong_first
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class Reporter:
 
 def _draw_pictures(records: list[Record], path: Path) -> bool:
     """Draw the records that have a picture, wrong ones first -> whether there were any."""
-    drawn = sorted((one for one in records if one.picture is not None), key=lambda one: bool(one.right))
+    drawn = wrong_first(record for record in records if record.picture is not None)
     if drawn:
         path.parent.mkdir(exist_ok=True)
         draw_samples(drawn, path)
