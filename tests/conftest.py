@@ -14,6 +14,7 @@ import torch
 from minigpt4.runners.reporting import reporter as report
 from tests.support import GOLDEN, TESTS
 from tests.support.golden import build_golden_model
+from tests.support.once import once
 
 # Folders whose tests are units, unless one is marked `integration` or talks to a server.
 UNIT_FOLDERS = {
@@ -70,7 +71,7 @@ def runs(tmp_path_factory) -> Any:
     """One training run, executed in many ways: `tests.support.modes.Runs`."""
     from tests.support.modes import run_everything
 
-    return run_everything(tmp_path_factory.mktemp("runs"))
+    return once(tmp_path_factory, "runs", run_everything)
 
 
 @pytest.fixture(autouse=True, scope="session")
