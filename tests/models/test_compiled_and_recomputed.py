@@ -1,5 +1,6 @@
 """`model.compile` and `model.llm_grad_checkpoint`: the same losses and gradients, in less time or memory."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ def eager() -> torch.nn.Module:
     return build_golden_model(llm_sanity_check=False).train()
 
 
-@pytest.fixture(scope="module")
-def compiled() -> torch.nn.Module:
+@pytest.fixture(scope="module", params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def compiled(request) -> torch.nn.Module:
+    """By torch's default, and without its slowest part: the graphs are traced, and run eagerly."""
     torch.compiler.reset()
     counters.clear()
-    return build_golden_model(llm_sanity_check=False, compile=True).train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
+        return build_golden_model(llm_sanity_check=False, compile=True).train()
 
 
 @can_compile
