@@ -1,13 +1,13 @@
 """The documents' commands exist with their options, their configs load, and their links lead somewhere."""
 
 import ast
-import importlib.util
+import importlib
+import json
 import re
 import shlex
 import subprocess
 import sys
 from argparse import Namespace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,12 +62,50 @@ def words_of(command: str) -> list[str]:
     return ["python", "-m", *words] if words and words[0] == "minigpt4" else words
 
 
-@cache
-def known_options(script: tuple[str, ...]) -> set[str]:
-    """What `--help` names. One process per script, however often the documents call it."""
-    call = [sys.executable, *script, "--help"]
-    shown = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"--[\w-]+", shown))
+# Prints what each script shows when it is asked for help. A script finds what is beside it, and nothing that
+# another one imported from there.
+HELP_OF_ALL = """
+import contextlib, io, json, os, runpy, sys
+
+path = [place for place in sys.path if place]
+for words in json.loads(sys.argv[1]):
+    module, file = words[0] == "-m", os.path.abspath(words[0])
+    sys.path[:] = [os.getcwd() if module else os.path.dirname(file), *path]
+    sys.argv = [*words[module:], "--help"]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("benchmarks", "dataset", "tests")]:
+        del sys.modules[name]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        try:
+            if module:
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(file, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, end.code
+    print(json.dumps(shown.getvalue()))
+"""
+
+
+@pytest.fixture(scope="module")
+def known_options() -> dict[tuple[str, ...], set[str]]:
+    """The options that the `--help` of each script names. One process for all: most of it is imports."""
+    scripts = sorted({script for command in COMMANDS if (script := script_of(words_of(command)))})
+    call = [sys.executable, "-c", HELP_OF_ALL, json.dumps(scripts)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = map(json.loads, done.stdout.splitlines())
+    return {script: set(re.findall(r"--[\w-]+", text)) for script, text in zip(scripts, shown, strict=True)}
+
+
+def script_of(words: list[str]) -> tuple[str, ...]:
+    """What of a command asks for the help of a script of ours; empty for other commands."""
+    if words[:1] != ["python"] or words[1] == "-c":
+        return ()
+    if words[1] != "-m":
+        return (words[1],)
+    if words[2].split(".")[0] not in FOLDERS:
+        return ()
+    return ("-m", *words[2:4]) if words[2] == "minigpt4" else ("-m", words[2])
 
 
 def test_documents_have_the_two_commands() -> None:
@@ -76,7 +114,7 @@ def test_documents_have_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_exists(command) -> None:
+def test_command_exists(command, known_options) -> None:
     words = words_of(command)
     if not words or words[0] in OTHER_PROGRAMS:
         return
@@ -87,32 +125,20 @@ def test_command_exists(command) -> None:
         assert done.returncode == 0, done.stderr
     elif words[0].endswith(".sh"):
         assert (ROOT / words[0]).is_file()
+    elif words[:2] == ["python", "-c"]:
+        compile(words[2], "document", "exec")
     else:
         assert words[0] == "python", f"what is {words[0]}?"
-        check_python(words[1:])
+        script = script_of(words)
+        assert {word.split("=")[0] for word in words if script and word.startswith("--")} <= (
+            known_options.get(script, set())
+        )
 
 
 def check_pip(words: list[str]) -> None:
     assert all((ROOT / file).is_file() for option, file in pairwise(words) if option in ("-c", "-r"))
     for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
         assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE), extra
-
-
-def check_python(words: list[str]) -> None:
-    if words[0] == "-c":
-        compile(words[1], "document", "exec")
-        return
-    if words[0] == "-m":
-        module = words[1]
-        if module.split(".")[0] not in FOLDERS:
-            return
-        assert importlib.util.find_spec(module), module
-        script = ("-m", *words[1:3]) if module == "minigpt4" else ("-m", module)
-    else:
-        assert (ROOT / words[0]).is_file()
-        script = (words[0],)
-    options = {word.split("=")[0] for word in words if word.startswith("--")}
-    assert options <= known_options(script)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--cfg-path" in command])
