@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from minigpt4.commands import chat
 from tests.support.browsing import Page, demo, open_browser, serving_demo
 from tests.support.golden import golden_model_config
 
@@ -40,13 +41,14 @@ def test_help_loads_nothing_heavy() -> None:
         (["--cfg-path", "{wrong}"], "error: datasets.cc_sbu.vis_processor.train.image_size is 224"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, arguments, message) -> None:
+def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, arguments, message) -> None:
     (tmp_path / "wrong").mkdir()
     files = {"good": write_config(tmp_path), "wrong": write_config(tmp_path / "wrong", image_size=224)}
-    arguments = [argument.format(**files) for argument in arguments]
-    done = subprocess.run(demo(*arguments, "--port", "0"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    words = [argument.format(**files) for argument in arguments]
+    monkeypatch.setattr("sys.argv", ["demo.py", *words, "--port", "0"])
+    with pytest.raises(SystemExit) as end:
+        chat.main()
+    assert str(end.value).startswith(message) and "\n" not in str(end.value)
 
 
 def test_a_visit_with_a_password(tmp_path) -> None:
