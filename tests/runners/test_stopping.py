@@ -169,15 +169,12 @@ class Job:
         assert not list(self.folder.rglob(".*.part"))
 
 
-@pytest.fixture(scope="module")
-def jobs(shapes, tmp_path_factory) -> Iterator[list[Job]]:
-    """Started together: what takes longest is importing."""
-    folder = tmp_path_factory.mktemp("jobs")
-    started = [Job(shapes, folder / str(number)) for number in range(3)]
+@pytest.fixture
+def job(shapes, tmp_path) -> Iterator[Job]:
+    started = Job(shapes, tmp_path / "job")
     yield started
-    for job in started:
-        job.process.kill()
-        job.process.wait()
+    started.process.kill()
+    started.process.wait()
 
 
 def gone(workers: list[psutil.Process]) -> bool:
@@ -187,8 +184,7 @@ def gone(workers: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.slow
-def test_stop_by_sigterm_to_train_py(jobs) -> None:
-    job = jobs[0]
+def test_stop_by_sigterm_to_train_py(job) -> None:
     workers = job.wait_for_training()
     job.process.terminate()
     said, _ = job.process.communicate()
@@ -199,9 +195,8 @@ def test_stop_by_sigterm_to_train_py(jobs) -> None:
     job.check_what_is_saved()
 
 
-def test_stop_by_ctrl_c_to_train_py_and_its_workers(jobs) -> None:
+def test_stop_by_ctrl_c_to_train_py_and_its_workers(job) -> None:
     """The terminal sends it to the workers too, and to the `tee` that all words go to."""
-    job = jobs[1]
     workers = job.wait_for_training()
     job.process.stdout.close()
     os.killpg(job.process.pid, signal.SIGINT)
@@ -210,8 +205,7 @@ def test_stop_by_ctrl_c_to_train_py_and_its_workers(jobs) -> None:
     job.check_what_is_saved()
 
 
-def test_kill_of_a_run_ends_its_workers(jobs) -> None:
-    job = jobs[2]
+def test_kill_of_a_run_ends_its_workers(job) -> None:
     workers = job.wait_for_training()
     job.process.kill()
     job.process.wait()
