@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt4.runners.reporting import reporter as report
 from tests.support import GOLDEN, TESTS
 from tests.support.golden import build_golden_model
 from tests.support.once import once
+from tests.support.runs import drawing_nothing
 
 # Folders whose tests are units, unless one is marked `integration` or talks to a server.
 UNIT_FOLDERS = {
@@ -100,7 +100,6 @@ def shapes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def undrawn(monkeypatch) -> None:
-    """Most of a short run's time would go into drawing."""
-    for name in ("draw_loss", "draw_samples"):
-        monkeypatch.setattr(report, name, lambda _, path, *more: path.write_bytes(b"a picture"))
+def undrawn() -> Iterator[None]:
+    with drawing_nothing():
+        yield

@@ -19,6 +19,7 @@ from tests.support.attempts import before_call, eventful, left_behind
 from tests.support.runs import train
 
 KIB = 1024
+SHORT = {"max_epoch": 1, "valid_splits": []}  # settings of a run
 
 
 @pytest.fixture
@@ -104,8 +105,17 @@ def test_report_on_a_full_disk_leaves_the_one_before(tmp_path, monkeypatch) -> N
     assert json.loads((tmp_path / "report.json").read_text()) == {"loss": 1}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shapes, tmp_path_factory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "job"
+    train(eventful(shapes, folder, **SHORT))
+    return left_behind(folder)
+
+
 @pytest.mark.parametrize("name", ["log.jsonl", "loss.png", "checkpoint_step_2.pth", "report.json"])
-def test_training_on_a_full_disk_says_so_in_one_line(shapes, tmp_path, monkeypatch, name) -> None:
+def test_training_on_a_full_disk_says_so_in_one_line(
+    shapes, tmp_path, monkeypatch, undisturbed, name
+) -> None:
     """Without a file system of our own: the file, its temporary one too, cannot be written to."""
     job = tmp_path / "job"
     opened = Path.open
@@ -115,12 +125,10 @@ def test_training_on_a_full_disk_says_so_in_one_line(shapes, tmp_path, monkeypat
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return opened(path, mode, *args, **options)
 
-    settings = {"max_epoch": 1, "valid_splits": []}
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
         with pytest.raises((TrainingError, CheckpointError), match=f"{name}.*No space left") as error:
-            train(eventful(shapes, job, **settings))
+            train(eventful(shapes, job, **SHORT))
     assert "--resume auto" in str(error.value)
-    train(eventful(shapes, job, **settings))
-    train(eventful(shapes, tmp_path / "undisturbed", **settings))
-    assert left_behind(job) == left_behind(tmp_path / "undisturbed")
+    train(eventful(shapes, job, **SHORT))
+    assert left_behind(job) == undisturbed

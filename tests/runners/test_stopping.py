@@ -18,9 +18,9 @@ from torch.utils.data._utils import signal_handling
 
 from minigpt4.common.errors import Interrupted
 from minigpt4.common.logger import JsonLines
-from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.checkpoints import LATEST
 from minigpt4.weights.checkpoint import read_checkpoint
-from tests.support.attempts import before_call, eventful, left_behind
+from tests.support.attempts import before_call, eventful, left_where_stopped
 from tests.support.runs import train
 
 pytestmark = [
@@ -45,13 +45,7 @@ def test_training_survives_a_signal_to_a_worker_that_starts(shapes, tmp_path, mo
 def run(shapes: Path, folder: Path, **settings: Any) -> dict[str, Any]:
     """Begin a run, or go on with it -> what it leaves that does not depend on when it was stopped."""
     train(eventful(shapes, folder, **settings))
-    left = left_behind(folder)
-    return {name: left[name] for name in (LATEST, BEST, "log.jsonl", "report")}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shapes, tmp_path_factory) -> dict[str, Any]:
-    return run(shapes, tmp_path_factory.mktemp("undisturbed") / "job")
+    return left_where_stopped(folder)
 
 
 def ask_to_stop() -> None:

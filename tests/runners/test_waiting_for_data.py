@@ -20,11 +20,11 @@ from minigpt4.datasets import loader
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.mixing import TrainStream
 from minigpt4.prompts.sample import Batch
-from minigpt4.runners.checkpoints import BEST, LATEST
+from minigpt4.runners.checkpoints import LATEST
 from minigpt4.runners.run_checkpoints import START_OF_DATA
 from minigpt4.tasks import setup_task
 from minigpt4.weights.checkpoint import read_checkpoint
-from tests.support.attempts import eventful, left_behind
+from tests.support.attempts import eventful, left_where_stopped
 from tests.support.runs import losses, run_config, train
 
 pytestmark = [
@@ -58,13 +58,7 @@ def ask_and_block(process: int) -> None:
 def left(shapes: Path, folder: Path) -> dict[str, Any]:
     """Start a run, or resume it -> what it leaves that does not depend on when it was stopped."""
     train(eventful(shapes, folder))
-    files = left_behind(folder)
-    return {name: files[name] for name in (LATEST, BEST, "log.jsonl", "report")}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shapes, tmp_path_factory) -> dict[str, Any]:
-    return left(shapes, tmp_path_factory.mktemp("undisturbed") / "job")
+    return left_where_stopped(folder)
 
 
 @pytest.mark.parametrize(("batch", "step"), [(2, 0), (4, 2), (5, 4), (6, 5)])

@@ -28,7 +28,7 @@ from dataset.shapes.make_shards import write_split
 from minigpt4.common import cli
 from minigpt4.common.config import Config
 from minigpt4.common.logger import JsonLines
-from minigpt4.runners.checkpoints import CheckpointFolder
+from minigpt4.runners.checkpoints import BEST, LATEST, CheckpointFolder
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.runs import mixed_config
@@ -81,6 +81,12 @@ def left_behind(folder: Path) -> dict[str, Any]:
         left["report"] = json.loads((folder / "report.json").read_text())
         del left["report"]["train_seconds"], left["report"]["peak_memory"]
     return left
+
+
+def left_where_stopped(folder: Path) -> dict[str, Any]:
+    """Of that, what does not depend on when a run was stopped."""
+    left = left_behind(folder)
+    return {name: left[name] for name in (LATEST, BEST, "log.jsonl", "report")}
 
 
 def before_call(monkeypatch: Any, method: str, number: int, do: Callable[[], Any]) -> None:

@@ -2,13 +2,17 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
+from minigpt4.runners.reporting import reporter
 from minigpt4.tasks import setup_task
 from tests.support.golden import golden_model_config
 
@@ -53,6 +57,15 @@ def train(cfg: Config) -> tuple[dict[str, Any], Any]:
     model = task.build_model(cfg, device=cfg.run_cfg.device)
     runner = registry.get_runner_class("runner_base")(cfg=cfg, task=task, model=model, datasets=datasets)
     return runner.train(), runner
+
+
+@contextmanager
+def drawing_nothing() -> Iterator[None]:
+    """Most of a short run's time would go into drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_loss", "draw_samples"):
+            patch.setattr(reporter, name, lambda _, path, *more: path.write_bytes(b"a picture"))
+        yield
 
 
 def losses(folder: Path) -> list[float]:
