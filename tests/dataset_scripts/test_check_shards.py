@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minigpt4.commands import check_shards
 from minigpt4.commands.check_shards import Findings, histogram, read_shard, repeated_keys, report
 from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.datasets.datasets.manifest import write_manifest
@@ -19,9 +20,12 @@ from tests.support import ROOT
 from tests.support.shards import encoded, picture, sample, write_good, write_shard
 
 
-def command(*words: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "minigpt4", "check-shards", *map(str, words)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+def ended(monkeypatch: pytest.MonkeyPatch, *words: object) -> str | int | None:
+    """What a command line exits with."""
+    monkeypatch.setattr("sys.argv", ["check-shards", *map(str, words), "--workers", "1"])
+    with pytest.raises(SystemExit) as end:
+        check_shards.main()
+    return end.value.code
 
 
 def test_good_shards_end_with_0_and_give_manifest_and_picture(tmp_path) -> None:
@@ -29,7 +33,9 @@ def test_good_shards_end_with_0_and_give_manifest_and_picture(tmp_path) -> None:
     write_good(tmp_path / "data", shards=3, each=4)
     manifest, png = tmp_path / "good.json", tmp_path / "h.png"
     pattern = f"{tmp_path}/data/{{00000..00002}}.tar"
-    done = command(pattern, "--write-manifest", manifest, "--png", png, "--workers", 2)
+    words = [pattern, "--write-manifest", str(manifest), "--png", str(png), "--workers", "2"]
+    line = [sys.executable, "-m", "minigpt4", "check-shards", *words]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3 shards, 12 good samples, 0 times something bad; ")
     assert "words a caption: 2 to 2, mean 2.0\n       2 -      2           12  ####" in done.stdout
@@ -42,7 +48,7 @@ def test_good_shards_end_with_0_and_give_manifest_and_picture(tmp_path) -> None:
         assert image.size == (1320, 330)
 
 
-def test_everything_bad_is_counted_and_ends_with_1(tmp_path) -> None:
+def test_everything_bad_is_counted_and_ends_with_1(tmp_path, monkeypatch, capsys) -> None:
     shards = write_good(tmp_path, shards=3, each=4)
     with tarfile.open(shards[1]) as tar:
         third_picture = tar.getmembers()[4]
@@ -61,8 +67,10 @@ def test_everything_bad_is_counted_and_ends_with_1(tmp_path) -> None:
     )
     (tmp_path / "empty.tar").write_bytes(b"")
     manifest = tmp_path / "good.json"
-    done = command(*shards, tmp_path / "empty.tar", tmp_path / "absent.tar", "--write-manifest", manifest)
-    assert done.returncode == 1 and not done.stderr
+    more = [tmp_path / "empty.tar", tmp_path / "absent.tar"]
+    assert ended(monkeypatch, *shards, *more, "--write-manifest", manifest) == 1
+    shown, logged = capsys.readouterr()
+    assert not logged
     cut = read_shard(shards[1])
     assert (cut.good, cut.bad) == (2, {"truncated shard": 1})
     assert read_shard(shards[2]).bad == {
@@ -71,7 +79,7 @@ def test_everything_bad_is_counted_and_ends_with_1(tmp_path) -> None:
         "empty caption": 1,
         "broken json": 1,
     }
-    assert done.stdout.startswith("5 shards, 9 good samples, 7 times something bad; ")
+    assert shown.startswith("5 shards, 9 good samples, 7 times something bad; ")
     for line in (
         "          1  truncated shard",
         "          1  empty shard",
@@ -81,7 +89,7 @@ def test_everything_bad_is_counted_and_ends_with_1(tmp_path) -> None:
         f"  {shards[0]}: 1",
         f"  {shards[2]}: 3",
     ):
-        assert line in done.stdout.splitlines()
+        assert line in shown.splitlines()
     # What is good of a truncated shard is used; what has nothing good is not even opened.
     assert json.loads(manifest.read_text())["shards"] == {"00000.tar": 4, "00001.tar": 2, "00002.tar": 3}
     assert expand_shards(str(manifest), "k") == shards
@@ -110,12 +118,11 @@ def test_a_histogram_in_lines() -> None:
     assert len(lines) == 11 and list(histogram("words", Counter())) == []
 
 
-def test_mistakes_are_told_before_a_shard_is_read(tmp_path) -> None:
+def test_mistakes_are_told_before_a_shard_is_read(tmp_path, monkeypatch) -> None:
     (shard,) = write_good(tmp_path, shards=1, each=1)
     (tmp_path / "sub").mkdir()
-    done = command(shard, "--write-manifest", tmp_path / "sub" / "good.json")
-    assert done.returncode == 1
-    assert f"{shard} is not below {tmp_path}/sub: a manifest lies beside its shards or above" in done.stderr
+    said = ended(monkeypatch, shard, "--write-manifest", tmp_path / "sub" / "good.json")
+    assert f"{shard} is not below {tmp_path}/sub: a manifest lies beside its shards or above" in str(said)
     with pytest.raises(ConfigError, match=r"is not below"):
         write_manifest(tmp_path / "m.json", {"https://x.org/0.tar": 1})
     with pytest.raises(ConfigError, match=r"m\.txt must end in \.json"):

@@ -18,22 +18,17 @@ def members(path: Path) -> list[tuple[str, bytes]]:
         return [(info.name, tar.extractfile(info).read()) for info in tar]
 
 
-def hold_out(tmp_path: Path, last: int) -> subprocess.CompletedProcess:
-    write_split(tmp_path / "in", "train", 10, seed=0, samples_per_shard=4)
-    words = ["dataset/hold_out.py", f"{tmp_path}/in/{{00000..00002}}.tar", "--last", str(last)]
-    return subprocess.run(
-        [sys.executable, *words, "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True
-    )
-
-
-def divide(monkeypatch: pytest.MonkeyPatch, shards: str | Path, out: Path) -> None:
-    words = ["hold_out.py", str(shards), "--last", "1", "--out", str(out)]
+def divide(monkeypatch: pytest.MonkeyPatch, shards: str | Path, out: Path, last: int = 1) -> None:
+    words = ["hold_out.py", str(shards), "--last", str(last), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
     main()
 
 
 def test_the_last_are_held_out_and_the_rest_is_kept(tmp_path: Path) -> None:
-    assert hold_out(tmp_path, 3).returncode == 0
+    """As the command that the documents show."""
+    write_split(tmp_path / "in", "train", 10, seed=0, samples_per_shard=4)
+    words = [f"{tmp_path}/in/{{00000..00002}}.tar", "--last", "3", "--out", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "dataset/hold_out.py", *words], cwd=ROOT, check=True)
     before = [member for i in range(3) for member in members(tmp_path / "in" / f"{i:05d}.tar")]
     train = members(tmp_path / "out" / "train" / "00000.tar")
     test = members(tmp_path / "out" / "test" / "00000.tar")
@@ -41,10 +36,13 @@ def test_the_last_are_held_out_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name, _ in test} == {"000000007", "000000008", "000000009"}
 
 
-def test_holding_out_everything_is_refused(tmp_path: Path) -> None:
-    done = hold_out(tmp_path, 10)
-    assert done.returncode == 2
-    assert "--last must be from 1 to 9, found 10" in done.stderr
+def test_holding_out_everything_is_refused(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    write_good(tmp_path / "in", shards=2, each=5)
+    with pytest.raises(SystemExit) as end:
+        divide(monkeypatch, tmp_path / "in", tmp_path / "out", last=10)
+    assert end.value.code == 2 and not (tmp_path / "out").exists()
+    assert "--last must be from 1 to 9, found 10" in capsys.readouterr().err
 
 
 def test_samples_are_grouped_as_training_groups_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

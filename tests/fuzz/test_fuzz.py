@@ -9,7 +9,7 @@ from tests.fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
 
-SECONDS = 1.2  # for each target, about
+SECONDS = 0.6  # for each target, about
 
 
 @pytest.mark.parametrize("name", TARGETS)

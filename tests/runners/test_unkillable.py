@@ -131,7 +131,7 @@ def test_resume_skips_a_damaged_newest_checkpoint(without_workers, tmp_path) -> 
     assert "skipping a damaged checkpoint" in end.said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stop_at_random_moments_loses_nothing(with_workers, tmp_path, number) -> None:
     """Checkpoints of other steps are kept then, but the last and the best are the same."""
     compared = [LATEST, BEST, "log.jsonl", "report"]
