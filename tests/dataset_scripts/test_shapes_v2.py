@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from dataset.shapes import language, make_v2, world
 from dataset.shapes.v2 import pictures
+from minigpt4.commands import train
 from minigpt4.common.config import Config
 from minigpt4.datasets.builders.base_dataset_builder import Datasets, build_datasets
 from minigpt4.datasets.stream import Reading
@@ -95,17 +94,12 @@ def test_ask_detail_never_asks_for_a_description() -> None:
 
 
 @pytest.mark.integration
-def test_all_sets_are_trained_on_and_evaluated_as_their_tasks_say(folder: Path, tmp_path: Path) -> None:
+def test_all_sets_are_trained_on_and_evaluated_as_their_tasks_say(folder, tmp_path, monkeypatch) -> None:
     """The command of `make v2`, at two steps."""
     options = [f"run.output_dir={tmp_path}/job", "run.max_epoch=1", "run.iters_per_epoch=2"]
-    done = subprocess.run(
-        [sys.executable, "train.py", "--cfg-path", str(CONFIG), "--options", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MINIGPT4_DATA": str(folder)},
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("MINIGPT4_DATA", str(folder))
+    monkeypatch.setattr("sys.argv", ["train.py", "--cfg-path", str(CONFIG), "--options", *options])
+    train.main()
     report = json.loads((tmp_path / "job/report.json").read_text())
     assert report["trainable_parameters"] == 217_216
     for name in ("coco_vqa", "gqa", "refcocop", "invrefcocop"):
