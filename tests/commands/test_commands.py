@@ -48,7 +48,7 @@ def test_chat_refuses_a_port_before_the_model_is_loaded() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("words", [["describe-config"], ["check-shards", "SHARD"]])
+@pytest.mark.parametrize("words", [["describe-config"], ["check-shards", "SHARD", "--workers", "1"]])
 def test_a_command_whose_output_nobody_reads_ends_in_silence(words, tmp_path) -> None:
     (shard,) = write_good(tmp_path, 1, 2)
     read, write = os.pipe()

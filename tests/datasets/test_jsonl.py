@@ -176,7 +176,7 @@ def write_colours(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("family", ["gemma", "llama"])
+@pytest.mark.parametrize("family", ["gemma", pytest.param("llama", marks=pytest.mark.slow)])
 def test_training_on_all_three_kinds(tmp_path: Path, family: str) -> None:
     path = str(write_colours(tmp_path))
     settings = {

@@ -20,7 +20,7 @@ WORDS = ["a", "red", "green", "small", "large", "star", "circle", "what", "where
 # Shorter than any prompt; these families look no further back in some or all of their layers.
 WINDOW = {"sliding_window": 16}
 FAMILIES = {"llama": {}, "gemma": {}, "gemma2": WINDOW, "gemma3": WINDOW, "mistral": WINDOW}
-TURNS = 40
+TURNS = 24
 GREEDY = GenerationSettings(temperature=0, repetition_penalty=1.0, max_new_tokens=12)
 
 
@@ -97,7 +97,7 @@ def talk(model: ChatModel, plain: ChatModel, rng: random.Random) -> None:
         assert chat.reply.ids == expected.ids[: len(chat.reply.ids)]
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llama"])
+@pytest.mark.parametrize("family", ["gemma3", pytest.param("llama", marks=pytest.mark.slow)])
 def test_one_compiled_step_serves_all_dialogues(family, folders, monkeypatch) -> None:
     counter, compile_ = Counter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **keys: compile_(f, **keys, backend=counter))

@@ -16,7 +16,7 @@ from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.runners.checkpoints import BEST
 from minigpt4.runners.reporting.reporter import report_table
 from minigpt4.weights.checkpoint import read_checkpoint
-from tests.support.runs import load, train
+from tests.support.runs import drawing_nothing, load, train
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 200, 0), "yellow": (250, 250, 0)}
 
@@ -74,7 +74,8 @@ def check_task(folder: Path, task: str, metric: str, monkeypatch: pytest.MonkeyP
     """
     write_questions(folder)
     path, job = write_config(folder, task), folder / "job"
-    report, _ = train(load(path))
+    with drawing_nothing():
+        report, _ = train(load(path))
 
     lines = [json.loads(line) for line in (job / "log.jsonl").read_text().splitlines()]
     taken = {line["step"]: line[f"valid_{metric}"] for line in lines if f"valid_{metric}" in line}
@@ -95,5 +96,6 @@ def check_task(folder: Path, task: str, metric: str, monkeypatch: pytest.MonkeyP
     assert (again["splits"], again[metric]) == (["val"], taken[best])
     assert [record["truth"] for record in again["records"]] == ["Red.", "Blue.", "Green.", "Yellow."]
     assert all("loss" not in record for record in again["records"])
-    alone, _ = train(load(path, "run.evaluate=True", f"model.ckpt={job / BEST}"))
+    with drawing_nothing():
+        alone, _ = train(load(path, "run.evaluate=True", f"model.ckpt={job / BEST}"))
     assert alone == {"samples": 4} | {key: again[key] for key in alone if key != "samples"}

@@ -75,7 +75,7 @@ def test_a_task_that_is_not_known_is_named_early() -> None:
 
 
 @pytest.mark.integration
-def test_validation_by_several_tasks_has_a_curve_each(tmp_path: Path, monkeypatch) -> None:
+def test_validation_by_several_tasks_has_a_curve_each(tmp_path: Path, monkeypatch, undrawn) -> None:
     """The first decides; `evaluate.py` comes to the same numbers."""
     write_questions(tmp_path)
     path = write_config(tmp_path, "image_text_pretrain", max_epoch=1, iters_per_epoch=4, valid_tasks=["vqa"])
