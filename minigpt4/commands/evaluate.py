@@ -54,12 +54,14 @@ def main() -> None:
     )
     control = parser.add_mutually_exclusive_group()
     control.add_argument(
-        "--shuffled", action="store_true", help="give answers the pictures of other samples of their batch"
+        "--shuffled",
+        action="store_true",
+        help="pair answers with the pictures of other samples",
     )
     control.add_argument(
         "--controls",
         action="store_true",
-        help="beside, answer to the pictures of others and to grey ones (not with cached features)",
+        help="also answer with other samples' pictures, and with grey ones (not with cached features)",
     )
     parser.add_argument(
         "--batch-size",

@@ -126,7 +126,7 @@ def read_part(path: Path, made: dict[str, Any]) -> Journal:
     journal = Journal()
     journal._read(path, made, torn=False)
     if not journal.finished or {*journal.batches} != journal.finished:
-        raise ConfigError(f"--out: {path} is not part of a report, please remove it: it has no end")
+        raise ConfigError(f"--out: {path} is not part of a report, please remove it: its end is missing")
     return journal
 
 

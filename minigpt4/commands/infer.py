@@ -68,7 +68,10 @@ def main() -> None:
     )
     many.add_argument("--output", type=user_path, metavar="JSONL", help="the answers")
     many.add_argument(
-        "--images", type=user_path, metavar="DIR", help="folder of what .jsonl files name (the file's own)"
+        "--images",
+        type=user_path,
+        metavar="DIR",
+        help="where paths in .jsonl files begin (the file's folder)",
     )
     many.add_argument("--batch-size", type=int, default=8, metavar="B", help="questions per batch (8)")
     how = parser.add_argument_group(

@@ -56,7 +56,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="KEY=COLUMN",
-        help="for csv and parquet: the columns of image, caption, question, answer, where called otherwise",
+        help="for csv and parquet: the columns of image, caption, question, answer, if named differently",
     )
     run(convert, parser.parse_args())
 

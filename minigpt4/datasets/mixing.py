@@ -59,9 +59,7 @@ class MixedBatches(IterableDataset):
             try:
                 yield next(batches[draw(self.ratios, self.seed, number)])
             except StopIteration:
-                raise DataError(
-                    "a data set that is trained on has ended; it must be read without end"
-                ) from None
+                raise DataError("a training data set has ended; it must yield samples without end") from None
 
 
 class TrainStream:

@@ -38,8 +38,8 @@ class DatasetSettings:
     video: VideoReader = key(VideoReader)
     features: str | None = key(
         None,
-        "the folder that `minigpt4 cache-features` wrote of this section, whose pictures and videos are not "
-        "looked at then; for data sets that read them from a folder",
+        "the folder that `minigpt4 cache-features` wrote for this section, whose features are read in "
+        "place of pictures and videos; for data sets that read those from a folder",
         path=True,
     )
 

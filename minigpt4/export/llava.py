@@ -118,8 +118,8 @@ def _renamed(tensors: Tensors, language: LanguageModel) -> Tensors:
     plain = isinstance(head, nn.Linear) and head.bias is None and parent is language.model
     if not (plain and isinstance(decoder, _decoder_class(language)) and _is_product(language, head)):
         raise ConfigError(
-            f"--format llava: {language.name} is more than a decoder and a matrix: LLaVA has no place for "
-            "it; with eva_clip_g and a Q-Former, --format blip2 has"
+            f"--format llava: {language.name} is more than a decoder and a matrix: LLaVA cannot hold "
+            "that; --format blip2 can, with eva_clip_g and a Q-Former"
         )
     inside = f"{name}."
     return {

@@ -69,8 +69,8 @@ def check_ids(processor: LlavaProcessor, model: MiniGPTBase) -> None:
     """
     if not all(same_ids(processor, model, turns) for turns in (ASKED, SEVERAL)):
         raise ConfigError(
-            f"model.llama_model: with the tokenizer of {model.language.name}, transformers writes other ids "
-            "for a question than this model was trained with, so it cannot be exported"
+            f"model.llama_model: with the tokenizer of {model.language.name}, a question has other ids in "
+            "transformers than this model was trained with, so it cannot be exported"
         )
     if not same_ids(processor, model, LONGER):
         log.warning(

@@ -186,7 +186,7 @@ def _no_larger_than(size: int, source: Path) -> Iterator[None]:
         if built[what] > most[what]:
             raise ConfigError(
                 f"{KEY}: the config of {source} describes more than {most[what]:,} {what}, and its weights "
-                f"have {size:,} bytes: they are not of one model"
+                f"have {size:,} bytes: they are not from the same model"
             )
 
     def count_values(_module: nn.Module, _name: str, tensor: Any) -> None:
@@ -220,7 +220,7 @@ def _require_whole(found: Mapping[str, Any], model: nn.Module, source: Path) -> 
     for name, there, here in sorted(found["mismatched_keys"]):
         raise ConfigError(
             f"{KEY}: {name} is {list(there)} in the weights of {source}, and {list(here)} by its config: "
-            "they are not of one model"
+            "they are not from the same model"
         )
     missing = sorted(found["missing_keys"])
     if missing:
@@ -235,5 +235,5 @@ def _require_whole(found: Mapping[str, Any], model: nn.Module, source: Path) -> 
             if layers is not None and int(number[1]) >= layers:
                 raise ConfigError(
                     f"{KEY}: the weights of {source} have {name}, but by its config there are only {layers} "
-                    f"of {name[: number.start()]}: they are not of one model"
+                    f"of {name[: number.start()]}: they are not from the same model"
                 )

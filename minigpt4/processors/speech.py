@@ -114,7 +114,7 @@ def _pipeline(whisper: str, device: str | None) -> Callable[..., Any]:
         if "trust_remote_code" in str(error):
             found = "it needs its own code (`auto_map`), which is never run"
         raise ConfigError(
-            f"--whisper: {whisper!r} is no folder or name of a Whisper model ({found}); "
+            f"--whisper: {whisper!r} is not a Whisper model's folder or name ({found}); "
             "please name one, such as openai/whisper-tiny"
         ) from error
     return pipeline("automatic-speech-recognition", **parts, device=device or "cpu", trust_remote_code=False)

@@ -74,8 +74,9 @@ class RunSettings:
     num_workers: int = key(4, "processes that read the training data", low=0, high=256, effect=False)
     sort_window: int = key(
         1,
-        "batches made of samples of like length, so that less is padded: so many are read together, sorted, "
-        "and given in random order; each worker keeps them in memory for each data set. 1: no sorting",
+        "batches of samples of similar length, with less padding: so many batches are read at once, their "
+        "samples sorted, and given in random order; each worker keeps them in memory, per data set. 1: no "
+        "sorting",
         low=1,
         high=1000,
     )
@@ -119,7 +120,7 @@ class RunSettings:
         effect=False,
     )
     world_size: int = key(
-        1, "likewise; a warning says where the launcher started another number", low=1, effect=False
+        1, "likewise; there is a warning if the launcher started a different number", low=1, effect=False
     )
     dist_url: str = key("env://", "likewise; ranks find each other as the launcher says", effect=False)
     dist_backend: str | None = key(

@@ -204,7 +204,7 @@ def test_single_files_and_what_is_not_json(server, tmp_path) -> None:
     store.fetch(item)
     assert (tmp_path / "data/captions/a.json").read_bytes() == b' [{"a": 1}]\n'
     other = Item("other", 0.1, "captions", (server.serve("/b.json", b"[1, 2")[0],), "b.json")
-    assert "what came as b.json is not JSON, it begins with b'[1, 2'" in refused(other, store)
+    assert "b.json was downloaded, but is not JSON: it begins with b'[1, 2'" in refused(other, store)
     page = Item("page", 0.1, "captions", (f"{server.url}/c.json",), "c.json")
     server.serve("/c.json", b"<html>", headers={"Content-Type": "text/html"})
     assert "is a web page, not a file" in refused(page, store)
@@ -261,9 +261,9 @@ def test_pictures_of_a_list(server, tmp_path) -> None:
     listed["same"] = listed["B001"]
     path = tmp_path / "data/ocr/dataset.json"
     path.write_text(json.dumps(listed))
-    assert "1 of 6 pictures did not come: run this again" in refused(item, store)
+    assert "1 of 6 pictures could not be downloaded: run this again" in refused(item, store)
     server.serve("/busy.jpg", JPEG, cuts=repeat(5))
-    assert "1 of 6 pictures did not come" in refused(item, store)
+    assert "1 of 6 pictures could not be downloaded" in refused(item, store)
     server.serve("/busy.jpg", JPEG)
     server.seen.clear()
     store.fetch(item)

@@ -244,7 +244,7 @@ def test_candidates_of_the_json_are_read_as_the_caption_is(tmp_path) -> None:
         ("a dog", ("a cat", "a dog")),
         ("a dog", ()),
     ]
-    assert bad == {"the answer is not among the candidates": 1, "candidates are no list of texts": 3}
+    assert bad == {"the answer is not among the candidates": 1, "candidates are not a list of texts": 3}
 
 
 def test_patterns_lists_and_splits_of_braces(tmp_path) -> None:

@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_whisper_model_is_one_line(ffmpeg, video, tmp_path, 
 
 
 def test_without_ffmpeg_a_sound_or_a_model_there_is_one_line(ffmpeg, video, tmp_path, monkeypatch) -> None:
-    with pytest.raises(ConfigError, match=r"--whisper: '.*no such folder' is no folder") as error:
+    with pytest.raises(ConfigError, match=r"--whisper: '.*no such folder' is not a") as error:
         write_subtitles(video, tmp_path / "a.vtt", str(tmp_path / "no such folder"))
     assert "\n" not in str(error.value)
     (ffmpeg / "ffmpeg").write_text("#!/bin/sh\necho 'no audio stream' >&2; exit 1\n")

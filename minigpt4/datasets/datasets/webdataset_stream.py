@@ -129,7 +129,7 @@ class WebdatasetStream(SampleStream):
         """The field `candidates`: answers to choose from, captions as the caption itself is read."""
         texts = raw.fields.get("candidates") or []
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise BadSample("candidates are no list of texts")
+            raise BadSample("candidates are not a list of texts")
         if dialogue.is_caption:
             texts = [clean_caption(text, self.text_processor) for text in texts]
         if texts and dialogue.answer not in texts:

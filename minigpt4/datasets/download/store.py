@@ -194,7 +194,7 @@ def check_json(key: str, path: Path) -> None:
         tail = file.read().rstrip()
     if head[:1] + tail[-1:] not in (b"[]", b"{}"):
         path.unlink()
-        raise ConfigError(f"{key}: what came as {path.name} is not JSON, it begins with {head[:30]!r}")
+        raise ConfigError(f"{key}: {path.name} was downloaded, but is not JSON: it begins with {head[:30]!r}")
 
 
 def fetch_from_drive(item: Item, drive_id: str, folder: Path) -> dict[str, Any]:
@@ -253,7 +253,9 @@ def fetch_pictures(key: str, listed: Path, folder: Path) -> dict[str, Any]:
         answers = list(tqdm(answers, desc=key, total=len(missing), unit="picture", disable=None))
     unreached = answers.count("unreached")
     if unreached:
-        raise ConfigError(f"{key}: {unreached:,} of {len(pictures):,} pictures did not come: run this again")
+        raise ConfigError(
+            f"{key}: {unreached:,} of {len(pictures):,} pictures could not be downloaded: run this again"
+        )
     gone = [place.name for (_, place), answer in zip(missing, answers, strict=True) if answer == "gone"]
     return {"files": len(pictures) - len(gone), "gone": gone}
 
