@@ -58,7 +58,8 @@ def eventful(shards: Path, output: Path, **run: Any) -> Config:
         **{"save_every": 2, "keep": 2, "resume_ckpt_path": "auto"},
     }
     cfg = mixed_config(shards, output, **settings | run)
-    cfg.config.model |= {"freeze_qformer": False, "llm_sanity_check": False}
+    # What takes longest in such a run is to write answers.
+    cfg.config.model |= {"freeze_qformer": False, "llm_sanity_check": False, "max_txt_len": 12}
     cfg.config.datasets.laion.build_info.storage.test = cfg.config.datasets.cc_sbu.build_info.storage.test
     return cfg
 
