@@ -88,7 +88,7 @@ def test_llama_begins_every_turn_with_bos() -> None:
         (LLAMA2, "<s> [INST] why [/INST] "),
         (VICUNA_V0, "Human: why ###Assistant: "),  # "###" is the end of the reply before it
         (CHATML, "\n<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n"),
-        (PLAIN, "why "),
+        (PLAIN, "why\n"),
         (LLAMA2.with_overrides(None, "\n"), "</s><s> [INST] why [/INST] "),
     ],
 )

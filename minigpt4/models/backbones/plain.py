@@ -7,6 +7,6 @@ from minigpt4.prompts.templates import PLAIN
 
 @registry.register_backbone("plain")
 class PlainBackbone(BaseBackbone):
-    """The request, a space, the reply; a reply ends with its line."""
+    """The request, and the reply on the next line; a reply ends with its line."""
 
     template = PLAIN
