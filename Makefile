@@ -1,7 +1,7 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
 # make video [LLM=gemma|llama]        install, train on clips of the drawn world, evaluate in and out of order, show
-# make pictures                       emoji in four styles (needs npm): train with SmolLM2-135M, evaluate, show
+# make pictures                       emoji in nine styles (needs npm): train with SmolLM2-135M, evaluate, show
 # make test                           install, lint, run the tests: all but those that take long
 # make test-slow                      run those: whole families, processes of their own, the real img2dataset
 # make unit                           install, run the fast tests: no process, server or training run
@@ -34,7 +34,9 @@ VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.mo
 PICTURES := output/pictures
 PICTURES_YAML := train_configs/pictures.yaml
 PICTURES_EVALUATION = --cfg-path $(PICTURES_YAML) --limit 48 --batch-size 24
-EMOJI := openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0
+EMOJI := openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0 \
+	@iconify-json/emojione@1.2.3 @iconify-json/emojione-v1@1.2.3 @iconify-json/noto-v1@1.2.5 \
+	@iconify-json/streamline-emojis@1.2.4 @iconify-json/fxemoji@1.2.2
 
 IMG2DATASET := .venv-img2dataset
 VLLM_VENV := .venv-vllm

@@ -1,17 +1,18 @@
-"""Write four sets of emoji, each in a drawing style of its own, as webdataset shards with captions.
+"""Write sets of emoji, each in a drawing style of its own, as webdataset shards with captions.
 
 The sets are packages of npm's: openmoji (CC BY-SA 4.0, HfG Schwäbisch Gmünd), emoji-datasource-google (Noto,
-Apache 2.0), emoji-datasource-twitter (Twemoji, CC BY 4.0), fluentui-emoji (MIT, Microsoft). What each picture
-shows is written in openmoji's table.
+Apache 2.0), emoji-datasource-twitter (Twemoji, CC BY 4.0), fluentui-emoji (MIT, Microsoft), and of
+@iconify-json: emojione (CC BY 4.0), emojione-v1 (CC BY-SA 4.0), noto-v1 (Apache 2.0), streamline-emojis
+(CC BY 4.0) and fxemoji (Apache 2.0, Mozilla). What each picture shows is written in openmoji's table.
 
 example:
-  npm pack openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0
+  npm pack PACKAGE ...  # those that `make -n pictures` names
   pip install -r dataset/pictures/requirements.txt
   python -m dataset.pictures.make_pictures --packages . --out output/pictures
 
 writes the shards OUT/train, and three held-out splits, of which each picture has 20 captions to choose
 from: OUT/val and OUT/unseen_things, with things that are in no other split, and OUT/unseen_style, with the
-things of train, which has three of the styles, in the fourth.
+things of train, in a style that train has not.
 """
 
 from __future__ import annotations
@@ -38,11 +39,17 @@ CANDIDATES = 20
 SHARD = 500  # pictures
 UNSEEN_STYLE = "twitter"
 PACKAGES = {
-    "openmoji": "openmoji-*.tgz",
-    "google": "emoji-datasource-google-*.tgz",
-    "twitter": "emoji-datasource-twitter-*.tgz",
-    "fluent": "fluentui-emoji-*.tgz",
+    "openmoji": "openmoji-[0-9]*.tgz",
+    "google": "emoji-datasource-google-[0-9]*.tgz",
+    "twitter": "emoji-datasource-twitter-[0-9]*.tgz",
+    "fluent": "fluentui-emoji-[0-9]*.tgz",
+    "emojione": "iconify-json-emojione-[0-9]*.tgz",
+    "emojione-v1": "iconify-json-emojione-v1-[0-9]*.tgz",
+    "noto-v1": "iconify-json-noto-v1-[0-9]*.tgz",
+    "streamline": "iconify-json-streamline-emojis-[0-9]*.tgz",
+    "fxemoji": "iconify-json-fxemoji-[0-9]*.tgz",
 }
+ICONIFY = ("emojione", "emojione-v1", "noto-v1", "streamline", "fxemoji")
 # Groups of openmoji's table. Flags and symbols are no things; variants by hair and gender hardly differ.
 GROUPS = (
     "smileys-emotion",
@@ -121,6 +128,28 @@ def drawings(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         for name, content in members(packages[style], pattern):
             if caption := known.get(name if known is of_name else _code(name)):
                 yield style, caption, content
+    # Some packages number the ways to draw a thing; fxemoji's names have no hyphens.
+    of_letters = {name.replace("-", ""): caption for name, caption in of_name.items()}
+    for style in ICONIFY:
+        for name, content in iconify(packages[style]):
+            if caption := of_letters.get(re.sub(r"-\d+$", "", name).replace("-", "")):
+                yield style, caption, content
+
+
+def iconify(package: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and SVG file of the drawings of a package of @iconify-json."""
+    _, table = next(members(package, "package/(icons.json)"))
+    own = json.loads(table)
+    for name, icon in own["icons"].items():
+        left, top, width, height = (
+            icon.get(key, own.get(key, default))
+            for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+        )
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+        )
+        yield name, svg.encode()
 
 
 def jpeg(drawing: bytes) -> bytes:
@@ -153,7 +182,11 @@ def pictures(folder: Path) -> dict[str, list[Picture]]:
         DataError: for a package that is not in the folder.
     """
     splits: dict[str, list[Picture]] = {split: [] for split in ("train", *PERCENT, "unseen_style")}
+    drawn: set[tuple[str, str]] = set()
     for style, caption, drawing in drawings(folder):
+        if (style, caption) in drawn:  # a second way to draw it
+            continue
+        drawn.add((style, caption))
         split = split_of(caption)
         if style == UNSEEN_STYLE:
             if split != "train":

@@ -1,4 +1,4 @@
-"""dataset/pictures/make_pictures.py: from four packages of emoji to shards with captions and candidates."""
+"""dataset/pictures/make_pictures.py: from packages of emoji to shards with captions and candidates."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import random
 import sys
 import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -28,7 +29,7 @@ EMOJI = (
     ("2622", "radioactive", "symbols"),
 )
 SPLITS = {"red apple": "train", "cat face": "train", "anchor": "unseen_things", "red heart": "val"}
-COLOURS = {"openmoji": (250, 0, 0), "fluent": (0, 0, 250)}
+COLOURS = {"openmoji": (250, 0, 0), "fluent": (0, 0, 250), "fxemoji": (250, 0, 250)}
 
 
 def drawing(alpha: int = 255) -> bytes:
@@ -73,11 +74,21 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "fluentui-emoji-1.3.0.tgz",
         {"icons/modern/red-apple.svg": fluent, "icons/modern/x.svg": fluent, "icons/flat/anchor.svg": b""},
     )
+    for style, names in {
+        "emojione": [],
+        "emojione-v1": [],
+        "noto-v1": [],
+        "streamline-emojis": ["red-apple-2", "red-apple-3", "detective"],
+        "fxemoji": ["redapple"],
+    }.items():
+        body = str(COLOURS["fxemoji"])
+        table = {"height": 32, "icons": {name: {"body": body, "width": 24} for name in names}}
+        package(folder, f"iconify-json-{style}-1.2.2.tgz", {"icons.json": json.dumps(table).encode()})
     monkeypatch.setattr(make_pictures, "split_of", SPLITS.__getitem__)
     monkeypatch.setitem(sys.modules, "resvg_py", type(sys)("resvg_py"))
 
     def svg_to_bytes(svg_string: str, width: int, height: int) -> bytes:
-        colour = json.loads(svg_string[5:-6].replace("(", "[").replace(")", "]"))
+        colour = json.loads("[" + svg_string.partition("(")[2].partition(")")[0] + "]")
         return encoded(Image.new("RGB", (width, height), tuple(colour)), "PNG")
 
     monkeypatch.setattr(sys.modules["resvg_py"], "svg_to_bytes", svg_to_bytes, raising=False)
@@ -102,10 +113,12 @@ def test_each_thing_is_in_the_split_of_its_name_and_the_unseen_style_apart(
     assert {split: [sample.key for sample in own] for split, own in splits.items()} == {
         "train": [
             "fluent_red-apple",
+            "fxemoji_red-apple",
             "google_cat-face",
             "google_red-apple",
             "openmoji_cat-face",
             "openmoji_red-apple",
+            "streamline_red-apple",
         ],
         "val": ["google_red-heart", "openmoji_red-heart"],
         "unseen_things": ["google_anchor", "openmoji_anchor"],
@@ -124,6 +137,7 @@ def test_pictures_are_squares_on_white(packages, tmp_path, monkeypatch) -> None:
     for key, place, colour in (
         ("openmoji_red-apple", (112, 112), COLOURS["openmoji"]),
         ("fluent_red-apple", (112, 112), COLOURS["fluent"]),
+        ("fxemoji_red-apple", (112, 112), COLOURS["fxemoji"]),
         ("google_red-apple", (112, 40), (255, 255, 255)),
         ("google_red-apple", (112, 180), (0, 250, 0)),
     ):
@@ -156,7 +170,13 @@ def test_a_fifth_of_all_things_is_held_out() -> None:
     assert 0.12 < splits.count("unseen_things") / 2000 < 0.18
 
 
+def test_a_drawing_of_iconify_is_a_file_of_its_own(packages) -> None:
+    (name, file), *_ = make_pictures.iconify(packages / "iconify-json-fxemoji-1.2.2.tgz")
+    svg = ElementTree.fromstring(file)
+    assert (name, svg.attrib["viewBox"], svg.text) == ("redapple", "0 0 24 32", str(COLOURS["fxemoji"]))
+
+
 def test_missing_packages_are_named(packages) -> None:
     (packages / "openmoji-17.0.0.tgz").unlink()
-    with pytest.raises(DataError, match=r"openmoji-\*\.tgz"):
+    with pytest.raises(DataError, match=r"openmoji-\[0-9\]\*\.tgz"):
         list(make_pictures.drawings(packages))
