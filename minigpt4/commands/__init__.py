@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "minigpt4.commands.train",
     "evaluate": "minigpt4.commands.evaluate",
     "sweep": "minigpt4.commands.sweep",
+    "solve-projection": "minigpt4.commands.solve_projection",
     "reproduce": "minigpt4.commands.reproduce",
     "chat": "minigpt4.commands.chat",
     "infer": "minigpt4.commands.infer",

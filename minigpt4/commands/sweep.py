@@ -2,8 +2,8 @@
 
 The encoder and Q-Former look at each picture once (`minigpt4 cache-features`). Each language model then has
 `train` and `evaluate --controls` in processes of its own, one after the other, in DIR/NAME with a YAML of its
-own. Run the command again to go on after an interruption, or with further language models: what is finished
-is not repeated. DIR/sweep.md, sweep.json and sweep.png compare all runs in DIR.
+own. With --solved, training begins with the projection of `minigpt4 solve-projection`. Run the command again to
+go on after an interruption, or with further language models: what is finished is not repeated. DIR/sweep.md, sweep.json and sweep.png compare all runs in DIR.
 
 A language model is a folder, a hub id, a .gguf file, or a model type, of which only the language model and
 its prompts are taken.
@@ -35,6 +35,7 @@ log = logging.getLogger("sweep")
 LANGUAGE_KEYS = ("llama_model", "llm_backbone", "llm_precision", "llm_sanity_check", "prompt_path")
 BARE = {"llm_backbone": "auto", "llm_type": None, "prompt_template": None, "end_sym": None}
 CACHED = "cached_features"
+SOLVED = "solved.pth"
 # What else is in the folder of a sweep.
 TAKEN = {"features": "the cache", **dict.fromkeys(("sweep.md", "sweep.json", "sweep.png"), "the comparison")}
 STOPPED = (130, 143)
@@ -45,6 +46,7 @@ def main() -> None:
     parser = config_parser(__doc__)
     parser.add_argument("--llm", nargs="+", required=True, metavar="M", help="the language models")
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where everything goes")
+    parser.add_argument("--solved", action="store_true", help="begin with a projection in closed form")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N samples of a split")
     run(sweep, parser.parse_args())
 
@@ -61,7 +63,7 @@ def sweep(args: argparse.Namespace) -> None:
     datasets = over_cache(cfg, args.out / "features")
     folders = folders_of(args.llm, args.out)
     for llm, folder in folders.items():
-        describe(folder, cfg, datasets, llm)
+        describe(folder, cfg, datasets, llm, solved=args.solved)
         check_limit(folder / "evaluation.json", args.limit)
 
     if CACHED not in builders(cfg).values():
@@ -73,7 +75,7 @@ def sweep(args: argparse.Namespace) -> None:
     failed = []
     for llm, folder in folders.items():
         log.info("%s: %s", llm, folder)
-        if code := train_and_evaluate(folder, args.limit):
+        if code := train_and_evaluate(folder, args.limit, solved=args.solved):
             if code in STOPPED:
                 sys.exit(code)
             failed.append(llm)
@@ -86,11 +88,15 @@ def sweep(args: argparse.Namespace) -> None:
         sys.exit(f"error: {', '.join(failed)}: no result; the error stands above")
 
 
-def train_and_evaluate(folder: Path, limit: int | None) -> int:
+def train_and_evaluate(folder: Path, limit: int | None, *, solved: bool) -> int:
     """Do what is not done yet of a run; 0, or the exit code of what failed."""
     from minigpt4.runners.checkpoints import BEST, LATEST
 
     config = ["--cfg-path", str(folder / "config.yaml")]
+    if solved and not (folder / SOLVED).exists():
+        words = [*config, "--out", str(folder / SOLVED), "--options", "model.ckpt=null"]
+        if code := start("solve-projection", *words):
+            return code
     if not (folder / "report.json").exists() and (code := start("train", *config, "--resume", "auto")):
         return code
     evaluation = folder / "evaluation.json"
@@ -168,7 +174,7 @@ def folders_of(llms: Sequence[str], out: Path) -> dict[str, Path]:
     return folders
 
 
-def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) -> None:
+def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str, *, solved: bool) -> None:
     """Write the YAML of a run, or check that the one that is there says the same.
 
     Args:
@@ -176,6 +182,7 @@ def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) ->
         cfg: of the sweep.
         datasets: the section of that name.
         llm: the language model.
+        solved: whether it begins with a projection in closed form, which is still to be made.
 
     Raises:
         ConfigError: for a run that cannot be, or that was begun with other settings.
@@ -189,6 +196,8 @@ def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) ->
 
     content = cfg.to_dict() | {"datasets": datasets}
     content["model"] = {**content["model"], **language_of(llm, cfg)}
+    if solved:
+        content["model"]["ckpt"] = str(folder / SOLVED)
     content["run"] = {**(content.get("run") or {}), "output_dir": str(folder)}
     path = folder / "config.yaml"
     if path.exists():
@@ -202,7 +211,7 @@ def describe(folder: Path, cfg: "Config", datasets: dict[str, Any], llm: str) ->
     with replacing(path) as part:
         part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     try:
-        own = Config(argparse.Namespace(cfg_path=path))
+        own = Config(argparse.Namespace(cfg_path=path, options=["model.ckpt=null"] if solved else []))
         check_model(own, own.run_settings().device)
     except ConfigError:
         path.unlink()

@@ -21,7 +21,9 @@ COLUMNS = ["language model", "bits per byte", "loss per token", "others' picture
 
 def arguments(path: Path, *llms: str, options: tuple[str, ...] = ()) -> Namespace:
     out = path.parent / "sweep"
-    return Namespace(cfg_path=path, llm=llms, out=out, limit=2, options=list(options), debug=False)
+    return Namespace(
+        cfg_path=path, llm=llms, out=out, limit=2, solved=False, options=list(options), debug=False
+    )
 
 
 @pytest.fixture
@@ -80,6 +82,23 @@ def test_language_models_are_trained_over_one_cache_and_compared(path, started, 
     heading, _, *rows = (args.out / "sweep.md").read_text().splitlines()
     assert [cell.strip() for cell in heading.split("|")][1:6] == COLUMNS and len(rows) == 2
     assert (args.out / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_solved_projection_is_made_once_for_each_language_model(path, started, monkeypatch) -> None:
+    args = Namespace(**vars(arguments(path, "tiny_llama")) | {"solved": True})
+    monkeypatch.setattr(sweep, "start", lambda *words: started.append(words) or int(words[0] == "train"))
+    folder = args.out / "tiny_llama"
+    with pytest.raises(SystemExit, match="tiny_llama"):
+        sweep.sweep(args)
+    assert [words[0] for words in started] == ["cache-features", "solve-projection", "train"]
+    assert started[1][3:] == ("--out", f"{folder}/solved.pth", "--options", "model.ckpt=null")
+    (folder / "solved.pth").touch()
+    with pytest.raises(SystemExit, match="tiny_llama"):
+        sweep.sweep(args)
+    assert [words[0] for words in started[3:]] == ["cache-features", "train"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["ckpt"] == f"{folder}/solved.pth"
+    with pytest.raises(ConfigError, match=r"model\.ckpt"):  # was begun from there
+        sweep.sweep(Namespace(**vars(args) | {"solved": False}))
 
 
 def test_an_interrupted_run_goes_on_and_a_failed_one_is_named(path, started, monkeypatch) -> None:
