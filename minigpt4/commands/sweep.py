@@ -2,8 +2,9 @@
 
 The encoder and Q-Former look at each picture once (`minigpt4 cache-features`). Each language model then has
 `train` and `evaluate --controls` in processes of its own, one after the other, in DIR/NAME with a YAML of its
-own. With --solved, training begins with the projection of `minigpt4 solve-projection`. Run the command again to
-go on after an interruption, or with further language models: what is finished is not repeated. DIR/sweep.md, sweep.json and sweep.png compare all runs in DIR.
+own. With --solved, training begins with what `minigpt4 solve-projection` gives. Run the command again to go
+on after an interruption, or with further language models: what is finished is not repeated. DIR/sweep.md,
+sweep.json and sweep.png compare all runs in DIR.
 
 A language model is a folder, a hub id, a .gguf file, or a model type, of which only the language model and
 its prompts are taken.
