@@ -97,6 +97,6 @@ CHATML = PromptTemplate(
     end="<|im_end|>",
     next_turn="<|im_end|>\n",
 )
-# For language models that were never taught to chat: a reply is a line of its own. A space before it would be a
-# token by itself, and the reply would begin with a word that hardly ever follows a space alone.
+# For language models that were never taught to chat: a reply is a line of its own. A space in
+# between would be a token by itself, and the reply's first word would lack the space that text has before it.
 PLAIN = PromptTemplate("", "\n", end="\n", next_turn="\n")
