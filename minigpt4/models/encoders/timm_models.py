@@ -11,6 +11,7 @@ import torch
 from timm.layers.drop import DropPath
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, layer_norm
 
 from minigpt4.common.errors import CheckpointError, ConfigError
 from minigpt4.models.encoders.base_encoder import BaseEncoder
@@ -25,19 +26,43 @@ class TimmEncoder(BaseEncoder):
 
     A feature map, channels first or last, is flattened row by row. Class and register tokens before the
     patches are kept for a Q-Former; joined patches leave them out.
+
+    Args:
+        name, image_size, drop_path_rate: as in the YAML.
+        stages: so many of the network's last stages are joined to each patch, averaged to the patches' grid.
+            Each part is normalised, since a network's stages differ in scale.
+        kwargs: for timm.
     """
 
     module: Any  # the attributes that are read of it are not nn.Module's
 
-    def __init__(self, name: str, image_size: int, drop_path_rate: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, name: str, image_size: int, drop_path_rate: float = 0.0, stages: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(name, image_size)
-        self.image_size = image_size
+        self.image_size, self.stages = image_size, stages
         self.module = self.create(name, image_size, drop_path_rate, **kwargs)
-        self.width = self.module.num_features
+        self.width = self.module.num_features + sum(self._widths_of_stages())
         self.prefix_tokens = getattr(self.module, "num_prefix_tokens", 0)
         self.trained_with = getattr(self.module, "pretrained_cfg", None) or {}
         self.mean = self.trained_with.get("mean", CLIP_MEAN)
         self.std = self.trained_with.get("std", CLIP_STD)
+
+    def _widths_of_stages(self) -> list[int]:
+        if not self.stages:
+            return []
+        known = list(getattr(self.module, "feature_info", ()))
+        if not hasattr(self.module, "forward_intermediates") or getattr(self.module, "num_prefix_tokens", 0):
+            raise ConfigError(
+                f"model.vit_kwargs.stages is {self.stages}, but {self.name!r} has no stages that could be joined "
+                "to its patches: please leave it out"
+            )
+        if not isinstance(self.stages, int) or not 0 < self.stages <= len(known):
+            raise ConfigError(
+                f"model.vit_kwargs.stages is {self.stages!r}, it must be from 1 to the {len(known)} stages of "
+                f"{self.name!r}"
+            )
+        return [stage["num_chs"] for stage in known[-self.stages :]]
 
     @staticmethod
     def create(name: str, image_size: int, drop_path_rate: float, **kwargs: Any) -> Any:
@@ -62,7 +87,16 @@ class TimmEncoder(BaseEncoder):
         return published if isinstance(published, str) else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.module.forward_features(images)
+        if not self.stages:
+            return self._tokens(self.module.forward_features(images))
+        features, maps = self.module.forward_intermediates(images, indices=self.stages)
+        patches = self._tokens(features)
+        side = isqrt(patches.shape[1])
+        means = [adaptive_avg_pool2d(one, side).flatten(2).transpose(1, 2) for one in maps]
+        return torch.cat([layer_norm(part, part.shape[2:]) for part in (patches, *means)], dim=2)
+
+    def _tokens(self, features: Any) -> torch.Tensor:
+        """Feature map or tokens -> [N, prefix_tokens + P, width of the network]."""
         if not isinstance(features, torch.Tensor):
             raise ConfigError(
                 f"model.vit_model {self.name!r} outputs several feature maps, not one grid of patches: "
@@ -70,7 +104,7 @@ class TimmEncoder(BaseEncoder):
             )
         if features.ndim != 4:
             return features
-        if features.shape[1] != self.width:  # channels last
+        if features.shape[1] != self.module.num_features:  # channels last
             return features.flatten(1, 2)
         return features.flatten(2).transpose(1, 2)
 
