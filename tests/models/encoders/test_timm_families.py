@@ -139,3 +139,31 @@ def test_timm_vit_at_another_size_than_it_was_trained_at_is_said(
     ]
     assert len(said) == (unseen is not None)
     assert all(f"model.image_size is {size}" in line and "224" in line and unseen in line for line in said)
+
+
+@torch.no_grad()
+def test_last_stages_are_joined_to_the_patches() -> None:
+    name, images = "tf_efficientnet_lite0", torch.randn(2, 3, 64, 64)
+    joined = build_encoder(name, 64, weights="random", kwargs={"stages": 2}).eval()
+    plain = build_encoder(name, 64, weights="random").eval()
+    plain.load_state_dict(joined.state_dict())
+    second = timm.create_model(name, features_only=True, out_indices=(3, 4)).eval()
+    second.load_state_dict(joined.module.state_dict(), strict=False)
+
+    tokens, (coarse, fine) = joined(images), second(images)[::-1]
+    assert (joined.width, joined.patches, coarse.shape[1], fine.shape[1]) == (1280 + 112 + 320, 4, 320, 112)
+    fine = fine.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))  # of 2 x 2 places each
+    parts = [plain(images), *(one.flatten(2).transpose(1, 2) for one in (fine, coarse))]
+    normal = [
+        (p - p.mean(2, keepdim=True)) / (p.var(2, keepdim=True, correction=0) + 1e-5).sqrt() for p in parts
+    ]
+    torch.testing.assert_close(tokens, torch.cat(normal, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("vit_tiny_patch16_224", 2), ("tf_efficientnet_lite0", 9), ("tf_efficientnet_lite0", -1)],
+)
+def test_stages_that_cannot_be_joined_are_refused(name: str, stages: int) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.vit_kwargs.*stages.*{stages}"):
+        build_encoder(name, 224, weights="random", kwargs={"stages": stages})
