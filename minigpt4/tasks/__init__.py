@@ -8,6 +8,7 @@ TASKS = {
     "vqa": "minigpt4.tasks.vqa:VqaTask",
     "refer": "minigpt4.tasks.refer:ReferTask",
     "choose": "minigpt4.tasks.choose:ChooseTask",
+    "choose_by_gain": "minigpt4.tasks.choose:ChooseByGainTask",
     "yes_no": "minigpt4.tasks.yes_no:YesNoTask",
     "caption": "minigpt4.tasks.caption:CaptionTask",
     "grounded_caption": "minigpt4.tasks.grounded_caption:GroundedCaptionTask",

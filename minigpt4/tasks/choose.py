@@ -1,4 +1,4 @@
-"""Questions with answers to choose from: the one that the model finds most likely."""
+"""Questions with answers to choose from: the likeliest one, or the one that the pictures make likelier."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.sample import Batch
 from minigpt4.tasks.base_task import BaseTask
+from minigpt4.tasks.controls import grey_images
 from minigpt4.tasks.records import Metrics, Record, accuracy_metrics
 
 
@@ -62,11 +63,47 @@ class ChooseTask(BaseTask):
                 raise DataError(
                     f"{record.image_id}: the task `choose` needs candidates, this sample has none"
                 )
-        losses = candidate_losses(model, batch, batch.candidates)
+        losses = self.losses(model, batch)
         for record, own, of_own in zip(records, batch.candidates, losses, strict=True):
             record.prediction = own[of_own.index(min(of_own))]
             record.scores["accuracy"] = float(record.prediction == record.truth)
 
+    def losses(self, model: MiniGPTBase, batch: Batch) -> list[list[float]]:
+        """What each sample's candidates are weighed by, in order; the smallest is chosen."""
+        return candidate_losses(model, batch, batch.candidates)
+
     def summarize(self, records: list[Record]) -> Metrics:
         """The accuracy, of all and of each group."""
         return accuracy_metrics(records)
+
+
+@registry.register_task("choose_by_gain")
+class ChooseByGainTask(ChooseTask):
+    """Like `choose`, with the candidate that the pictures make likelier than grey ones do, by most.
+
+    So common words have no advantage over rare ones: the pointwise mutual information of "Surface Form
+    Competition" (Holtzman et al., 2021).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # What an answer loses with grey pictures: samples that ask the same with as many pictures share it.
+        self._unseen: dict[tuple[Dialogue, int], float] = {}
+
+    def losses(self, model: MiniGPTBase, batch: Batch) -> list[list[float]]:
+        """Those of the candidates, less those with grey pictures."""
+        keys = [
+            [(_answered(dialogue, candidate), count) for candidate in own]
+            for dialogue, count, own in zip(
+                batch.dialogues, batch.image_counts, batch.candidates, strict=True
+            )
+        ]
+        for row, own in enumerate(keys):
+            if new := [key for key in dict.fromkeys(own) if key not in self._unseen]:
+                answers = tuple(dialogue.answer or "" for dialogue, _ in new)
+                (losses,) = candidate_losses(model, grey_images(batch.rows([row])), [answers])
+                self._unseen |= dict(zip(new, losses, strict=True))
+        return [
+            [loss - self._unseen[key] for loss, key in zip(of_own, own, strict=True)]
+            for of_own, own in zip(super().losses(model, batch), keys, strict=True)
+        ]

@@ -9,7 +9,7 @@ import torch
 from minigpt4.common.errors import DataError
 from minigpt4.prompts.dialogue import Dialogue
 from minigpt4.prompts.sample import Batch, Sample
-from minigpt4.tasks.choose import ChooseTask, candidate_losses
+from minigpt4.tasks.choose import ChooseByGainTask, ChooseTask, candidate_losses
 from minigpt4.tasks.yes_no import YesNoTask, roc_auc
 
 QUESTION = "<Img><ImageHere></Img> what is this?"
@@ -47,6 +47,27 @@ def test_choose_takes_the_most_likely_candidate(golden_model) -> None:
     assert records[1].scores["accuracy"] == 0.0
     with pytest.raises(DataError, match="needs candidates"):
         task.evaluate(golden_model, [Batch.of([sample(1, "a")])])
+
+
+def test_choose_by_gain_leaves_out_what_is_likely_anyway(golden_model, monkeypatch) -> None:
+    candidates = ("a dog", "the", "two small cats")
+    batch = Batch.of([sample(10, "the", candidates), sample(250, "a dog", (*candidates, "red"))])
+    seen = candidate_losses(golden_model, batch, batch.candidates)
+    grey = Batch.of([sample(128, "?"), sample(128, "?")])
+    unseen = candidate_losses(golden_model, grey, batch.candidates)
+    task, calls, losses = ChooseByGainTask(), [], golden_model.token_losses
+    monkeypatch.setattr(golden_model, "token_losses", lambda inputs: (calls.append(1), losses(inputs))[1])
+    gains = task.losses(golden_model, batch)
+    assert (
+        len(calls) == 4 + 3 + 1
+    )  # with pictures; without, those of the first sample, and the second's "red"
+    for own, with_picture, without in zip(gains, seen, unseen, strict=True):
+        np.testing.assert_allclose(own, np.subtract(with_picture, without), rtol=1e-4, atol=1e-4)
+
+    records = task.evaluate(golden_model, [batch])
+    assert len(calls) == 8 + 4
+    chosen = [batch.candidates[row][int(np.argmin(own))] for row, own in enumerate(gains)]
+    assert [record.prediction for record in records] == chosen
 
 
 def test_yes_no_weighs_both_answers(golden_model) -> None:

@@ -52,16 +52,11 @@ class TimmEncoder(BaseEncoder):
         if not self.stages:
             return []
         known = list(getattr(self.module, "feature_info", ()))
+        asked = f"model.vit_kwargs.stages is {self.stages!r}"
         if not hasattr(self.module, "forward_intermediates") or getattr(self.module, "num_prefix_tokens", 0):
-            raise ConfigError(
-                f"model.vit_kwargs.stages is {self.stages}, but {self.name!r} has no stages that could be joined "
-                "to its patches: please leave it out"
-            )
+            raise ConfigError(f"{asked}, but {self.name!r} has no stages that could be joined to its patches")
         if not isinstance(self.stages, int) or not 0 < self.stages <= len(known):
-            raise ConfigError(
-                f"model.vit_kwargs.stages is {self.stages!r}, it must be from 1 to the {len(known)} stages of "
-                f"{self.name!r}"
-            )
+            raise ConfigError(f"{asked}, it must be from 1 to the {len(known)} stages of {self.name!r}")
         return [stage["num_chs"] for stage in known[-self.stages :]]
 
     @staticmethod
