@@ -91,7 +91,13 @@ class ChooseByGainTask(ChooseTask):
         self._unseen: dict[tuple[Dialogue, int], float] = {}
 
     def losses(self, model: MiniGPTBase, batch: Batch) -> list[list[float]]:
-        """Those of the candidates, less those with grey pictures."""
+        """Those of the candidates, less those with grey pictures.
+
+        Raises:
+            DataError: for cached features; a grey picture is in no cache.
+        """
+        if batch.images is not None and batch.images.ndim != 4:
+            raise DataError("the task `choose_by_gain` needs pictures, these are cached features")
         keys = [
             [(_answered(dialogue, candidate), count) for candidate in own]
             for dialogue, count, own in zip(

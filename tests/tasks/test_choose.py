@@ -1,6 +1,7 @@
 """The tasks that weigh answers: `choose` and `yes_no`, and the area under the ROC curve."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def test_choose_by_gain_leaves_out_what_is_likely_anyway(golden_model, monkeypat
     assert len(calls) == 8 + 4
     chosen = [batch.candidates[row][int(np.argmin(own))] for row, own in enumerate(gains)]
     assert [record.prediction for record in records] == chosen
+
+
+def test_choose_by_gain_needs_pictures(golden_model) -> None:
+    batch = Batch.of([sample(10, "the", ("a dog", "the"))])
+    features = replace(batch, images=torch.zeros(1, 2, 8))
+    with pytest.raises(DataError, match="cached features"):
+        ChooseByGainTask().losses(golden_model, features)
 
 
 def test_yes_no_weighs_both_answers(golden_model) -> None:
