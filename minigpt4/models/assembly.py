@@ -217,6 +217,12 @@ def build_prompts(
     template = language.backbone.template.with_overrides(settings.prompt_template, settings.end_sym)
     if settings.prompt_template:
         _warn_of_other_marks(template, language)
+    if language.backbone.bos_id is None and not requests:
+        log.warning(
+            "%s has no BOS, so a caption's picture is the first that it reads, and a first token is hardly "
+            "attended to: for captions, please set model.prompt_path (pkg://minigpt4/prompts/caption.txt)",
+            language.name,
+        )
     prompts = PromptEncoder(
         language.tokenizer,
         language.backbone.bos_id,

@@ -328,3 +328,13 @@ def fixed_loss(model) -> float:
     torch.nn.init.normal_(model.llama_proj.weight, std=0.02)
     torch.nn.init.zeros_(model.llama_proj.bias)
     return model(SAMPLES)["loss"].item()
+
+
+@pytest.mark.parametrize(
+    ("family", "prompt_path", "warned"),
+    [("qwen2", None, True), ("qwen2", "pkg://minigpt4/prompts/caption.txt", False), ("llama", None, False)],
+)
+def test_a_bare_picture_without_bos_is_warned_of(family, prompt_path, warned, tmp_path, caplog) -> None:
+    given = {"end_sym": None, "ckpt": None, "llm_sanity_check": False, "prompt_path": prompt_path}
+    build_golden_model(llama_model=str(save_model(tmp_path, family)), llm_backbone="auto", **given)
+    assert ("model.prompt_path" in caplog.text) == warned
