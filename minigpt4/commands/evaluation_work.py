@@ -73,6 +73,7 @@ class Work:
             (evaluation, (control, *part))
             for control in self.controls
             for evaluation in self.evaluations
+            if evaluation.has(control)
             for part in evaluation.parts
             if (control, *part) not in journal.finished
         ]
@@ -104,6 +105,8 @@ class Work:
         """Write and print what the records of all shares come to."""
 
         def records(control: str, evaluation: Evaluation) -> list[Any]:
+            if not evaluation.has(control):
+                return []
             keys: list[Key] = [(control, *part) for part in evaluation.parts]
             return list(chain.from_iterable(in_order(batches, key) for key in keys))
 

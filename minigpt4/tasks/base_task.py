@@ -4,6 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 from tqdm import tqdm
@@ -53,9 +54,11 @@ class BaseTask:
 
     Attributes:
         max_new_tokens: the longest prediction; None: `model.max_txt_len`.
+        grey_control: whether grey pictures are a control; not where answers are weighed against them anyway.
     """
 
     max_new_tokens: int | None = None
+    grey_control: ClassVar[bool] = True
 
     def build_datasets(self, cfg: Config) -> Datasets:
         """Name -> (builder, datasets by split)."""

@@ -1,5 +1,6 @@
 """Questions with answers to choose from: the likeliest one, or the one that the pictures make likelier."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from minigpt4.prompts.dialogue import Dialogue, Turn
 from minigpt4.prompts.sample import Batch
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.controls import grey_images
-from minigpt4.tasks.records import Metrics, Record, accuracy_metrics
+from minigpt4.tasks.records import Limits, Metrics, Record, accuracy_metrics
 
 
 @torch.no_grad()
@@ -31,6 +32,8 @@ def candidate_losses(
         The losses of each sample's candidates, in order.
     """
     losses: list[list[float]] = [[] for _ in candidates]
+    if batch.images is not None:  # each picture is encoded once
+        batch = replace(batch, images=model.image_tokens(batch.images))
     for number in range(max(map(len, candidates), default=0)):  # one candidate of each sample at a time
         rows = [row for row, own in enumerate(candidates) if number < len(own)]
         answered = [_answered(batch.dialogues[row], candidates[row][number]) for row in rows]
@@ -85,30 +88,43 @@ class ChooseByGainTask(ChooseTask):
     Competition" (Holtzman et al., 2021).
     """
 
+    grey_control = False
+
     def __init__(self) -> None:
         super().__init__()
         # What an answer loses with grey pictures: samples that ask the same with as many pictures share it.
         self._unseen: dict[tuple[Dialogue, int], float] = {}
 
+    def evaluate_batches(
+        self, model: MiniGPTBase, batches: Iterable[Batch], limits: Limits | None = None
+    ) -> Iterator[list[Record]]:
+        self._unseen.clear()  # the model may have been trained since
+        yield from super().evaluate_batches(model, batches, limits)
+
     def losses(self, model: MiniGPTBase, batch: Batch) -> list[list[float]]:
         """Those of the candidates, less those with grey pictures.
 
         Raises:
-            DataError: for cached features; a grey picture is in no cache.
+            DataError: for a sample without pictures, and for cached features; a grey picture is in no cache.
         """
         if batch.images is not None and batch.images.ndim != 4:
             raise DataError("the task `choose_by_gain` needs pictures, these are cached features")
+        for name, count in zip(batch.image_ids, batch.image_counts, strict=True):
+            if not count:
+                raise DataError(f"{name}: the task `choose_by_gain` needs pictures, this sample has none")
         keys = [
             [(_answered(dialogue, candidate), count) for candidate in own]
             for dialogue, count, own in zip(
                 batch.dialogues, batch.image_counts, batch.candidates, strict=True
             )
         ]
-        for row, own in enumerate(keys):
-            if new := [key for key in dict.fromkeys(own) if key not in self._unseen]:
-                answers = tuple(dialogue.answer or "" for dialogue, _ in new)
-                (losses,) = candidate_losses(model, grey_images(batch.rows([row])), [answers])
-                self._unseen |= dict(zip(new, losses, strict=True))
+        new, met = [], set(self._unseen)
+        for own in keys:
+            new.append([key for key in dict.fromkeys(own) if key not in met])
+            met.update(own)
+        answers = [tuple(dialogue.answer or "" for dialogue, _ in own) for own in new]
+        for own, unseen in zip(new, candidate_losses(model, grey_images(batch), answers), strict=True):
+            self._unseen |= dict(zip(own, unseen, strict=True))
         return [
             [loss - self._unseen[key] for loss, key in zip(of_own, own, strict=True)]
             for of_own, own in zip(super().losses(model, batch), keys, strict=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from minigpt4.common.registry import registry
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.tasks.base_task import BaseTask
+from minigpt4.tasks.controls import GREY
 from minigpt4.tasks.intervals import Interval
 from minigpt4.tasks.records import Metrics, Record
 
@@ -24,6 +25,10 @@ class Evaluation:
     name: str
     task: BaseTask
     parts: tuple[tuple[str, str], ...]
+
+    def has(self, control: str) -> bool:
+        """Whether a control says something about this task."""
+        return control != GREY or self.task.grey_control
 
 
 def plan(

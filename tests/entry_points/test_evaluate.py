@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import tarfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,19 @@ def test_evaluate_shuffled_exchanges_pictures(on_shards, tmp_path, monkeypatch) 
     assert dealt["shuffled"] is True
     assert [r["truth"] for r in dealt["records"]] == [r["truth"] for r in own["records"]]
     assert all(a["loss"] != b["loss"] for a, b in zip(dealt["records"], own["records"], strict=True))
+
+
+def test_grey_pictures_are_no_control_where_answers_are_weighed_against_them(
+    on_shards, tmp_path, monkeypatch
+) -> None:
+    jpegs = [encoded(picture(number, size=56)) for number in range(2)]
+    meta = [{"caption": name, "candidates": ["a dog", "a cat"]} for name in ("a dog", "a cat")]
+    files = [sample(name, jpeg, None, meta=one) for name, jpeg, one in zip("ab", jpegs, meta, strict=True)]
+    shard = write_shard(tmp_path / "0.tar", chain(*files))
+    for task, controls in (("choose", {"others", "grey"}), ("choose_by_gain", {"others"})):
+        words = ("--cfg-path", on_shards, "--shards", shard, "--controls", "--options", f"run.task={task}")
+        report = evaluated(monkeypatch, tmp_path / f"{task}.json", *words)
+        assert report["samples"] == 2 and set(report["controls"]) == controls
 
 
 def test_evaluate_shards_as_the_config_reads_shards(on_shards, tmp_path, monkeypatch) -> None:

@@ -59,19 +59,45 @@ def test_choose_by_gain_leaves_out_what_is_likely_anyway(golden_model, monkeypat
     task, calls, losses = ChooseByGainTask(), [], golden_model.token_losses
     monkeypatch.setattr(golden_model, "token_losses", lambda inputs: (calls.append(1), losses(inputs))[1])
     gains = task.losses(golden_model, batch)
-    assert (
-        len(calls) == 4 + 3 + 1
-    )  # with pictures; without, those of the first sample, and the second's "red"
+    assert len(calls) == 4 + 3  # without pictures, the second sample's "red" beside the first's candidates
     for own, with_picture, without in zip(gains, seen, unseen, strict=True):
         np.testing.assert_allclose(own, np.subtract(with_picture, without), rtol=1e-4, atol=1e-4)
 
     records = task.evaluate(golden_model, [batch])
-    assert len(calls) == 8 + 4
+    task.losses(golden_model, batch)
+    assert len(calls) == 7 + 7 + 4
     chosen = [batch.candidates[row][int(np.argmin(own))] for row, own in enumerate(gains)]
     assert [record.prediction for record in records] == chosen
 
 
+def test_choose_by_gain_forgets_what_another_model_said(golden_model) -> None:
+    batch = Batch.of([sample(10, "the", ("a dog", "the", "two small cats"))])
+    task = ChooseByGainTask()
+    task.evaluate(golden_model, [batch])
+    bias = golden_model.projection.bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias.add_(3)  # a step of training
+        task.evaluate(golden_model, [batch])
+        known, fresh = task.losses(golden_model, batch), ChooseByGainTask().losses(golden_model, batch)
+        bias.copy_(before)
+    np.testing.assert_allclose(known, fresh, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_are_encoded_once_for_all_candidates(golden_model, monkeypatch) -> None:
+    seen, encode = [], golden_model.vision.encoder.forward
+    monkeypatch.setattr(
+        golden_model.vision.encoder, "forward", lambda images: (seen.append(len(images)), encode(images))[1]
+    )
+    batch = Batch.of([sample(10, "the", ("a dog", "the", "red")), sample(200, "the", ("a dog", "the"))])
+    candidate_losses(golden_model, batch, batch.candidates)
+    assert seen == [2]
+
+
 def test_choose_by_gain_needs_pictures(golden_model) -> None:
+    text = Sample(dialogue=Dialogue.of([("why?", "the")]), image_id="words", candidates=("a dog", "the"))
+    with pytest.raises(DataError, match="words"):
+        ChooseByGainTask().evaluate(golden_model, [Batch.of([sample(10, "the", ("the",)), text])])
     batch = Batch.of([sample(10, "the", ("a dog", "the"))])
     features = replace(batch, images=torch.zeros(1, 2, 8))
     with pytest.raises(DataError, match="cached features"):
