@@ -12,7 +12,7 @@ writes a checkpoint for `model.ckpt`.
 from __future__ import annotations
 
 import argparse
-import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from minigpt4.common import cli
@@ -20,10 +20,8 @@ from minigpt4.common import cli
 if TYPE_CHECKING:
     import torch
 
-    from minigpt4.datasets.stream import SampleStream
     from minigpt4.models.minigpt_base import MiniGPTBase
-
-log = logging.getLogger("solve-projection")
+    from minigpt4.prompts.sample import Batch
 
 BATCH = 32
 # The penalty, in units of the tokens' variance, and by what the deviation from the mean word is multiplied: a
@@ -49,7 +47,7 @@ class Regression:
 
     def add(self, tokens: torch.Tensor, words: torch.Tensor) -> None:
         """Tokens [N, width] and what each of them is to become, [N, D]."""
-        tokens, words = tokens.double().cpu(), words.double().cpu()
+        tokens, words = tokens.cpu().double(), words.cpu().double()  # MPS has no float64
         self.count += len(tokens)
         self.x += tokens.sum(0)
         self.y += words.sum(0)
@@ -77,25 +75,43 @@ class Regression:
         return weight.float(), (word - weight @ mean).float()
 
 
-def regress(model: MiniGPTBase, stream: SampleStream, pictures: int) -> Regression:
-    """Image tokens against the mean embedding of the answer's words, of at least so many pictures, or all."""
+def regress(model: MiniGPTBase, batches: Iterable[Batch], pictures: int) -> Regression:
+    """Image tokens against the mean embedding of the answer's words.
+
+    Args:
+        model: in evaluation mode.
+        batches: samples without a picture or an answer are left out.
+        pictures: how many are looked at, at most.
+
+    Raises:
+        DataError: if there is not one.
+    """
     import torch
+    from tqdm import tqdm
 
-    from minigpt4.datasets.collate import BatchStream
+    from minigpt4.common.errors import DataError
 
-    regression, seen = Regression(model.llama_proj.in_features, model.llama_proj.out_features), 0
-    with torch.inference_mode():
-        for batch in BatchStream(stream, BATCH):
-            if batch.images is None:
+    regression, left = Regression(model.projection.in_features, model.projection.out_features), pictures
+    with torch.inference_mode(), tqdm(total=pictures, unit=" pictures", disable=None) as bar:
+        for batch in batches:
+            words = {
+                row: _mean_word(model, answer) for row, answer in enumerate(batch.answers) if answer.strip()
+            }
+            answered = batch.rows([*words])
+            if answered.images is None:
                 continue
-            tokens = model.vision(batch.images.to(model.device)).float()
-            words = torch.stack([_mean_word(model, answer) for answer in batch.answers])
-            words = words.repeat_interleave(torch.tensor(batch.image_counts), dim=0)
-            regression.add(tokens.flatten(0, 1), words.repeat_interleave(tokens.shape[1], dim=0))
-            seen += len(tokens)
-            log.info("%d pictures", seen)
-            if seen >= pictures:
+            counts = torch.tensor(answered.image_counts)
+            aims = torch.stack([*words.values()]).repeat_interleave(counts, dim=0)[:left]
+            # A video's frames are many.
+            for images, own in zip(answered.images.split(BATCH), aims.split(BATCH), strict=False):
+                tokens = model.image_tokens(images[: len(own)])
+                regression.add(tokens.flatten(0, 1), own.repeat_interleave(tokens.shape[1], dim=0))
+                bar.update(len(own))
+            left -= len(aims)
+            if not left:
                 break
+    if not regression.count:
+        raise DataError("there is no picture with an answer to train on, so there is nothing to solve")
     return regression
 
 
@@ -105,24 +121,43 @@ def _mean_word(model: MiniGPTBase, answer: str) -> torch.Tensor:
 
 
 def solve_projection(args: argparse.Namespace) -> None:
-    """Read the first data set's `train`, solve, write."""
+    """Read what is trained on, one data set after the other, solve, write."""
     from minigpt4.commands.early import check_model
     from minigpt4.common.config import Config
+    from minigpt4.common.errors import ConfigError
+    from minigpt4.common.files import require_writable
 
     cfg = Config(args)
-    device = cfg.run_settings().device
-    check_model(cfg, device)
+    settings = cfg.run_settings()
+    if args.pictures < 1:
+        raise ConfigError(f"--pictures is {args.pictures}, it must be at least 1")
+    require_writable(args.out, "--out")
+    check_model(cfg, settings.device)
 
+    import torch
+
+    from minigpt4.datasets.collate import BatchStream
+    from minigpt4.runners.evaluation import check_train_splits
     from minigpt4.tasks import setup_task
     from minigpt4.weights.checkpoint import save_checkpoint
 
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
-    model = task.build_model(cfg, device=device, datasets=datasets)
-    (_, splits), *_ = datasets.values()
-    weight, bias = regress(model, splits["train"], args.pictures).solve()
-    tensors = {"llama_proj.weight": weight, "llama_proj.bias": bias}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_train_splits(datasets, settings)
+    model = task.build_model(cfg, device=settings.device, datasets=datasets).eval()
+    batches = (
+        batch
+        for builder, splits in datasets.values()
+        for split in settings.train_splits
+        if builder.sample_ratio
+        for batch in BatchStream(splits[split], BATCH, settings.max_bad_fraction, prompts=model.prompts)
+    )
+    weight, bias = regress(model, batches, args.pictures).solve()
+    with torch.no_grad():
+        model.projection.weight.copy_(weight)
+        model.projection.bias.copy_(bias)
+    # All that is trained: what a Q-Former or an adapter begins with has to be the same in training.
+    tensors = {key: tensor.cpu() for key, tensor in model.trainable_state_dict().items()}
     save_checkpoint({"model": tensors, "meta": model.checkpoint_meta()}, args.out)
     print(args.out)
 
@@ -132,7 +167,7 @@ def main() -> None:
     parser = cli.config_parser(__doc__)
     parser.add_argument("--out", type=cli.user_path, required=True, metavar="FILE")
     parser.add_argument(
-        "--pictures", type=int, default=20_000, metavar="N", help="at most so many (default: 20000)"
+        "--pictures", type=int, default=20_000, metavar="N", help="look at so many at most (default: 20000)"
     )
     cli.run(solve_projection, parser.parse_args())
 

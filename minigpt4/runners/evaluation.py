@@ -35,17 +35,23 @@ def check_splits(datasets: Datasets, settings: RunSettings) -> None:
 
     Every data set must have those that are trained on; held-out ones may be of some data sets alone.
     """
-    for name, (builder, by_split) in datasets.items():
+    for builder, _ in datasets.values():
         _ = builder.batch_size
-        for split in settings.train_splits:
-            if split not in by_split:
-                raise ConfigError(f"run.train_splits: datasets.{name} has no split {split!r}")
+    check_train_splits(datasets, settings)
     there = list(dict.fromkeys(split for _, by_split in datasets.values() for split in by_split))
     for key in ("valid_splits", "test_splits"):
         for split in getattr(settings, key):
             if split not in there:
                 found = f"{nearest(split, there)} (there: {', '.join(there)})"
                 raise ConfigError(f"run.{key}: no data set has a split {split!r}{found}")
+
+
+def check_train_splits(datasets: Datasets, settings: RunSettings) -> None:
+    """Raise ConfigError if a data set lacks a split that is trained on."""
+    for name, (_, by_split) in datasets.items():
+        for split in settings.train_splits:
+            if split not in by_split:
+                raise ConfigError(f"run.train_splits: datasets.{name} has no split {split!r}")
 
 
 def warn_if_unknown_texts(values: Mapping[str, float], vocabulary: int) -> None:
