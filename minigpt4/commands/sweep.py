@@ -61,6 +61,8 @@ def sweep(args: argparse.Namespace) -> None:
     cfg = Config(args)
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}, it must be at least 1")
+    if args.solved and (ckpt := cfg.model_settings().ckpt):
+        raise ConfigError(f"--solved makes the checkpoint to begin with, but model.ckpt is {ckpt}")
     datasets = over_cache(cfg, args.out / "features")
     folders = folders_of(args.llm, args.out)
     for llm, folder in folders.items():
@@ -94,12 +96,13 @@ def train_and_evaluate(folder: Path, limit: int | None, *, solved: bool) -> int:
     from minigpt4.runners.checkpoints import BEST, LATEST
 
     config = ["--cfg-path", str(folder / "config.yaml")]
-    if solved and not (folder / SOLVED).exists():
-        words = [*config, "--out", str(folder / SOLVED), "--options", "model.ckpt=null"]
-        if code := start("solve-projection", *words):
+    if not (folder / "report.json").exists():
+        if solved and not (folder / SOLVED).exists():
+            words = [*config, "--out", str(folder / SOLVED), "--options", "model.ckpt=null"]
+            if code := start("solve-projection", *words):
+                return code
+        if code := start("train", *config, "--resume", "auto"):
             return code
-    if not (folder / "report.json").exists() and (code := start("train", *config, "--resume", "auto")):
-        return code
     evaluation = folder / "evaluation.json"
     if evaluation.exists():
         return 0

@@ -14,6 +14,7 @@ from dataset.shapes.make_shards import write_split
 from minigpt4.commands import COMMANDS, sweep
 from minigpt4.commands.sweep_report import read_runs
 from minigpt4.common.errors import ConfigError, DataError
+from minigpt4.weights.checkpoint import read_checkpoint
 from tests.support.caching import config, load
 
 COLUMNS = ["language model", "bits per byte", "loss per token", "others' pictures", "exact match"]
@@ -100,6 +101,25 @@ def test_a_solved_projection_is_made_once_for_each_language_model(path, started,
     with pytest.raises(ConfigError, match=r"model\.ckpt"):  # was begun from there
         sweep.sweep(Namespace(**vars(args) | {"solved": False}))
 
+    (folder / "report.json").write_text("{}")  # trained: what it began with is not needed any more
+    (folder / "checkpoint_latest.pth").touch()
+    (folder / "solved.pth").unlink()
+    sweep.sweep(args)
+    assert [words[0] for words in started[5:]] == ["cache-features", "evaluate"]
+
+
+def test_training_begins_with_what_was_solved(path, started) -> None:
+    options = ("run.max_epoch=1", "run.iters_per_epoch=1", "run.test_splits=[]", "run.init_lr=1e-6")
+    args = Namespace(**vars(arguments(path, "tiny_llama", options=options)) | {"solved": True})
+    sweep.sweep(args)
+    assert [words[0] for words in started] == ["cache-features", "solve-projection", "train", "evaluate"]
+    folder = args.out / "tiny_llama"
+    begun, trained = (
+        read_checkpoint(folder / name)["model"]["llama_proj.weight"]
+        for name in ("solved.pth", "checkpoint_latest.pth")
+    )
+    assert 0 < (trained - begun).abs().max() < 1e-5
+
 
 def test_an_interrupted_run_goes_on_and_a_failed_one_is_named(path, started, monkeypatch) -> None:
     args, codes = arguments(path, "tiny_llama", "tiny_gemma"), iter([0, 1, 130])
@@ -129,6 +149,7 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_is_named(path, started, mon
         ({"llm": ["/a/sweep.md"]}, "the comparison"),
         ({"llm": ["/nothing/there"]}, "/nothing/there"),
         ({"limit": 0}, "--limit"),
+        ({"solved": True, "options": ["model.ckpt=/a/start.pth"]}, "/a/start.pth"),
         ({"options": ["datasets.laion.batch_size=1"]}, "one data set"),
     ],
 )
