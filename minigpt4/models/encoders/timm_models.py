@@ -55,7 +55,7 @@ class TimmEncoder(BaseEncoder):
         asked = f"model.vit_kwargs.stages is {self.stages!r}"
         if not hasattr(self.module, "forward_intermediates") or getattr(self.module, "num_prefix_tokens", 0):
             raise ConfigError(f"{asked}, but {self.name!r} has no stages that could be joined to its patches")
-        if not isinstance(self.stages, int) or not 0 < self.stages <= len(known):
+        if type(self.stages) is not int or not 0 < self.stages <= len(known):
             raise ConfigError(f"{asked}, it must be from 1 to the {len(known)} stages of {self.name!r}")
         return [stage["num_chs"] for stage in known[-self.stages :]]
 
@@ -144,7 +144,11 @@ class TimmEncoder(BaseEncoder):
 
     def blocks(self) -> list[nn.Module]:
         """A transformer's blocks, a convolutional network's stages."""
-        return list(getattr(self.module, "blocks", self.module.children()))
+        # Not the list that holds them: `forward_intermediates` calls what is in it.
+        for name in ("blocks", "stages", "layers"):
+            if hasattr(self.module, name):
+                return list(getattr(self.module, name))
+        return list(self.module.children())
 
     def set_attention(self, implementation: str | None, device: torch.device, dtype: torch.dtype) -> None:
         patches = getattr(getattr(self.module, "patch_embed", None), "num_patches", 0)

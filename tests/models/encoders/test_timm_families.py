@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from timm.layers.drop import DropPath
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.models.encoders.build import build_encoder
+from minigpt4.models.execution import recompute_blocks
 from tests.support.timm_families import build, layout, picture, timms_own
 
 # One of each layout; the others take a minute.
@@ -162,8 +164,35 @@ def test_last_stages_are_joined_to_the_patches() -> None:
 
 @pytest.mark.parametrize(
     ("name", "stages"),
-    [("vit_tiny_patch16_224", 2), ("tf_efficientnet_lite0", 9), ("tf_efficientnet_lite0", -1)],
+    [
+        ("vit_tiny_patch16_224", 2),
+        ("tf_efficientnet_lite0", 9),
+        ("tf_efficientnet_lite0", -1),
+        ("tf_efficientnet_lite0", "2"),
+        ("tf_efficientnet_lite0", True),
+    ],
 )
-def test_stages_that_cannot_be_joined_are_refused(name: str, stages: int) -> None:
+def test_stages_that_cannot_be_joined_are_refused(name: str, stages: Any) -> None:
     with pytest.raises(ConfigError, match=rf"model\.vit_kwargs.*stages.*{stages}"):
         build_encoder(name, 224, weights="random", kwargs={"stages": stages})
+
+
+def backward(encoder: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The gradient of the first weight, and how many tensors were kept for it."""
+    kept, first = [], next(encoder.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(0), x)[1], lambda x: x):
+        encoder(images).square().mean().backward()
+    gradient, first.grad = first.grad, None
+    return gradient, len(kept)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "regnety_002", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("stages", [0, 2])
+def test_stages_of_convolutional_networks_are_recomputed(name: str, stages: int) -> None:
+    encoder = build_encoder(name, 64, weights="random", kwargs={"stages": stages} if stages else {}).eval()
+    images = torch.randn(1, 3, 64, 64)
+    usual, kept = backward(encoder, images)
+    recompute_blocks(encoder.blocks(), random=False)
+    again, fewer = backward(encoder, images)
+    torch.testing.assert_close(usual, again, rtol=1e-4, atol=1e-6)
+    assert fewer < kept / 2
