@@ -82,13 +82,13 @@ def _other_encoder(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | No
 
 
 def _other_turns(own: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """What marks the user's and the assistant's words; the spacing around it may differ."""
+    """What marks the user's and the assistant's words; the spacing around it may differ, if it is not all."""
     if not there["prompted"]:
         return None
     written, here = (
         [str(meta["template"].get(mark)) for mark in ("user", "assistant")] for meta in (there, own)
     )
-    if [mark.strip() for mark in written] == [mark.strip() for mark in here]:
+    if [mark.strip() or mark for mark in written] == [mark.strip() or mark for mark in here]:
         return None
     return (
         f"was trained with turns written {'...'.join(written)!r}, here they are written {'...'.join(here)!r} "

@@ -254,6 +254,14 @@ def test_other_turns_than_a_checkpoint_was_trained_with(tmp_path) -> None:
     vicuna.load_checkpoint(bare)
 
 
+def test_spacing_counts_where_turns_are_marked_by_nothing_else(tmp_path) -> None:
+    prompts = {"prompt_path": "pkg://minigpt4/prompts/caption.txt"}
+    spaced = build_golden_model(prompt_template="{} ", **prompts)
+    path = saved(spaced, tmp_path / "c.pth")
+    spaced.load_checkpoint(path)
+    refused(build_golden_model(prompt_template="{}\n", **prompts), path, r"written '... ', here", r"'...\n'")
+
+
 def test_a_mismatch_is_loaded_where_the_yaml_says_so(golden_model, tmp_path, caplog) -> None:
     path = saved(golden_model, tmp_path / "c.pth", vit_model="vit_large")
     model = build_golden_model(ckpt=str(path), ckpt_allow_mismatch=True)
