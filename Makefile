@@ -68,7 +68,7 @@ pictures: $(PICTURES)/.made
 		for task in image_text_pretrain choose choose_by_gain; do \
 			$(PY) evaluate.py $(PICTURES_RUN) --split $$split --limit 96 --batch-size 24 --controls \
 				--out $(PICTURES_OUT)/$$llm/$$split/$$task.json --options $(PICTURES_TURNS) run.task=$$task \
-				model.model_type=$$llm model.ckpt=$(PICTURES_OUT)/$$llm/checkpoint_best.pth; \
+				model.model_type=$$llm model.ckpt=$(PICTURES_OUT)/$$llm/checkpoint_latest.pth; \
 		done; done; done
 
 img2dataset: $(IMG2DATASET)/.installed
