@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from minigpt4.prompts.sample import Batch
 
 BATCH = 32
-# The penalty, in units of the tokens' variance, and by what the deviation from the mean word is multiplied: a
-# regression shrinks it. Both were chosen on an unseen style (dataset/pictures/README.md).
+# The penalty, in units of the tokens' variance, and the factor of the deviation from the mean word, which a
+# regression shrinks. Both were chosen on drawings in an unseen style.
 RIDGE, GAIN = 0.36, 2.0
 
 
@@ -84,7 +84,7 @@ def regress(model: MiniGPTBase, batches: Iterable[Batch], pictures: int) -> Regr
         pictures: how many are looked at, at most.
 
     Raises:
-        DataError: if there is not one.
+        DataError: if no sample has both.
     """
     import torch
     from tqdm import tqdm
@@ -111,7 +111,7 @@ def regress(model: MiniGPTBase, batches: Iterable[Batch], pictures: int) -> Regr
             if not left:
                 break
     if not regression.count:
-        raise DataError("there is no picture with an answer to train on, so there is nothing to solve")
+        raise DataError("the training data has no sample with both a picture and an answer")
     return regression
 
 
