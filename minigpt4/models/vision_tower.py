@@ -18,6 +18,9 @@ from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD, normalize
 
 log = logging.getLogger(__name__)
 
+# What a frozen encoder looks at together on a CPU. glibc maps every tensor of more than 32 MB anew: with 32
+# pictures that took more time than EfficientNet-Lite2's arithmetic (benchmarks/README.md).
+PIXELS_AT_ONCE = 4 * 224 * 224
 WITHOUT_ENCODER = "this model was built for cached features, it has no encoder to look at pixels"
 
 
@@ -88,12 +91,19 @@ class VisionTower(nn.Module):
         trained = not (self.frozen and self.bridge.frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):  # else no graph is kept
             with own_precision(self.frozen, images.device):
-                tokens = self.ln_vision(self.encoder(images))
+                tokens = self._encoded(images)
             with own_precision(self.bridge.frozen, images.device):
                 tokens = self.bridge(tokens)
             if self.tokens == self.bridge.count:
                 return tokens
             return tokens.unflatten(1, (self.tokens, -1)).mean(2)
+
+    def _encoded(self, images: torch.Tensor) -> torch.Tensor:
+        """[N, 3, H, W] -> the encoder's tokens."""
+        if images.device.type != "cpu" or not self.frozen:
+            return self.ln_vision(self.encoder(images))
+        at_once = max(1, PIXELS_AT_ONCE // images.shape[-2:].numel())
+        return torch.cat([self.ln_vision(self.encoder(part)) for part in images.split(at_once)])
 
     def normalized(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 pixels are normalised here, on the device; floats are taken to be normalised already."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from minigpt4.common.errors import ConfigError
+from minigpt4.models import vision_tower
 from minigpt4.models.bridges import JoinedPatches
 from minigpt4.models.encoders.eva_clip_g import EvaClipG
 from minigpt4.models.image_tokens import TokenShape
@@ -59,6 +60,18 @@ def test_vision_tower_with_a_qformer() -> None:
     tokens = tower(PICTURES)
     assert tokens.shape == (2, 5, 24)
     assert torch.equal(tower(tokens), tokens)  # what was cached is passed on
+
+
+@pytest.mark.parametrize(("frozen", "shares"), [(True, [2, 2, 1]), (False, [5])])
+def test_a_frozen_encoder_on_a_cpu_looks_at_a_few_pictures_at_a_time(frozen, shares, monkeypatch) -> None:
+    pictures = torch.cat([PICTURES, PICTURES.flip(1), PICTURES[:1].flip(2)])
+    tower = qformer_tower(frozen=frozen).eval()
+    whole = tower(pictures)
+    seen: list[int] = []
+    tower.encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr(vision_tower, "PIXELS_AT_ONCE", 2 * 28 * 28 + 1)
+    torch.testing.assert_close(tower(pictures), whole)
+    assert seen == shares
 
 
 @pytest.mark.parametrize(
