@@ -1,6 +1,7 @@
 """Paths from users and files, atomic writes, and safe opening of files."""
 
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -66,6 +67,21 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def moved_name(folder: Path) -> Path:
+    """Where a folder is moved to make place: `folder.1`, `folder.2`, ..., the first that is free."""
+    number = 1
+    while (name := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return name
+
+
+def moved_with_run(path: Path) -> Path | None:
+    """Where a file is after its folder was moved to a `moved_name`; the newest, or None if there is none."""
+    others = path.parent.parent.glob(f"{glob.escape(path.parent.name)}.*") if path.parent.name else ()
+    moved = [other / path.name for other in others if other.suffix[1:].isdecimal()]
+    return max(filter(Path.exists, moved), key=lambda file: file.stat().st_mtime_ns, default=None)
 
 
 def open_regular(path: str | Path) -> BinaryIO:

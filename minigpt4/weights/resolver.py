@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from minigpt4.common.errors import CheckpointError, ConfigError, nearest, reading
-from minigpt4.common.files import expanded
+from minigpt4.common.files import expanded, moved_with_run
 from minigpt4.weights.download import without_query
 from minigpt4.weights.drive import DriveFile, is_drive
 from minigpt4.weights.locations import (
@@ -162,8 +162,10 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     if on_hub and is_file_name == bool(on_hub[2]) and not _is_of_a_run(path, source):
         return _on_hub(on_hub[1], on_hub[2], source)
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    moved = moved_with_run(path)
+    guess = f"; did you mean {str(moved)!r}?" if moved else nearest(path.name, siblings)
     place = "" if str(path.absolute()) == value or "://" in value else f" (looked for {path.absolute()})"
-    raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{nearest(path.name, siblings)}")
+    raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{guess}")
 
 
 def _is_of_a_run(path: Path, source: WeightSource) -> bool:

@@ -130,12 +130,19 @@ def test_resume_of_a_language_model_trained_in_full_is_exact(shards: Path, tmp_p
     assert not torch.equal(saved["llama_model.lm_head.weight"], whole.bare_model.llama_model.lm_head.weight)
 
 
-def test_training_keeps_an_earlier_run(shards: Path, tmp_path: Path) -> None:
+def test_training_keeps_an_earlier_run_and_warns(shards: Path, tmp_path: Path, caplog) -> None:
     train(run_config(shards, tmp_path / "job", max_epoch=1))
+    assert not warnings_about(caplog, tmp_path / "job.1")
     before = (tmp_path / "job" / "checkpoint_0.pth").read_bytes()
     train(run_config(shards, tmp_path / "job", max_epoch=1, seed=1))
+    assert len(warnings_about(caplog, tmp_path / "job.1")) == 1
     assert (tmp_path / "job.1" / "checkpoint_0.pth").read_bytes() == before
     assert (tmp_path / "job" / "checkpoint_0.pth").read_bytes() != before
+
+
+def warnings_about(caplog: pytest.LogCaptureFixture, folder: Path) -> list[str]:
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [message for message in said if str(folder) in message]
 
 
 def test_training_refuses_a_frozen_model_and_absent_splits(shards: Path, tmp_path: Path) -> None:

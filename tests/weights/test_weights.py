@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_the_home_folder(here, monkeypatch) -> None:
     assert "no file or folder '~nobody_of_this_name/x.pth'" in refused(
         resolve_file, "~nobody_of_this_name/x.pth"
     )
+
+
+def test_a_file_that_was_moved_with_its_run_is_offered(here) -> None:
+    """A run that starts again in `output/mine` moves the earlier one to `output/mine.1`."""
+    make("output/mine/checkpoint_lates.pth")  # a similar name is further off than the file itself
+    for number, seconds in ((1, 10), (2, 30), (3, 20)):
+        os.utime(make(f"output/mine.{number}/checkpoint_latest.pth"), (seconds, seconds))
+    make("output/mine.old/checkpoint_latest.pth")
+    message = refused(resolve_file, "output/mine/checkpoint_latest.pth")
+    assert message.endswith("; did you mean 'output/mine.2/checkpoint_latest.pth'?")
+    shutil.rmtree(here / "output/mine")
+    assert refused(resolve_file, "output/mine/checkpoint_latest.pth") == message
+    assert "did you mean" not in refused(resolve_file, "output/mine/checkpoint_0.pth")
 
 
 def test_a_folder_with_one_file_of_tensors() -> None:

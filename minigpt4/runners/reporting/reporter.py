@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from minigpt4.common.files import moved_name
 from minigpt4.common.formatting import format_bytes, format_duration, format_table
 from minigpt4.common.lock import Lock
 from minigpt4.common.logger import JsonLines, write_json
@@ -206,7 +207,7 @@ def _log_peak_memory(device: torch.device) -> None:
 
 
 def keep_earlier_run(folder: Path, lock: Lock) -> None:
-    """Move what an earlier run left in the output folder to `folder.1`, `folder.2`, ... Nothing is lost.
+    """Move what an earlier run left in the output folder to a `moved_name`. Nothing is lost.
 
     Args:
         folder: the output folder.
@@ -214,11 +215,9 @@ def keep_earlier_run(folder: Path, lock: Lock) -> None:
     """
     if not (folder / "log.jsonl").exists() and not list(folder.glob("checkpoint_*.pth")):
         return
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
+    kept = moved_name(folder)
     lock.move_folder(kept)
-    log.info("moved the earlier run in %s to %s", folder, kept)
+    log.warning("%s held an earlier run, which was moved: its files are in %s now", folder, kept)
 
 
 def report_table(report: dict[str, Any]) -> str:
