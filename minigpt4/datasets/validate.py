@@ -1,6 +1,6 @@
 """Check a JSONL file of pictures and texts before training on it.
 
-Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then the counts of each kind. The exit code is 0
+Prints what is wrong, line by line, as FILE:LINE: MESSAGE, then what the good lines hold. The exit code is 0
 if all lines are good, else 1. Lines too long for training, which will skip or shorten them, get
 a warning; their lengths in tokens are estimated. dataset/README_YOUR_DATA.md describes the format.
 
@@ -11,6 +11,7 @@ example:
 import argparse
 import os
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,13 +58,14 @@ def validate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from minigpt4.common.errors import DataError
+    from minigpt4.common.formatting import format_count
     from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
 
     root = Path(args.image_path or Path(args.file).parent)
     if not root.is_dir():
         raise DataError(f"the picture folder {root} does not exist")
-    counts: Counter[str] = Counter()
-    ids, bad = Ids(), set()
+    lines = warnings = 0
+    ids, bad = Ids(), set[int]()
     size = Path(args.file).stat().st_size if Path(args.file).is_file() else 0
     with tqdm(total=size, unit="B", unit_scale=True, desc="checking", disable=None) as bar:
 
@@ -73,36 +75,49 @@ def validate(args: argparse.Namespace) -> None:
 
         for line in read_lines(args.file):
             bar.update(line.offset - bar.n)
-            counts["line"] += 1
+            lines += 1
             ids.add(line)
             for problem in line.problems:
                 report(line.number, problem)
             if line.entry is not None:
-                counts.update(_counts(line.entry))
                 for problem in _file_problems(line.entry, root, args.open_images):
                     report(line.number, problem)
                 for warning in _too_long(line.entry, args.max_context_len):
-                    counts["warning"] += 1
+                    warnings += 1
                     tqdm.write(f"{args.file}:{line.number}: warning: {warning}", file=sys.stdout)
         bar.update(size - bar.n)
         for number, problem in ids.repeated():
             report(number, problem)
-    if not counts["line"]:
+    if not lines:
         raise DataError(f"{args.file} has no lines")
-    nouns = ("line", "caption", "question", "conversation", "turn", "picture") + ("video",) * bool(
-        counts["video"]
-    )
-    print(", ".join(f"{counts[noun]:,} {noun}{'s' * (counts[noun] != 1)}" for noun in nouns))
-    if counts["warning"]:
-        print(f"warnings: {counts['warning']:,}")
+    counts = _counts(args.file, bad)
+    nouns = ("caption", "question", "conversation", "turn", "picture") + ("video",) * bool(counts["video"])
+    print(", ".join([format_count(lines, "line"), *(format_count(counts[noun], noun) for noun in nouns)]))
+    if warnings:
+        print(f"warnings: {warnings:,}")
     if bad:
-        sys.exit(f"{len(bad):,} of {counts['line']:,} lines cannot be used")
+        sys.exit(f"{len(bad):,} of {lines:,} lines cannot be used")
     print("all lines can be used")
 
 
-def _counts(entry: "Entry") -> Counter[str]:
-    turns = len(entry.questions) if entry.kind == "conversation" else 0
-    return Counter({entry.kind: 1, "picture": len(entry.images), "video": bool(entry.video), "turn": turns})
+def _counts(path: str, bad: set[int]) -> Counter[str]:
+    """What the lines hold that are not bad; a file that several of them name counts once."""
+    import numpy as np
+
+    from minigpt4.datasets.datasets.jsonl_format import read_lines
+
+    # A second reading: which ids are repeated is known after the first.
+    counts: Counter[str] = Counter()
+    files = {"picture": array("q"), "video": array("q")}  # 8 bytes for each that is named: its hash
+    for line in read_lines(path):
+        if line.entry is None or line.number in bad:
+            continue
+        entry = line.entry
+        counts[entry.kind] += 1
+        counts["turn"] += len(entry.questions) if entry.kind == "conversation" else 0
+        files["picture"].extend(hash(os.path.normpath(name)) for name in entry.images)
+        files["video"].extend([hash(os.path.normpath(entry.video))] if entry.video else [])
+    return counts + Counter({kind: len(np.unique(hashes)) for kind, hashes in files.items()})
 
 
 def _too_long(entry: "Entry", room: int) -> Iterator[str]:

@@ -30,6 +30,7 @@ def test_the_examples_of_the_page() -> None:
 
 BAD_LINES = [
     (b'{"image": "a.jpg", "caption": "x" "id": 4}', ["is not JSON: Expecting ',' delimiter at column 35"]),
+    (b'{"image": "a.jpg", "caption": "x"\r\n', ["is not JSON: Expecting ',' delimiter at column 34"]),
     (b'{"image": "a.jpg", "caption": "\xe9"}', ["is not UTF-8: byte 0xe9 at column 32"]),
     (b"[" * 100_000, None),  # deeper than Python's parser goes
     (
@@ -204,7 +205,7 @@ def test_the_command_tells_all_line_by_line(tmp_path: Path, capsys) -> None:
         f"{path}:3: 'image' is missing: the path of a picture, or a list of them",
         f"{path}:3: no text: give 'caption', or 'question' and 'answer', or 'conversation'",
         f"{path}:5: its 'id' is that of line 1",
-        "5 lines, 2 captions, 1 question, 1 conversation, 2 turns, 5 pictures",
+        "5 lines, 1 caption, 1 question, 0 conversations, 0 turns, 1 picture",
     ]
     assert run_validate(path, capsys) == (expected, "3 of 5 lines cannot be used")
     expected.insert(3, f"{path}:5: the picture 'b.jpg' cannot be opened: broken image")
@@ -214,6 +215,14 @@ def test_the_command_tells_all_line_by_line(tmp_path: Path, capsys) -> None:
     (tmp_path / "sub" / "a.jpg").unlink()
     printed, code = run_validate(good, capsys, image_path=str(tmp_path))
     assert code is None and printed[-1] == "all lines can be used"
+
+
+def test_the_command_counts_files_once(tmp_path: Path, capsys) -> None:
+    talk = {"image": ["a.jpg", "./b.jpg"], "conversation": TALK[:2] * 2}
+    path = write(tmp_path / "d.jsonl", CAPTION, QUESTION, talk, CAPTION | {"image": "b.jpg"})
+    (tmp_path / "b.jpg").write_bytes(encoded(picture()))
+    printed, _ = run_validate(path, capsys)
+    assert printed[0] == "4 lines, 2 captions, 1 question, 1 conversation, 2 turns, 2 pictures"
 
 
 def test_the_command_warns_of_what_is_too_long(tmp_path: Path, capsys) -> None:

@@ -116,7 +116,8 @@ def _instead(key: str) -> str:
 def check_line(text: bytes) -> tuple[Entry | None, list[str]]:
     """A line -> its entry, or None and everything that is wrong with it."""
     try:
-        record = json.loads(text.decode("utf-8"))
+        # Without its end, after which a column would count from the next line.
+        record = json.loads(text.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return None, [f"is not UTF-8: byte {text[error.start]:#04x} at column {error.start + 1}"]
     except json.JSONDecodeError as error:
