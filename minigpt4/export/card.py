@@ -16,6 +16,7 @@ from minigpt4.export.llava import is_stock
 from minigpt4.export.parts import LANGUAGE, PROJECTION, QFORMER, VISION, Part
 from minigpt4.models.minigpt_base import MiniGPTBase
 from minigpt4.models.settings import ModelSettings
+from minigpt4.tasks.records import format_metric
 from minigpt4.weights.checkpoint import read_checkpoint
 from minigpt4.weights.locations import BLIP2_URL, EVA_CLIP_G_URL
 from minigpt4.weights.resolver import WeightSource, locate
@@ -31,6 +32,7 @@ LICENCES = {
     "pkg://gemma3_270m": "Gemma Terms of Use",
 }
 REPORT = "report.json"
+MEMORY = "peak_memory"  # in bytes, unlike its other figures
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def write_card(
         )
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {model.language.name} that sees, by MiniGPT-4's method",
+        f"# {model.language.name.removesuffix('.gguf')} that sees, by MiniGPT-4's method",
         "A frozen vision encoder and a frozen language model, joined by a linear layer that was trained "
         "(Zhu et al. 2023, [arXiv:2304.10592](https://arxiv.org/abs/2304.10592)).",
         "## Parts",
@@ -160,7 +162,7 @@ def _figures(notes: Notes) -> str:
     percent = set(notes.figures.get("percentages") or ())
     skipped = {"steps", "images", "train_seconds", "skipped_steps", "best_step"}
     rows = [
-        f"| {name} | {value:.1%} |" if name in percent else f"| {name} | {value:.4g} |"
+        f"| {name} | {format_bytes(value) if name == MEMORY else format_metric(value, name in percent)} |"
         for name, value in notes.figures.items()
         if isinstance(value, int | float) and name not in skipped
     ]

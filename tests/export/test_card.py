@@ -3,13 +3,17 @@
 import json
 import shutil
 from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub.errors import LocalTokenNotFoundError
+from transformers import LlavaConfig
 
 from minigpt4.common.errors import ConfigError
 from minigpt4.export.__main__ import export
+from minigpt4.export.card import Notes, write_card
+from minigpt4.models.settings import ModelSettings
 from minigpt4.weights import hub
 from tests.support import ROOT
 from tests.support.exports import config, export_tiny
@@ -26,6 +30,8 @@ def card(tmp_path_factory) -> str:
         "exact_match": 0.905,
         "percentages": ["exact_match"],
         "steps": 9,
+        "peak_memory": 2_497_000_000,
+        "trainable_parameters": 737_856,
     }
     (root / "report.json").write_text(json.dumps(report))
     export_tiny("gemma", root / "out", None, f"model.ckpt={root / 'checkpoint_best.pth'}")
@@ -57,9 +63,20 @@ def test_card_names_source_and_licence_of_each_part(card) -> None:
 
 
 def test_card_shows_the_figures_of_the_run(card) -> None:
-    assert "| loss | 0.1235 |" in card or "| loss | 0.1234 |" in card
+    assert "| loss | 0.123 |" in card
     assert "| exact_match | 90.5% |" in card
+    assert "| peak_memory | 2.5 GB |" in card
+    assert "| trainable_parameters | 737,856 |" in card
     assert "| steps |" not in card
+
+
+def test_card_of_a_weights_file_has_its_name_without_ending(tmp_path) -> None:
+    path, language = tmp_path / "README.md", SimpleNamespace(name="Small-1.5B.Q4_1.gguf")
+    model = SimpleNamespace(language=language, end_text="")
+    settings = ModelSettings(arch="minigpt4", llama_model="Small-1.5B.Q4_1.gguf")
+    write_card(path, model, settings, LlavaConfig(), [], Notes())
+    (title,) = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+    assert title.startswith("# Small-1.5B.Q4_1 that sees")
 
 
 class FakeHub:
