@@ -150,7 +150,9 @@ class BaseModel(nn.Module):
             unfit = self.find_unfit(found, meta)
             convention = self._convention_of(meta, embedding_convention, path)
         if mismatch and not allow_mismatch:
-            raise CheckpointError(f"{path} {mismatch} (model.ckpt_allow_mismatch: True loads it anyway)")
+            loads = not unfit and self._has_shapes_of(found)
+            advice = " (model.ckpt_allow_mismatch: True loads it anyway)" if loads else ""
+            raise CheckpointError(f"{path} {mismatch}{advice}")
         if mismatch:
             log.warning("%s %s, and is loaded anyway", path, mismatch)
         if unfit:
@@ -168,6 +170,11 @@ class BaseModel(nn.Module):
         hint = self.explain_shapes(tensors)
         load_into(self, tensors, source=str(path), key_of=self.checkpoint_key, hint=hint)
         return checkpoint
+
+    def _has_shapes_of(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether each tensor of a checkpoint has a parameter of its shape here."""
+        shapes = {self.checkpoint_key(name): one.shape for name, one in self.named_parameters()}
+        return all(shapes.get(key) == tensor.shape for key, tensor in tensors.items())
 
     def _convention_of(self, meta: Mapping[str, Any], said: str | None, path: str | Path) -> str:
         """The embedding convention of a checkpoint: as its meta or the user says. Raises CheckpointError."""

@@ -203,6 +203,15 @@ def test_a_checkpoint_of_another_language_model_names_both(golden_model, tmp_pat
     )
 
 
+def test_a_mismatch_is_not_advised_where_shapes_do_not_fit(golden_model, tmp_path) -> None:
+    meta = golden_model.checkpoint_meta() | {"llm_width": 2048}
+    for out, advised in ((2048, False), (64, True)):
+        save_checkpoint({"model": projection(out=out), "meta": meta}, tmp_path / "c.pth")
+        with pytest.raises(CheckpointError) as error:
+            golden_model.load_checkpoint(tmp_path / "c.pth")
+        assert ("ckpt_allow_mismatch" in str(error.value)) == advised
+
+
 def test_a_checkpoint_of_another_encoder_names_both(golden_model, tmp_path) -> None:
     meta = golden_model.checkpoint_meta() | {"vit_model": "tf_efficientnet_lite0"}
     save_checkpoint({"model": projection(), "meta": meta}, tmp_path / "c.pth")
