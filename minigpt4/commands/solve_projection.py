@@ -12,6 +12,7 @@ writes a checkpoint for `model.ckpt`.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from minigpt4.models.minigpt_base import MiniGPTBase
     from minigpt4.prompts.sample import Batch
+
+log = logging.getLogger("solve_projection")
 
 BATCH = 32
 # The penalty, in units of the tokens' variance, and the factor of the deviation from the mean word, which a
@@ -112,6 +115,7 @@ def regress(model: MiniGPTBase, batches: Iterable[Batch], pictures: int) -> Regr
                 break
     if not regression.count:
         raise DataError("the training data has no sample with both a picture and an answer")
+    log.info("looked at %d pictures, %d image tokens", pictures - left, regression.count)
     return regression
 
 

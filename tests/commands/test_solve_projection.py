@@ -1,5 +1,6 @@
 """`minigpt4 solve-projection`: the projection in closed form."""
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -65,14 +66,16 @@ def sample(answer: str, *greys: int, size: int = 56) -> Sample:
 
 
 @torch.no_grad()
-def test_every_picture_goes_with_its_own_answer(golden_model, monkeypatch) -> None:
+def test_every_picture_goes_with_its_own_answer(golden_model, monkeypatch, caplog) -> None:
     """Of samples with several, with none, and without an answer; no more than are wanted."""
     monkeypatch.setattr(solve_projection, "BATCH", 2)
     first = [sample("two cats", 10, 90, 200), sample("words"), sample("", 50)]
     batches = [Batch.of(first), Batch.of([sample("words")]), Batch.of([sample("a dog", 5), sample("red", 7)])]
     answers = {10: "two cats", 90: "two cats", 200: "two cats", 5: "a dog", 7: "red"}
     for wanted, looked_at in ((2, 2), (4, 4), (9, 5)):
-        regression = solve_projection.regress(golden_model, batches, wanted)
+        with caplog.at_level(logging.INFO):
+            regression = solve_projection.regress(golden_model, batches, wanted)
+        assert f"{looked_at} pictures" in caplog.messages[-1]
         expected = 0
         for grey in [*answers][:looked_at]:
             tokens = golden_model.vision(sample("", grey).images)[0].double()
