@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import config_changes
-from minigpt4.common.errors import CheckpointError, reading
+from minigpt4.common.errors import CheckpointError, ConfigError, reading
 from minigpt4.common.files import replacing
 from minigpt4.weights.checkpoint import flush_folder, read_checkpoint, save_checkpoint
 from minigpt4.weights.resolver import WeightSource, locate, resolve_file
@@ -130,7 +130,12 @@ class CheckpointFolder:
 def check_resumable(wanted: str | None) -> None:
     """Raise ConfigError if `run.resume_ckpt_path` names a file that is not there; nothing is read."""
     if wanted and wanted != AUTO:
-        locate(WeightSource("run.resume_ckpt_path", wanted, "file"))
+        try:
+            locate(WeightSource("run.resume_ckpt_path", wanted, "file"))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} ({AUTO!r} is the newest in run.output_dir, if any)"
+            ) from error
 
 
 def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The output folder of a run: it must be writable, and no other run may use it."""
 
+import contextlib
+import errno
 import tempfile
 from pathlib import Path
 
@@ -10,17 +12,17 @@ from minigpt4.common.lock import Held, Lock
 
 
 def check_output(folder: Path) -> None:
-    """Create the run's folder, and check that it is writable.
+    """Check that the run's folder is writable, or can be made; it is not made yet.
 
     Raises:
         ConfigError: if it is not.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", suffix=".part") as probe:
+        place = nearest_existing(folder)
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".writable_", suffix=".part") as probe:
             probe.write(bytes(4096))
             probe.flush()
-    except (FileExistsError, NotADirectoryError) as error:
+    except NotADirectoryError as error:
         file = next(path for path in (folder, *folder.parents) if path.exists())
         raise ConfigError(f"run.output_dir is {str(folder)!r}, but {file} is a file, not a folder") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
@@ -28,6 +30,20 @@ def check_output(folder: Path) -> None:
         raise ConfigError(
             f"run.output_dir: nothing can be written to {folder.absolute()}: {error}{full}"
         ) from error
+
+
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists.
+
+    Raises:
+        OSError: for a path that cannot be looked for, e.g. below a file.
+        ValueError: for a name with a zero byte.
+    """
+    for place in (folder.absolute(), *folder.absolute().parents):
+        with contextlib.suppress(FileNotFoundError):
+            place.lstat()
+            return place
+    raise FileNotFoundError(errno.ENOENT, "no folder above it exists", str(folder))
 
 
 def run_lock(folder: Path) -> Lock:

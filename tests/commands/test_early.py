@@ -18,6 +18,7 @@ MISTAKES = {
     "device 'cud'": ["evaluate", "--cfg-path", TRAIN, "--device", "cud"],
     "model.llama_model": ["train", "--cfg-path", TRAIN, "--options", "model.llama_model=no/model/here"],
     "run.resume_ckpt_path none.pth": ["train", "--cfg-path", TRAIN, "--resume", "none.pth", "--options"],
+    "run.resume_ckpt_path 'auto2' 'auto'": ["train", "--cfg-path", TRAIN, "--resume", "auto2", "--options"],
     "run.output_dir": ["train", "--cfg-path", TRAIN, "--options", "run.output_dir=README.md/x"],
     "device 'tpu'": ["cache-features", "--cfg-path", TRAIN, "--out", "x", "--devices", "cpu", "tpu"],
     "another run writes to": ["train", "--cfg-path", TRAIN, "--options"],
@@ -46,14 +47,19 @@ def locked(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory, locked) -> dict[str, tuple[str, list[str]]]:
+def unmade(tmp_path_factory) -> Path:
+    """The output folder of a run that does not begin."""
+    return tmp_path_factory.mktemp("runs") / "new" / "run"
+
+
+@pytest.fixture(scope="module")
+def refusals(unmade, locked) -> dict[str, tuple[str, list[str]]]:
     """The facts of a mistake -> what its command ends with, and the heavy modules that are imported by then.
 
     One process for all of them, since most of a command's time is that of its imports.
     """
-    folder = tmp_path_factory.mktemp("free")
     commands = [
-        [*words, f"run.output_dir={locked if 'another' in facts else folder}"]
+        [*words, f"run.output_dir={locked if 'another' in facts else unmade}"]
         if words[-1] == "--options"
         else words
         for facts, words in MISTAKES.items()
@@ -82,3 +88,8 @@ def test_mistake_is_told_before_heavy_imports(refusals, facts: str) -> None:
 def test_a_folder_that_another_run_writes_to_is_named(refusals, locked) -> None:
     message, _ = refusals["another run writes to"]
     assert str(locked) in message
+
+
+@pytest.mark.integration
+def test_a_run_that_does_not_begin_leaves_nothing(refusals, unmade) -> None:
+    assert not unmade.parent.exists()

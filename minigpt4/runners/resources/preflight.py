@@ -12,7 +12,7 @@ from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.library_check import check_gradient
 from minigpt4.models.minigpt_base import MiniGPTBase
-from minigpt4.runners.output_folder import check_output
+from minigpt4.runners.output_folder import check_output, nearest_existing
 from minigpt4.runners.resources.advice import memory_advice
 from minigpt4.runners.resources.memory import CountedMemory, available_memory, count_memory
 from minigpt4.runners.settings import RunSettings
@@ -80,7 +80,7 @@ def checkpoints_to_come(settings: RunSettings) -> int:
 def check_disk(folder: Path, model: BaseModel, settings: RunSettings) -> None:
     """Raise ConfigError if the checkpoints to come need more than is free, beside those they will replace."""
     size, count = checkpoint_bytes(model), checkpoints_to_come(settings)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     there = 0
     if settings.resume_ckpt_path:
         # A file with two names is there once.

@@ -45,7 +45,7 @@ def free_disk(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 def test_preflight_of_a_good_run_is_silent(model, tmp_path, caplog):
     folder = tmp_path / "runs" / "first"
     counted = preflight(model, DATASETS, settings(folder), CPU)
-    assert folder.is_dir() and not list(folder.iterdir())
+    assert not list(tmp_path.iterdir())  # the run makes its folder, when nothing can refuse it any more
     assert counted.batch_size == 32
     assert not caplog.records
 
@@ -63,6 +63,13 @@ def test_check_output_refuses_a_file(tmp_path, place):
     with pytest.raises(ConfigError, match=r"run\.output_dir is .*, but .*taken is a file, not a folder"):
         check_output(tmp_path / place)
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_check_output_refuses_a_link_that_leads_nowhere(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"run\.output_dir: nothing can be written to .*link/below"):
+        check_output(tmp_path / "link" / "below")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_check_output_refuses_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
