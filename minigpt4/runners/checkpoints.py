@@ -133,9 +133,7 @@ def check_resumable(wanted: str | None) -> None:
         try:
             locate(WeightSource("run.resume_ckpt_path", wanted, "file"))
         except ConfigError as error:
-            raise ConfigError(
-                f"{error} ({AUTO!r} is the newest in run.output_dir, if any)"
-            ) from error
+            raise ConfigError(f"{error} ({AUTO!r} is the newest in run.output_dir, if any)") from error
 
 
 def read_resumable(path: Path, config: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
