@@ -63,9 +63,7 @@ def write(path: Path, folder: str, questions: list[tuple[str, str, int]]) -> Non
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
     cli.run(convert, parser.parse_args())
 

@@ -63,9 +63,7 @@ def divide(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("shards", nargs="+", help="folders, patterns or a manifest")
     parser.add_argument("--last", type=int, required=True, metavar="N", help="how many are held out")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

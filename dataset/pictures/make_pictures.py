@@ -232,9 +232,7 @@ def make(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--packages", type=cli.user_path, required=True, metavar="DIR")
     parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
     cli.run(make, parser.parse_args())

@@ -8,11 +8,11 @@ those of the shards do; the pictures are new ones. The same seed gives the same 
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from dataset.shapes import make_shards
+from minigpt4.common import cli
 
 
 def write_folder(folder: Path, split: str, count: int, seed: int, times: int = 1) -> None:
@@ -30,7 +30,7 @@ def write_folder(folder: Path, split: str, count: int, seed: int, times: int = 1
 
 def main() -> None:
     """Writes the two splits."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1, help="must differ from the shards' seed, 0")
     parser.add_argument("--train", type=int, default=1000, help="pictures")

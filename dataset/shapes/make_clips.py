@@ -10,7 +10,6 @@ same clips.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 
 from dataset.shapes import clips, world
+from minigpt4.common import cli
 
 KINDS = {
     "train": ("direction", "order", "direction", "direction", "count", "direction"),
@@ -56,7 +56,7 @@ def write_split(out: Path, split: str, count: int, seed: int) -> None:
 
 def main() -> None:
     """Writes the two splits."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1800, help="clips")

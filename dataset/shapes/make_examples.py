@@ -10,12 +10,12 @@ them. The same seed gives the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
 
 from dataset.shapes import world
+from minigpt4.common import cli
 from minigpt4.processors.boxes import format_box, to_grid
 
 TIMES = 4
@@ -70,7 +70,7 @@ EXAMPLES_V2: dict[str, dict[str, str]] = {
 
 def main() -> None:
     """Writes the pictures, and then the lists."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -7,13 +7,13 @@ The report is one of `evaluate.py --out`; the clip is the first one of its group
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from minigpt4.common import cli
 from minigpt4.processors.video import read_frames
 
 SIDE, MARGIN, FRAMES = 224, 44, 1000
@@ -39,7 +39,7 @@ def draw_gif(video: Path, question: str, answer: str, out: Path) -> None:
 
 def main() -> None:
     """Finds a record, and its clip by the line of the data that it came from."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--group", default="direction")

@@ -8,7 +8,6 @@ makes `data/shapes/{train,val,test}/00000.tar` and so on, with members `00000000
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import random
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataset.shapes import world
+from minigpt4.common import cli
 
 # Val and test have as many single things as pairs; train has few scenes of one thing.
 SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
@@ -87,7 +87,7 @@ def write_split(
 
 def main() -> None:
     """Writes the three splits."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=6000, help="pictures")

@@ -8,17 +8,17 @@ reads is drawn of the split test. The same seed gives the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from pathlib import Path
 
 from dataset.shapes.v2 import captions, dialogues, grounded, pictures, questions, referring
+from minigpt4.common import cli
 
 
 def main() -> None:
     """Writes all sets."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.new_parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=3000, help="pictures of COCO; the other sets have fewer")

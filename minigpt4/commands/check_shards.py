@@ -69,9 +69,7 @@ class Findings:
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("shards", nargs="+", help="folders, patterns, URLs or a manifest")
     parser.add_argument(
         "--write-manifest", type=cli.user_path, metavar="FILE", help="list the good shards here"

@@ -72,9 +72,7 @@ class Counts:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("source", type=cli.user_path, metavar="IN.json", help="the published list")
     parser.add_argument("target", type=cli.user_path, metavar="OUT", help="a .tsv or .parquet file")
     cli.run(_command, parser.parse_args())

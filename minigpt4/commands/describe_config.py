@@ -4,12 +4,11 @@ example:
   minigpt4 describe-config > docs/configuration.md
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from minigpt4.common.cli import run
+from minigpt4.common.cli import new_parser, run
 
 HEAD = """# Configuration
 
@@ -31,9 +30,7 @@ can also register names, through the entry-point group `minigpt4.plugins` ([exte
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     run(lambda _: print(describe()), parser.parse_args())
 
 

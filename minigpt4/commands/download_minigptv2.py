@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument(
         "--out", type=cli.user_path, required=True, metavar="DIR", help="the folder of all items"
     )

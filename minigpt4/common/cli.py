@@ -17,6 +17,15 @@ def user_path(text: str) -> Path:
     return Path(expanded(text))
 
 
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose `--help` shows a text as it is written, and which takes options by their whole names."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def config_parser(
     description: str | None, *, exported: bool = False, default: str | None = None
 ) -> argparse.ArgumentParser:
@@ -27,9 +36,7 @@ def config_parser(
         exported: whether the command also takes `--model`, a folder of `minigpt4 export`.
         default: the YAML where none is named; None: one must be named.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(description)
     which = parser.add_mutually_exclusive_group(required=default is None)
     which.add_argument("--cfg-path", metavar="F", default=default, help="the YAML of the experiment")
     if exported:

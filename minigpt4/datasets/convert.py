@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from minigpt4.common.cli import run, user_path
+from minigpt4.common.cli import new_parser, run, user_path
 
 log = logging.getLogger("convert-data")
 
@@ -41,9 +41,7 @@ Records = Iterator[dict[str, Any]]
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("source", type=user_path, metavar="SOURCE", help="the annotations")
     parser.add_argument("--out", type=user_path, required=True, metavar="JSONL", help="the file to write")
     parser.add_argument("--format", choices=FORMATS, help="what SOURCE is")

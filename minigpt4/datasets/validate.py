@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt4.common.cli import run
+from minigpt4.common.cli import new_parser, run
 
 if TYPE_CHECKING:
     from minigpt4.datasets.datasets.jsonl_format import Entry
@@ -28,10 +28,7 @@ CHARACTERS_PER_TOKEN, TOKENS_PER_IMAGE = 4, 32
 
 def main() -> None:
     """The command line; `--help` answers before anything heavy is imported."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="the JSONL file")
     parser.add_argument(
         "--image-path",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.commands import COMMANDS, usage
+from minigpt4.commands import COMMANDS, main, usage
 from tests.support import ROOT
 from tests.support.shards import write_good
 
@@ -68,3 +68,11 @@ def test_a_command_whose_output_has_no_room_ends_with_one_line() -> None:
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_is_not_taken_by_the_beginning_of_its_name(command: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["minigpt4", command, "--hel"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and not capsys.readouterr().out
