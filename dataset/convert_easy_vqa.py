@@ -18,7 +18,7 @@ from pathlib import Path
 
 from minigpt4.common import cli
 from minigpt4.common.errors import DataError
-from minigpt4.common.files import replacing
+from minigpt4.common.files import replacing, require_new
 
 SPLITS = ("train", "test")
 # Of the pictures of the training split, the last so many are for validation.
@@ -35,9 +35,10 @@ def package_data() -> Path:
 
 def convert(args: argparse.Namespace) -> None:
     """Copy the pictures, and write the questions of each split beside them."""
+    require_new(args.out, "--out")
     for split in SPLITS:
         source = package_data() / split
-        shutil.copytree(source / "images", args.out / split, dirs_exist_ok=True)
+        shutil.copytree(source / "images", args.out / split)
         questions = json.loads((source / "questions.json").read_text(encoding="utf-8"))
         if split == "train":
             first = len({picture for *_, picture in questions}) - VALIDATION

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minigpt4.common import cli
 from minigpt4.common.errors import DataError
-from minigpt4.common.files import replacing
+from minigpt4.common.files import replacing, require_new
 from minigpt4.datasets.datasets.shard_list import expand_shards
 from minigpt4.datasets.datasets.shard_reader import RawSample, read_shard
 
@@ -49,6 +49,7 @@ def write_shard(path: Path, samples: Iterable[RawSample]) -> None:
 
 def divide(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Count, then copy."""
+    require_new(args.out, "--out")
     shards = expand_shards(args.shards, "shards")
     count = sum(1 for _ in read_samples(shards))
     if not 0 < args.last < count:

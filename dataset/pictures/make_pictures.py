@@ -32,7 +32,7 @@ from PIL import Image
 
 from minigpt4.common import cli
 from minigpt4.common.errors import DataError
-from minigpt4.common.files import replacing
+from minigpt4.common.files import replacing, require_new
 
 SIDE = 224
 CANDIDATES = 20
@@ -225,6 +225,7 @@ def candidates(caption: str, things: list[str], rng: random.Random) -> list[str]
 
 def make(args: argparse.Namespace) -> None:
     """Draw all pictures, then write the shards."""
+    require_new(args.out, "--out")
     rng = random.Random(0)
     for split, own in pictures(args.packages).items():
         write_split(args.out / split, own, rng)

@@ -8,11 +8,13 @@ those of the shards do; the pictures are new ones. The same seed gives the same 
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 from dataset.shapes import make_shards
 from minigpt4.common import cli
+from minigpt4.common.files import require_new
 
 
 def write_folder(folder: Path, split: str, count: int, seed: int, times: int = 1) -> None:
@@ -28,16 +30,21 @@ def write_folder(folder: Path, split: str, count: int, seed: int, times: int = 1
     print(f"{split}: {count} pictures in {folder}")
 
 
-def main() -> None:
+def make(args: argparse.Namespace) -> None:
     """Writes the two splits."""
+    require_new(args.out, "--out")
+    for split in ("train", "test"):
+        write_folder(args.out / split, split, getattr(args, split), args.seed)
+
+
+def main() -> None:
+    """The command line."""
     parser = cli.new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=1, help="must differ from the shards' seed, 0")
     parser.add_argument("--train", type=int, default=1000, help="pictures")
     parser.add_argument("--test", type=int, default=600, help="pictures")
-    args = parser.parse_args()
-    for split in ("train", "test"):
-        write_folder(args.out / split, split, getattr(args, split), args.seed)
+    cli.run(make, parser.parse_args())
 
 
 if __name__ == "__main__":

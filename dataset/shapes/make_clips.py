@@ -10,6 +10,7 @@ same clips.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from dataset.shapes import clips, world
 from minigpt4.common import cli
+from minigpt4.common.files import require_new
 
 KINDS = {
     "train": ("direction", "order", "direction", "direction", "count", "direction"),
@@ -54,16 +56,21 @@ def write_split(out: Path, split: str, count: int, seed: int) -> None:
     print(f"{split}: {count} clips in {out}")
 
 
-def main() -> None:
+def make(args: argparse.Namespace) -> None:
     """Writes the two splits."""
+    require_new(args.out, "--out")
+    for split in ("train", "test"):
+        write_split(args.out, split, getattr(args, split), args.seed)
+
+
+def main() -> None:
+    """The command line."""
     parser = cli.new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1800, help="clips")
     parser.add_argument("--test", type=int, default=240, help="clips")
-    args = parser.parse_args()
-    for split in ("train", "test"):
-        write_split(args.out, split, getattr(args, split), args.seed)
+    cli.run(make, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ makes `data/shapes/{train,val,test}/00000.tar` and so on, with members `00000000
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import random
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from dataset.shapes import world
 from minigpt4.common import cli
+from minigpt4.common.files import require_new
 
 # Val and test have as many single things as pairs; train has few scenes of one thing.
 SINGLE_SHARE = {"train": 0.2, "val": 0.5, "test": 0.5}
@@ -85,21 +87,26 @@ def write_split(
         file.unlink()
 
 
-def main() -> None:
+def make(args: argparse.Namespace) -> None:
     """Writes the three splits."""
-    parser = cli.new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=6000, help="pictures")
-    parser.add_argument("--val", type=int, default=500, help="pictures")
-    parser.add_argument("--test", type=int, default=600, help="pictures")
-    parser.add_argument("--samples-per-shard", type=int, default=1000)
-    args = parser.parse_args()
+    require_new(args.out, "--out")
     start = time.perf_counter()
     for split in world.SPLITS:
         count = getattr(args, split)
         write_split(args.out / split, split, count, args.seed, args.samples_per_shard)
     print(f"{time.perf_counter() - start:.1f} s; in {args.out}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = cli.new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=6000, help="pictures")
+    parser.add_argument("--val", type=int, default=500, help="pictures")
+    parser.add_argument("--test", type=int, default=600, help="pictures")
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    cli.run(make, parser.parse_args())
 
 
 if __name__ == "__main__":

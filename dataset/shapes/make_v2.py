@@ -8,22 +8,18 @@ reads is drawn of the split test. The same seed gives the same bytes.
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
-from pathlib import Path
 
 from dataset.shapes.v2 import captions, dialogues, grounded, pictures, questions, referring
 from minigpt4.common import cli
+from minigpt4.common.files import require_new
 
 
-def main() -> None:
+def make(args: argparse.Namespace) -> None:
     """Writes all sets."""
-    parser = cli.new_parser(__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=3000, help="pictures of COCO; the other sets have fewer")
-    parser.add_argument("--test", type=int, default=200, help="pictures of each set that is evaluated")
-    args = parser.parse_args()
+    require_new(args.out, "--out")
     start = time.perf_counter()
     out, rng = args.out, random.Random(args.seed)
     few = {"train": max(1, args.train // 3), "test": args.test}
@@ -43,6 +39,16 @@ def main() -> None:
     grounded.write_flickr(out, few, rng)
     dialogues.write_instructions(out, few["train"], rng)
     print(f"{time.perf_counter() - start:.1f} s; in {out}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = cli.new_parser(__doc__.splitlines()[0])
+    parser.add_argument("--out", type=cli.user_path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=3000, help="pictures of COCO; the other sets have fewer")
+    parser.add_argument("--test", type=int, default=200, help="pictures of each set that is evaluated")
+    cli.run(make, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ def test_without_the_package_the_error_names_it(tmp_path, monkeypatch) -> None:
 
 def test_the_real_package_has_its_published_sizes(tmp_path, monkeypatch) -> None:
     pytest.importorskip("easy_vqa", reason="pip install '.[easy-vqa]'")
-    lines = convert(monkeypatch, tmp_path)
+    lines = convert(monkeypatch, tmp_path / "out")
     assert {split: len(own) for split, own in lines.items()} == {"train": 38_334, "val": 241, "test": 9_673}
     pictures = {split: {line["image"] for line in own} for split, own in lines.items()}
     assert {split: len(own) for split, own in pictures.items()} == {"train": 3_975, "val": 25, "test": 1_000}
     assert not pictures["train"] & pictures["val"]
     answers = Counter(line["answer"] for line in lines["test"])
     assert len(answers) == 13 and answers["yes"] == 3_611 and answers["no"] == 3_525
-    assert all((tmp_path / name).is_file() for own in pictures.values() for name in own)
+    assert all((tmp_path / "out" / name).is_file() for own in pictures.values() for name in own)

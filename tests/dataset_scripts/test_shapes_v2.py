@@ -25,7 +25,7 @@ TRAIN, TEST = 12, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("v2")
+    out = tmp_path_factory.mktemp("v2") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["make_v2", "--out", str(out), "--train", str(TRAIN), "--test", str(TEST)])
         make_v2.main()
