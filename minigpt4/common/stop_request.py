@@ -14,12 +14,10 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Whoever ends a whole job sends the same signal twice: to each of its processes, and through the launcher.
 SECONDS_OF_ONE_REQUEST = 1.0
-# How long a worker survives a SIGTERM, if nobody closes it.
-SECONDS_LEFT_TO_WORKERS = 60
 
 
 class StoppedWaiting(BaseException):
-    """A stop was requested while the process waited for data.
+    """A stop was requested while the process waited for data, or did what can be given up.
 
     It is not an `Exception`: code that reads data may take any of those for a bad sample.
     """
@@ -68,16 +66,27 @@ class StopRequest:
                 be taken from the items then.
         """
         while True:
-            self._interrupts = True
             try:
-                if self:
-                    raise StoppedWaiting
-                item = next(items)
+                with self.given_up():
+                    item = next(items)
             except StopIteration:
                 return
-            finally:
-                self._interrupts = False
             yield item
+
+    @contextlib.contextmanager
+    def given_up(self) -> Iterator[None]:
+        """While entered, a request to stop does not wait for the work.
+
+        Raises:
+            StoppedWaiting: anywhere in the block, if a stop is requested, or was before.
+        """
+        outer, self._interrupts = self._interrupts, True
+        try:
+            if self:
+                raise StoppedWaiting
+            yield
+        finally:
+            self._interrupts = outer
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -85,7 +94,8 @@ class StopRequest:
             self.signal, self._came = number, now
             # Not through logging: the signal may have come while that was writing. There may be no reader
             # either: a Ctrl-C ends `| tee log` too.
-            words = f"\n{signal.Signals(number).name}: finishing the step and saving; once more ends it now\n"
+            name = signal.Signals(number).name
+            words = f"\n{name}: saving what is trained, then stopping; once more ends it now\n"
             with contextlib.suppress(OSError):
                 os.write(2, words.encode())
             if self._interrupts:
@@ -118,9 +128,9 @@ def signals_held() -> Iterator[None]:
 def leave_signals_to_parent(_: int) -> None:
     """For the loader's workers: a Ctrl-C in a terminal and a cluster's SIGTERM reach them too.
 
-    They end when the run closes them, or within seconds of its death.
+    They end when the run closes them or ends, or within seconds of its death.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_LEFT_TO_WORKERS))
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -1,7 +1,8 @@
 """The worker processes that read for training, and what is logged while they are waited for."""
 
+import atexit
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -55,6 +56,8 @@ class TrainLoader:
             self._batches = iter(self._loader)
         if self._loader.num_workers:
             self.workers = self._batches._workers
+            # They ignore the SIGTERM with which Python would end them before it waits for them.
+            atexit.register(_kill, self.workers)
             self._last = [""] * len(self.workers)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -88,10 +91,14 @@ class TrainLoader:
         if self.workers:
             # A traceback may hold the loader's frames, so there is no waiting for the garbage collector.
             self._batches._shutdown_workers()
-        for worker in self.workers:
-            worker.kill()
-            worker.join()
+        _kill(self.workers)
 
     def dead_workers(self) -> list[str]:
         """Describes the workers that are dead, or die within a second."""
         return dead_workers(NAME, self.workers, self._last)
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.join()

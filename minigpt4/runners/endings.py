@@ -17,7 +17,8 @@ def interrupted(number: int, step: int, checkpoint: Path | None) -> Interrupted:
         step: how many steps were done.
         checkpoint: where everything is saved; None if nothing was trained.
     """
-    saved = f"{checkpoint} is saved, {RESUME}" if checkpoint else "nothing was trained yet"
+    nothing = "nothing is trained yet, so there is nothing to save"
+    saved = f"{checkpoint} is saved, {RESUME}" if checkpoint else nothing
     return Interrupted(f"stopped by {signal.Signals(number).name} after step {step}; {saved}", number)
 
 

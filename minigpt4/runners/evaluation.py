@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from accelerate.utils import gather_object
 
@@ -13,7 +13,6 @@ from minigpt4.common.stop_request import StoppedWaiting, StopRequest
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.stream import Reading
-from minigpt4.prompts.sample import Batch
 from minigpt4.runners.engine import Engine
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
@@ -106,7 +105,8 @@ class Evaluator:
         """
         evaluations = plan(self.datasets, splits, self.task, also)
         pictures = -(-PICTURES // max(len(evaluations), 1))
-        with undisturbed(self.engine.device):
+        made: list[list[Record]] = []
+        with undisturbed(self.engine.device), self._stopped_at_once():
             made = [self._records(one, pictures, predict_all) for one in evaluations]
         if any(gather_object([self._gives_up()])):
             raise StoppedEvaluation
@@ -134,16 +134,18 @@ class Evaluator:
             )
             left = max(pictures - len(records), 0) if rank == 0 else 0
             limits = Limits(predictions=None if predict_all else left, pictures=left)
-            records += evaluation.task.evaluate(self.engine.bare_model, self._until_stopped(batches), limits)
+            records += evaluation.task.evaluate(self.engine.bare_model, batches, limits)
         return records
 
     def _gives_up(self) -> bool:
         """Whether this rank skips the rest. Where ranks have to keep in step, it goes on to the end."""
         return bool(self.stop) and not self.engine.sharded
 
-    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    @contextlib.contextmanager
+    def _stopped_at_once(self) -> Iterator[None]:
+        """While entered, a request to stop ends the block: a batch of answers may take minutes."""
         if self.engine.sharded:
-            yield from batches
+            yield
             return
-        with contextlib.suppress(StoppedWaiting):
-            yield from self.stop.interrupting(iter(batches))
+        with contextlib.suppress(StoppedWaiting), self.stop.given_up():
+            yield

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -31,6 +34,20 @@ def test_a_reader_that_is_killed_is_named(given: int) -> None:
         read_by_workers(DataLoader(Dying(given), batch_size=None, num_workers=1), "numbers") as items,
     ):
         came += items
+
+
+@pytest.mark.integration
+def test_a_process_ends_although_it_did_not_close_its_loader() -> None:
+    """Its workers ignore the signal with which Python ends such processes before it waits for them."""
+    code = (
+        "from minigpt4.datasets.loader import TrainLoader; import itertools\n"
+        "from torch.utils.data import IterableDataset\n"
+        "Data = type('Data', (IterableDataset,), {'__iter__': lambda self: itertools.count()})\n"
+        "loader = TrainLoader(Data(), 1, False); loader.start(); print(loader.workers[0].pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -114,7 +114,7 @@ def test_stop_before_and_after_training(shapes, tmp_path, monkeypatch) -> None:
     job = tmp_path / "job"
     with monkeypatch.context() as patch:
         before_call(patch, "evaluate", 1, ask_to_stop)
-        with pytest.raises(Interrupted, match="after step 0; nothing was trained yet"):
+        with pytest.raises(Interrupted, match=r"after step 0; .* nothing to save"):
             run(shapes, job, **settings)
     assert not list(job.glob("*.pth"))
     with monkeypatch.context() as patch:
@@ -126,8 +126,22 @@ def test_stop_before_and_after_training(shapes, tmp_path, monkeypatch) -> None:
     # And one that has come to its end has nothing to do.
     assert run(shapes, job, **settings) == expected
     before_call(monkeypatch, "evaluate", 1, ask_to_stop)
-    with pytest.raises(Interrupted, match="nothing was trained yet"):
+    with pytest.raises(Interrupted, match="there is nothing to save"):
         run(shapes, job, **settings, evaluate=True)
+
+
+def test_stop_within_an_answer_does_not_wait_for_it(shapes, tmp_path, monkeypatch) -> None:
+    answered = []
+
+    def be_told_while_it_answers() -> None:
+        ask_to_stop()
+        answered.append(True)
+
+    before_call(monkeypatch, "predict", 1, be_told_while_it_answers)
+    with pytest.raises(Interrupted, match=r"after step 0; .* nothing to save") as stopped:
+        run(shapes, tmp_path / "job", num_workers=2, test_splits=["test"])
+    assert stopped.value.exit_code == 143 and not answered
+    assert not active_children()
 
 
 class Job:

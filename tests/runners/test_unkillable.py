@@ -140,7 +140,7 @@ def test_stop_at_random_moments_loses_nothing(with_workers, tmp_path, number) ->
         (tmp_path / str(times)).mkdir()
         moments = with_workers.at_random(times, number)
         ends += with_workers.disturb(tmp_path / str(times), moments, compared)
-        stopped = [end for end in ends if "finishing the step" in end.said and end.code != 0]
+        stopped = [end for end in ends if "once more ends it now" in end.said and end.code != 0]
         if stopped:
             break
     assert stopped
