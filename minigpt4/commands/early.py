@@ -1,6 +1,6 @@
 """Checks before the model's libraries are imported, which takes many seconds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from minigpt4.common.config import Config
 
@@ -31,3 +31,30 @@ def check_model(cfg: Config, device: str | None, files: Sequence[str] = FILES) -
         unused = name == "q_former_model" and not getattr(settings, "has_qformer", True)
         if value and isinstance(value, str) and value != RANDOM and not unused:
             locate(WeightSource(f"model.{name}", value, "model" if name == "llama_model" else "file"))
+
+
+def check_files(images: Sequence[str], videos: Sequence[str], subtitles: Sequence[str]) -> None:
+    """Open what a command line names, before a model is built that could not be asked about it.
+
+    Raises:
+        DataError: naming the file that cannot be read, as it was given.
+    """
+    from minigpt4.common.errors import BadSample, DataError
+    from minigpt4.common.files import expanded
+    from minigpt4.processors.pictures import read_picture
+    from minigpt4.processors.subtitles import read_subtitles
+    from minigpt4.processors.video import video_info
+
+    read: dict[str, tuple[Sequence[str], Callable[[str], object]]] = {
+        "image": (images, read_picture),
+        "video": (videos, video_info),
+        "file of subtitles": (subtitles, read_subtitles),
+    }
+    for kind, (paths, opened) in read.items():
+        for path in paths:
+            try:
+                opened(expanded(path))
+            except BadSample as bad:
+                raise DataError(f"The {kind} {path} cannot be read: {bad}.") from bad
+            except OSError as error:
+                raise DataError(f"The {kind} {path} cannot be read: {error.strerror}.") from error

@@ -88,7 +88,7 @@ def main() -> None:
 
 def infer(args: argparse.Namespace) -> None:
     """Arguments, model, then one of the three ways to ask."""
-    from minigpt4.commands.early import check_model
+    from minigpt4.commands.early import check_files, check_model
     from minigpt4.common.config import Config
 
     # The config is checked before anything heavy is imported.
@@ -96,6 +96,7 @@ def infer(args: argparse.Namespace) -> None:
     check_arguments(args)
     if not args.merge:
         check_model(cfg, args.device)
+        check_files(args.image, args.video, given_subtitles(args))
 
     from minigpt4.common.files import expanded
     from minigpt4.serving import from_config
@@ -151,8 +152,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--batch-size is {args.batch_size}, it must be at least 1")
     if args.whisper and Path(args.subtitles or "").suffix.lower() != ".vtt":
         raise ConfigError("--whisper writes subtitles: please name their file .vtt with --subtitles")
-    subtitles = [args.subtitles] if args.subtitles and not args.whisper else []
-    for name, paths in {"image": args.image, "video": args.video, "subtitles": subtitles}.items():
+    files = {"image": args.image, "video": args.video, "subtitles": given_subtitles(args)}
+    for name, paths in files.items():
         for path in paths:
             if not Path(expanded(path)).is_file():
                 raise ConfigError(f"--{name}: file not found: {Path(expanded(path)).absolute()}")
@@ -164,6 +165,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     elif is_launched() or args.num_shards or args.merge:
         raise ConfigError("--num-shards, --merge and torchrun share the questions of --input; please set it")
+
+
+def given_subtitles(args: argparse.Namespace) -> list[str]:
+    """The file of subtitles that has to be there: with `--whisper` it may be written first."""
+    return [args.subtitles] if args.subtitles and not args.whisper else []
 
 
 def chosen_settings(args: argparse.Namespace) -> "GenerationSettings":

@@ -105,7 +105,7 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         return Image.fromarray(read_picture(path))
     except BadSample as bad:
-        raise DataError(f"The image {Path(path).name} cannot be read: {bad}.") from bad
+        raise DataError(f"The image {path} cannot be read: {bad}.") from bad
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -52,6 +52,20 @@ def test_one_question_is_answered_greedily(command, model, image) -> None:
     assert out.strip() == model.chat("what is this?", [image], temperature=0, max_new_tokens=8)
 
 
+@pytest.mark.parametrize("kind", ["image", "video", "subtitles"])
+def test_a_broken_file_is_named_before_the_model_takes_its_time(monkeypatch, cfg, tmp_path, kind) -> None:
+    monkeypatch.setattr("minigpt4.serving.loading.from_config", None)
+    monkeypatch.chdir(tmp_path)
+    broken = Path("sub", {"image": "a.png", "video": "a.mp4", "subtitles": "a.srt"}[kind])
+    broken.parent.mkdir()
+    broken.write_bytes(b"broken")
+    video = ["--video", str(write_video(tmp_path / "a.mp4", 3))] if kind == "subtitles" else []
+    words = ["infer.py", "--cfg-path", str(cfg), *video, f"--{kind}", str(broken), "--ask", "?"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match=rf" {broken} cannot be read"):
+        infer.main()
+
+
 def test_subtitles_are_written_before_the_model_takes_its_time(monkeypatch, cfg, tmp_path) -> None:
     monkeypatch.setattr("minigpt4.serving.loading.from_config", None)
     monkeypatch.setenv("PATH", str(tmp_path))  # where no ffmpeg is
