@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from minigpt4.common.errors import ConfigError, DataError
 from minigpt4.common.formatting import format_markdown, format_table
 from minigpt4.common.logger import write_json
 from minigpt4.runners.reporting.predictions import write_predictions
+from minigpt4.runners.reporting.samples import draw_shown, to_show
 from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, intervals, summarize
 from minigpt4.tasks.records import Metrics, Record, format_metric
 
 log = logging.getLogger("evaluate")
 
-# How many wrong and right answers the grid shows.
-SHOWN_WRONG, SHOWN_RIGHT = 12, 4
 # Gives records of an evaluation, by number, their pictures.
 Pictures = Callable[[Evaluation, Mapping[int, Record]], None]
 UNMIXED = ": no batch has two different answers to exchange the pictures of"
@@ -153,29 +151,8 @@ def draw_grid(results: Results, pictures: Pictures, path: Path) -> None:
         pictures: gives records of an evaluation, by number, their pictures, where there are any.
         path: a PNG file.
     """
-    from minigpt4.runners.reporting.plots import draw_samples
-
     many = len(results.evaluations)
-    wrong, right = [], []
     for one, records in results.main:
-        of_both = (
-            to_show(records, False, -(-SHOWN_WRONG // many)),
-            to_show(records, True, -(-SHOWN_RIGHT // many)),
-        )
-        pictures(one, dict(chain(*of_both)))
-        for drawn, chosen in zip((wrong, right), of_both, strict=True):
-            drawn += [record for _, record in chosen if record.picture is not None]
-    drawn = wrong[:SHOWN_WRONG] + right[:SHOWN_RIGHT]
-    if drawn:
-        draw_samples(drawn, path)
+        pictures(one, {number: records[number] for number in to_show(records, many)})
+    if draw_shown([record for _, records in results.main for record in records], path):
         log.info("wrote %s", path)
-
-
-def to_show(records: Sequence[Record], right: bool, count: int) -> list[tuple[int, Record]]:
-    """The first `count` records that are right, or not, and their numbers; one of each picture goes first."""
-    own = [(number, record) for number, record in enumerate(records) if bool(record.right) == right]
-    first: dict[str, int] = {}
-    for number, record in own:
-        first.setdefault(record.cluster or record.image_id, number)
-    firsts = set(first.values())
-    return sorted(own, key=lambda one: one[0] not in firsts)[:count]

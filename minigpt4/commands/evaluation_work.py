@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -16,7 +17,8 @@ from minigpt4.commands.evaluation_report import Results, report
 from minigpt4.common.config import Config
 from minigpt4.common.parts import Share
 from minigpt4.datasets.builders.base_dataset_builder import Datasets
-from minigpt4.processors.pictures import in_shape
+from minigpt4.prompts.sample import Batch
+from minigpt4.runners.reporting.samples import add_pictures
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.controls import BACKWARDS, GREY, MIXED, OTHERS
 from minigpt4.tasks.evaluations import Evaluation, plan
@@ -141,17 +143,14 @@ class Work:
         The data is read again: records are written without pictures. Cached features and pictures that are
         normalised already give none.
         """
-        number = 0
-        for name, split in evaluation.parts:
-            with self.batches(name, split, None) as batches:
-                for batch in batches:
-                    for row, image_id in enumerate(batch.image_ids):
-                        images, record = batch.images_of(row), wanted.get(number)
-                        if record is not None and record.image_id == image_id and images is not None:
-                            record.picture = _pixels(images[0], batch.sizes[row])
-                        number += 1
-                    if number > max(wanted):
-                        return
+
+        def again() -> Iterator[Batch]:
+            for name, split in evaluation.parts:
+                with self.batches(name, split, None) as batches:
+                    yield from batches
+
+        with closing(again()) as batches:
+            add_pictures(wanted, batches, _pixels)
 
 
 def _noting(batches: Iterable[Any], skipped: list[tuple[str, str]]) -> Iterator[Any]:
@@ -161,6 +160,6 @@ def _noting(batches: Iterable[Any], skipped: list[tuple[str, str]]) -> Iterator[
         yield batch
 
 
-def _pixels(image: torch.Tensor, size: tuple[int, int] | None) -> np.ndarray | None:
-    """An image [3, H, W] as an array in the shape of its file; None for normalised or cached ones."""
-    return in_shape(image.permute(1, 2, 0).numpy(), size) if image.dtype == torch.uint8 else None
+def _pixels(image: torch.Tensor) -> np.ndarray | None:
+    """An image [3, H, W] as an array; None for normalised ones."""
+    return image.permute(1, 2, 0).numpy() if image.dtype == torch.uint8 else None

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from accelerate.utils import gather_object
 
@@ -14,15 +15,13 @@ from minigpt4.datasets.builders.base_dataset_builder import Datasets
 from minigpt4.datasets.collate import BatchStream
 from minigpt4.datasets.stream import Reading
 from minigpt4.runners.engine import Engine
+from minigpt4.runners.reporting.samples import SHOWN, add_pictures, to_show
 from minigpt4.runners.settings import RunSettings
 from minigpt4.tasks.base_task import BaseTask
 from minigpt4.tasks.evaluations import Evaluation, plan, summarize
 from minigpt4.tasks.records import Limits, Metrics, Record
 
 log = logging.getLogger(__name__)
-
-# As many as the grid of samples shows.
-PICTURES = 16
 
 
 class StoppedEvaluation(Exception):
@@ -90,13 +89,14 @@ class Evaluator:
         self.stop = stop
 
     def evaluate(
-        self, splits: Sequence[str], *, predict_all: bool, also: Sequence[str] = ()
+        self, splits: Sequence[str], *, predict_all: bool, drawn: bool = True, also: Sequence[str] = ()
     ) -> tuple[Metrics, list[Record]]:
         """What the splits come to, and a record per sample, from all ranks; some hold their picture.
 
         Args:
             splits: names.
-            predict_all: False asks for predictions only where there is a picture to show with them.
+            predict_all: False asks for predictions only of the first records, which have the pictures then.
+            drawn: whether the records to show hold their pictures.
             also: tasks that all of the data is evaluated as, too.
 
         Raises:
@@ -104,10 +104,13 @@ class Evaluator:
             DataError: on all ranks, if an evaluation has no sample.
         """
         evaluations = plan(self.datasets, splits, self.task, also)
-        pictures = -(-PICTURES // max(len(evaluations), 1))
+        first = -(-SHOWN // max(len(evaluations), 1)) if drawn and not predict_all else 0
         made: list[list[Record]] = []
         with undisturbed(self.engine.device), self._stopped_at_once():
-            made = [self._records(one, pictures, predict_all) for one in evaluations]
+            made = [self._records(one, first, predict_all) for one in evaluations]
+            if drawn and predict_all:
+                for one, own in zip(evaluations, made, strict=True):
+                    self._add_pictures(one, own, len(evaluations))
         if any(gather_object([self._gives_up()])):
             raise StoppedEvaluation
         idle = self.engine.sharded and not self.engine.accelerator.is_main_process
@@ -120,22 +123,34 @@ class Evaluator:
 
     def _records(self, evaluation: Evaluation, pictures: int, predict_all: bool) -> list[Record]:
         """This rank's records of one evaluation."""
+        model, is_first = self.engine.bare_model, self._reading().reader == 0
+        records: list[Record] = []
+        for part in evaluation.parts:
+            left = max(pictures - len(records), 0) if is_first else 0
+            limits = Limits(predictions=None if predict_all else left, pictures=left)
+            records += evaluation.task.evaluate(model, self._batches(*part), limits)
+        return records
+
+    def _add_pictures(self, evaluation: Evaluation, records: list[Record], parts: int) -> None:
+        """Give this rank's records to show their pictures; which of all ranks' are shown is decided later."""
+        wanted = {number: records[number] for number in to_show(records, parts)}
+        again = chain.from_iterable(self._batches(*part) for part in evaluation.parts)
+        add_pictures(wanted, again, self.engine.bare_model.to_pixels)
+
+    def _batches(self, name: str, split: str) -> BatchStream:
+        return BatchStream(
+            self.datasets[name][1][split],
+            self.settings.batch_size_eval,
+            self.settings.max_bad_fraction,
+            reading=self._reading(),
+            prompts=self.engine.bare_model.prompts,
+        )
+
+    def _reading(self) -> Reading:
         # Ranks that share a language model have to call it together, so each of them evaluates everything.
         accelerator, shared = self.engine.accelerator, self.engine.sharded
         rank, ranks = (0, 1) if shared else (accelerator.process_index, accelerator.num_processes)
-        records: list[Record] = []
-        for name, split in evaluation.parts:
-            batches = BatchStream(
-                self.datasets[name][1][split],
-                self.settings.batch_size_eval,
-                self.settings.max_bad_fraction,
-                reading=Reading(reader=rank, readers=ranks),
-                prompts=self.engine.bare_model.prompts,
-            )
-            left = max(pictures - len(records), 0) if rank == 0 else 0
-            limits = Limits(predictions=None if predict_all else left, pictures=left)
-            records += evaluation.task.evaluate(self.engine.bare_model, batches, limits)
-        return records
+        return Reading(reader=rank, readers=ranks)
 
     def _gives_up(self) -> bool:
         """Whether this rank skips the rest. Where ranks have to keep in step, it goes on to the end."""

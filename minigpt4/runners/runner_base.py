@@ -120,7 +120,7 @@ class RunnerBase:
 
     def _train(self) -> dict[str, Any]:
         if self.settings.evaluate:
-            metrics, records = self._evaluate()
+            metrics, records = self._evaluate(drawn=False)
             return {"samples": len(records), **metrics.to_json()}
         with self.checkpoints.alone():
             return self._train_alone()
@@ -131,14 +131,14 @@ class RunnerBase:
             print(self._summary())
         with self._train_batches() as batches:
             if self.settings.test_splits and not self.state.before:
-                metrics, records = self._evaluate()
+                metrics, records = self._evaluate(drawn=False)
                 self.state.before = {"samples": len(records), **metrics.to_json()}
                 warn_if_unknown_texts(metrics.values, self.bare_model.language.config.vocab_size)
             self.reporter.begin(self.state)
             with closing(self.reporter):
                 self._train_steps(batches)
             bad = self._bad(batches)
-        metrics, records = self._evaluate() if self.settings.test_splits else (None, [])
+        metrics, records = self._evaluate(drawn=True) if self.settings.test_splits else (None, [])
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
         more = {"trainable_parameters": trained, "bad_samples": dict(bad)}
         return self.reporter.end(self.state, metrics, records, more)
@@ -155,10 +155,10 @@ class RunnerBase:
             start_step=self.state.step,
         )
 
-    def _evaluate(self) -> tuple[Metrics, list[Record]]:
+    def _evaluate(self, *, drawn: bool) -> tuple[Metrics, list[Record]]:
         """Evaluate all of `test_splits`."""
         log.info("evaluating %s", ", ".join(self.settings.test_splits))
-        metrics, records = self.evaluator.evaluate(self.settings.test_splits, predict_all=True)
+        metrics, records = self.evaluator.evaluate(self.settings.test_splits, predict_all=True, drawn=drawn)
         values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.values.items())
         log.info("evaluation of %d samples: %s", len(records), values)
         return metrics, records

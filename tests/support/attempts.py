@@ -162,11 +162,12 @@ def main() -> None:
     """Fork off an attempt for each line, and answer with how it ended."""
     from minigpt4.commands import train
     from minigpt4.datasets.datasets import shard_order
+    from minigpt4.runners.reporting import plots
     from minigpt4.runners.reporting import reporter as report
 
     shard_order.SHUFFLE_BUFFER = 8  # smaller than a shard: the position in it must be found again
     # Three quarters of the time would go into drawing; that these files are written at all is enough.
-    report.draw_loss = report.draw_samples = lambda drawn, path, *more: path.write_bytes(b"a picture")
+    report.draw_loss = plots.draw_samples = lambda drawn, path, *more: path.write_bytes(b"a picture")
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -12,7 +12,7 @@ import yaml
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.runners.reporting import reporter
+from minigpt4.runners.reporting import plots, reporter
 from minigpt4.tasks import setup_task
 from tests.support.golden import golden_model_config
 
@@ -63,8 +63,8 @@ def train(cfg: Config) -> tuple[dict[str, Any], Any]:
 def drawing_nothing() -> Iterator[None]:
     """Most of a short run's time would go into drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_loss", "draw_samples"):
-            patch.setattr(reporter, name, lambda _, path, *more: path.write_bytes(b"a picture"))
+        for module, name in ((reporter, "draw_loss"), (plots, "draw_samples")):
+            patch.setattr(module, name, lambda _, path, *more: path.write_bytes(b"a picture"))
         yield
 
 

@@ -15,14 +15,15 @@ from minigpt4.common.formatting import format_bytes, format_duration, format_tab
 from minigpt4.common.lock import Lock
 from minigpt4.common.logger import JsonLines, write_json
 from minigpt4.runners.engine import PendingUpdate, UpdateResult
-from minigpt4.runners.reporting.plots import draw_loss, draw_samples
+from minigpt4.runners.reporting.plots import draw_loss
 from minigpt4.runners.reporting.predictions import write_predictions
 from minigpt4.runners.reporting.progress import Progress
+from minigpt4.runners.reporting.samples import draw_shown
 from minigpt4.runners.reporting.tracking import Trackers
 from minigpt4.runners.resources.memory import available_memory, peak_memory, reset_peak_memory
 from minigpt4.runners.settings import RunSettings
 from minigpt4.runners.state import RunState
-from minigpt4.tasks.records import Metrics, Record, format_metric, wrong_first
+from minigpt4.tasks.records import Metrics, Record, format_metric
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Reporter:
         if known:
             self.trackers.log(known, state.step)
         path = self.folder / "samples" / f"step_{state.step:06d}.png"
-        if _draw_pictures(records, path):
+        if draw_shown(records, path):
             self.trackers.log_image("valid/samples", path, state.step)
         self._draw(state)
 
@@ -180,7 +181,7 @@ class Reporter:
             written = ["report.json", "loss.png"]
             if write_predictions(records, self.folder / "predictions.jsonl"):
                 written.append("predictions.md")
-            if _draw_pictures(records, self.folder / "samples.png"):
+            if draw_shown(records, self.folder / "samples.png"):
                 written.append("samples.png")
             log.info("wrote %s to %s", ", ".join(written), self.folder)
         return report
@@ -188,15 +189,6 @@ class Reporter:
     def _draw(self, state: RunState) -> None:
         self.drawn = time.monotonic()
         draw_loss(self.log.read(), self.folder / "loss.png", self.folder.name, state.best_step)
-
-
-def _draw_pictures(records: list[Record], path: Path) -> bool:
-    """Draw the records that have a picture, wrong ones first -> whether there were any."""
-    drawn = wrong_first(record for record in records if record.picture is not None)
-    if drawn:
-        path.parent.mkdir(exist_ok=True)
-        draw_samples(drawn, path)
-    return bool(drawn)
 
 
 def _log_peak_memory(device: torch.device) -> None:

@@ -20,7 +20,6 @@ from minigpt4.runners.reporting.plots import (
     draw_loss,
     draw_samples,
 )
-from minigpt4.runners.reporting.reporter import _draw_pictures
 from minigpt4.tasks.records import Record
 
 
@@ -102,16 +101,6 @@ def test_draw_samples_colours_by_scores(tmp_path: Path, figures: list[Figure]) -
         ("asked: which?\ntrue: c", UNKNOWN),
         ("", "black"),
     ]
-
-
-def test_a_run_draws_wrong_answers_first(tmp_path: Path, figures: list[Figure]) -> None:
-    picture = np.zeros((8, 8, 3), np.uint8)
-    scores = {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}
-    records = [
-        Record(image_id=n, truth=n, scores={"accuracy": x}, picture=picture) for n, x in scores.items()
-    ]
-    assert _draw_pictures([*records, Record(image_id="5", truth="e")], tmp_path / "samples.png")
-    assert [axis.get_title("left") for axis in figures[0].axes] == [f"true: {n}" for n in "bdac"]
 
 
 @pytest.mark.parametrize("words", [1, 4, 30])
