@@ -22,10 +22,13 @@ def check_model(cfg: Config, device: str | None, files: Sequence[str] = FILES) -
     """
     from minigpt4.common.device import pick_device
     from minigpt4.models.settings import RANDOM
+    from minigpt4.weights.paths import existing_file
     from minigpt4.weights.resolver import WeightSource, locate
 
     pick_device(device)
     settings = cfg.model_settings()
+    if prompts := getattr(settings, "prompt_path", None):
+        existing_file(prompts, "model.prompt_path")
     for name in files:
         value = getattr(settings, name, None)
         unused = name == "q_former_model" and not getattr(settings, "has_qformer", True)

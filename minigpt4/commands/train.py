@@ -72,14 +72,19 @@ def train(args: argparse.Namespace) -> None:
 
 def check_early(cfg: "Config", settings: "RunSettings") -> None:
     """Raise ConfigError for what only the place, the device and the files show, not the config alone."""
-    from minigpt4.commands.early import check_model
-    from minigpt4.runners.checkpoints import check_resumable
+    from minigpt4.datasets.builders.base_dataset_builder import check_datasets
     from minigpt4.runners.output_folder import check_output, check_unused
 
     folder = Path(settings.output_dir)
     if not settings.evaluate:
         check_output(folder)
         check_unused(folder)
+    for builder in check_datasets(cfg.datasets_cfg).values():
+        builder.check_paths()
+
+    from minigpt4.commands.early import check_model  # these import torch
+    from minigpt4.runners.checkpoints import check_resumable
+
     check_model(cfg, settings.device)
     check_resumable(settings.resume_ckpt_path)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
-from minigpt4.common.errors import ConfigError
+from minigpt4.common.errors import ConfigError, nearest
 
 # Buffer for reading: each read is a system call, and shards are on slow disks.
 BUFFER = 2**18
@@ -77,11 +77,32 @@ def moved_name(folder: Path) -> Path:
     return name
 
 
-def moved_with_run(path: Path) -> Path | None:
-    """Where a file is after its folder was moved to a `moved_name`; the newest, or None if there is none."""
-    others = path.parent.parent.glob(f"{glob.escape(path.parent.name)}.*") if path.parent.name else ()
-    moved = [other / path.name for other in others if other.suffix[1:].isdecimal()]
-    return max(filter(Path.exists, moved), key=lambda file: file.stat().st_mtime_ns, default=None)
+def nearest_path(path: str | Path) -> str:
+    """`; did you mean 'x'?` for a file or folder that is not there.
+
+    It is where the path went when its folder was moved to a `moved_name`, or else what is named most like the
+    part of the path that is wrong. Without such a one it is an empty string.
+    """
+    path = Path(path)
+    moved = [folder / path.name for folder in _moved_folders(path.parent)]
+    newest = max(filter(os.path.exists, moved), key=os.path.getmtime, default=None)
+    if newest is not None:
+        return f"; did you mean {str(newest)!r}?"
+    while path.name and not os.path.isdir(path.parent):
+        path = path.parent
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:  # it may not be looked into
+        return ""
+
+
+def _moved_folders(folder: Path) -> list[Path]:
+    others = (
+        folder.parent.glob(f"{glob.escape(folder.name)}.*")
+        if folder.name and os.path.isdir(folder.parent)
+        else ()
+    )
+    return [other for other in others if other.suffix[1:].isdecimal()]
 
 
 def open_regular(path: str | Path) -> BinaryIO:

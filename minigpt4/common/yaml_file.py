@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from minigpt4.common.errors import ConfigError, nearest
-from minigpt4.common.files import expanded
+from minigpt4.common.errors import ConfigError
+from minigpt4.common.files import expanded, nearest_path
 
 # Aliases (`*name`) can expand a few lines to billions of values.
 MAX_VALUES = 100_000
@@ -34,8 +34,7 @@ def read_yaml(path: str | Path) -> tuple[DictConfig | ListConfig, Written]:
     """
     path = Path(expanded(str(path))).absolute()
     if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"no config file {path}{nearest(path.name, siblings)}")
+        raise ConfigError(f"no config file {path}{nearest_path(path)}")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path} has more than {MAX_BYTES // 10**6} MB, too large for a config file")

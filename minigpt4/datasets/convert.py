@@ -62,10 +62,10 @@ def main() -> None:
 def convert(args: argparse.Namespace) -> None:
     """Arguments, the reader, a checked line per record, the counts."""
     from minigpt4.common.errors import ConfigError, DataError
-    from minigpt4.common.files import replacing, require_writable
+    from minigpt4.common.files import nearest_path, replacing, require_writable
 
     if not args.source.exists():
-        raise ConfigError(f"no file or folder {args.source.absolute()}")
+        raise ConfigError(f"no file or folder {args.source.absolute()}{nearest_path(args.source)}")
     require_writable(args.out, "--out")
     if args.out.exists():
         raise ConfigError(f"--out: {args.out} exists already: please remove it or name another file")

@@ -55,12 +55,13 @@ def validate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from minigpt4.common.errors import DataError
+    from minigpt4.common.files import nearest_path
     from minigpt4.common.formatting import format_count
     from minigpt4.datasets.datasets.jsonl_format import Ids, read_lines
 
     root = Path(args.image_path or Path(args.file).parent)
     if not root.is_dir():
-        raise DataError(f"the picture folder {root} does not exist")
+        raise DataError(f"the picture folder {root} does not exist{nearest_path(root)}")
     lines = warnings = 0
     ids, bad = Ids(), set[int]()
     size = Path(args.file).stat().st_size if Path(args.file).is_file() else 0

@@ -9,10 +9,10 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from minigpt4.common.errors import ConfigError, nearest, reading
+from minigpt4.common.errors import ConfigError, reading
 from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
-from minigpt4.weights.resolver import resolve_path
+from minigpt4.weights.paths import existing_file
 
 POOLS = Path(__file__).with_name("instructions")
 SLOT = "{}"
@@ -56,10 +56,7 @@ class Instructions:
         Raises:
             ConfigError: if the file does not exist, holds no wording, or one that cannot be used.
         """
-        file = resolve_path(path, key)
-        if not file.is_file():
-            siblings = [one.name for one in file.parent.glob("*.txt")]
-            raise ConfigError(f"{key}: no file {path!r}{nearest(file.name, siblings)}")
+        file = existing_file(path, key)
         with reading(file, ConfigError, failed=f"{key}: {{}} could not be read"):
             lines = file.read_text(encoding="utf-8").splitlines()
         try:

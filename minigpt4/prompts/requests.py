@@ -1,9 +1,9 @@
 """Requests for captions, from a file of instructions."""
 
-from minigpt4.common.errors import BadText, ConfigError, nearest, reading
+from minigpt4.common.errors import BadText, ConfigError, reading
 from minigpt4.prompts.dialogue import check_text
 from minigpt4.prompts.templates import IMAGE_PLACEHOLDER
-from minigpt4.weights.resolver import resolve_path
+from minigpt4.weights.paths import existing_file
 
 
 def read_requests(path: str) -> list[str]:
@@ -17,10 +17,7 @@ def read_requests(path: str) -> list[str]:
     """
     if not path:
         return []
-    file = resolve_path(path, "model.prompt_path")
-    if not file.is_file():
-        siblings = [p.name for p in file.parent.glob("*.txt")]
-        raise ConfigError(f"model.prompt_path: no file {path!r}{nearest(file.name, siblings)}")
+    file = existing_file(path, "model.prompt_path")
     with reading(file, ConfigError, failed="model.prompt_path: {} could not be read"):
         lines = file.read_text(encoding="utf-8").splitlines()
     requests = [line for line in lines if IMAGE_PLACEHOLDER in line]

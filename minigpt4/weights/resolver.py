@@ -5,7 +5,6 @@ Drive too), or on the Hugging Face hub `org/name` or `org/name/path/in/repo.pth`
 cache is not requested again.
 """
 
-import importlib.util
 import pickle
 import re
 import zipfile
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors.torch import load_file
 
-from minigpt4.common.errors import CheckpointError, ConfigError, nearest, reading
-from minigpt4.common.files import expanded, moved_with_run
+from minigpt4.common.errors import CheckpointError, ConfigError, reading
+from minigpt4.common.files import expanded, nearest_path
 from minigpt4.weights.download import without_query
 from minigpt4.weights.drive import DriveFile, is_drive
 from minigpt4.weights.locations import (
@@ -29,11 +28,11 @@ from minigpt4.weights.locations import (
     RemoteFile,
     missing_from_model,
 )
+from minigpt4.weights.paths import inside_package, require_value
 
 if TYPE_CHECKING:
     from minigpt4.weights.hub import HubFile, HubModel
 
-PLACEHOLDER = re.compile(r"^\s*$|please set this value|^/?path/to\b", re.IGNORECASE)
 # Keys, folders and files of runs: such a path is never taken for a repository on the hub.
 LOCAL_KEYS = ("run.resume_ckpt_path",)
 LOCAL_FOLDERS = (
@@ -117,27 +116,6 @@ def locate(source: WeightSource) -> Location:
     return _find_place(source).locate()
 
 
-def require_value(value: str | None, key: str) -> str:
-    """Return `value` unless it is empty or still the placeholder of a template.
-
-    Raises:
-        ConfigError: naming the YAML key.
-    """
-    if value is None or PLACEHOLDER.search(str(value)):
-        raise ConfigError(f"{key} is {value!r}: please set it to a real path in the YAML or with --options")
-    return str(value)
-
-
-def resolve_path(value: str | None, key: str) -> Path:
-    """A path of this machine, `~` being the home folder, or of a file in a package (`pkg://module/file`).
-
-    Raises:
-        ConfigError: for a placeholder, or a package or file in it that does not exist.
-    """
-    value = require_value(value, key)
-    return _inside_package(value, key) if value.startswith("pkg://") else Path(expanded(value))
-
-
 def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | HubModel":
     """Where a value's weights are, judged by its form and by what is on this disk.
 
@@ -146,7 +124,7 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     """
     value = require_value(source.value, source.key)
     if value.startswith("pkg://"):
-        return _local(_inside_package(value, source.key), source)
+        return _local(inside_package(value, source.key), source)
     if _is_url(value):
         remote = (DriveFile if is_drive(value) else RemoteFile).parse(value, source.key)
         _require_gguf(remote.name, source)
@@ -161,11 +139,8 @@ def _find_place(source: WeightSource) -> "LocalPath | RemoteFile | HubFile | Hub
     is_file_name = path.suffix.lower() in WEIGHT_SUFFIXES
     if on_hub and is_file_name == bool(on_hub[2]) and not _is_of_a_run(path, source):
         return _on_hub(on_hub[1], on_hub[2], source)
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    moved = moved_with_run(path)
-    guess = f"; did you mean {str(moved)!r}?" if moved else nearest(path.name, siblings)
     place = "" if str(path.absolute()) == value or "://" in value else f" (looked for {path.absolute()})"
-    raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{guess}")
+    raise ConfigError(f"{source.key}: no file or folder {value!r}{place}{nearest_path(path)}")
 
 
 def _is_of_a_run(path: Path, source: WeightSource) -> bool:
@@ -220,20 +195,6 @@ def _require_gguf(name: str, source: WeightSource) -> None:
 
 def _lacks(names: Sequence[str]) -> str:
     return f" (it lacks {', '.join(names)})" if names else ""
-
-
-def _inside_package(value: str, key: str) -> Path:
-    module, _, inner = value.removeprefix("pkg://").partition("/")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"{key}: {value!r} needs the Python package {module!r}, which is not installed")
-    root = Path(spec.submodule_search_locations[0]).resolve()
-    path = (root / inner).resolve()
-    if not path.is_relative_to(root):
-        raise ConfigError(f"{key}: {value!r} leaves the package {module!r}")
-    if not path.exists():
-        raise ConfigError(f"{key}: the installed package {module!r} has no {inner!r}")
-    return path
 
 
 def read_tensors(path: str | Path, *, mapped: bool = False) -> dict:

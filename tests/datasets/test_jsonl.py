@@ -121,7 +121,7 @@ def test_a_file_with_bad_lines_is_refused_at_the_start(tmp_path: Path) -> None:
     path.write_bytes(b"\n")
     with pytest.raises(DataError, match=rf"^{KEY}: no entries in {path}$"):
         build({"ann_path": str(path)})
-    with pytest.raises(DataError, match=rf"^{KEY}: the annotation file .*none\.jsonl does not exist$"):
+    with pytest.raises(DataError, match=rf"^{KEY}: the annotation file .*none\.jsonl does not exist"):
         build({"ann_path": str(tmp_path / "none.jsonl")})
     with pytest.raises(ConfigError, match=rf"^{KEY} is '/path/to/data\.jsonl': please set it"):
         build({"ann_path": "/path/to/data.jsonl"})

@@ -181,8 +181,11 @@ def test_what_is_not_there_names_its_key(folder: Path) -> None:
         DataError, match=rf"^{WHERE}\.ann_path: the annotation file .*none\.json does not exist"
     ):
         build(info, folder)
+    info = {"image_path": "FOLDER/imagse", "ann_path": "FOLDER/a.json"}
+    with pytest.raises(DataError, match=rf"^{WHERE}\.image_path: .*imagse .*'images'"):
+        build(info, folder)
     info = {"image_path": "FOLDER/none", "ann_path": "FOLDER/a.json"}
-    with pytest.raises(DataError, match=rf"^{WHERE}\.ann_path: the picture folder .*none does not exist"):
+    with pytest.raises(DataError, match=rf"^{WHERE}\.image_path: the picture folder .*none does not exist"):
         build(info, folder)
 
 

@@ -133,6 +133,9 @@ class BaseDatasetBuilder:
                 words,
             )
 
+    def check_paths(self) -> None:
+        """Raise UserError if files that the YAML names are not there. Nothing is read, no torch imported."""
+
     def token_shape(self) -> "TokenShape | None":
         """The shape of an image's tokens, where the data sets give cached ones."""
 

@@ -32,7 +32,7 @@ class CachedFeaturesBuilder(BaseDatasetBuilder):
 
     def build_datasets(self) -> dict[str, "CachedFeatureStream"]:
         from minigpt4.datasets.features.reader import CachedFeatureStream, Manifest
-        from minigpt4.weights.resolver import require_value
+        from minigpt4.weights.paths import require_value
 
         self.manifest = manifest = Manifest.read(require_value(self.build_info.storage, self.key), self.key)
         shape = (manifest.shape.count, manifest.shape.width)

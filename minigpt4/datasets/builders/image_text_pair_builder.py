@@ -48,17 +48,25 @@ class WebdatasetBuilder(BaseDatasetBuilder):
 
         return caption_dialogue(raw, rng, key=self.build_info.caption_key)
 
-    def build_datasets(self) -> dict[str, "WebdatasetStream"]:
-        storage = self.build_info.storage
-        by_split = storage if isinstance(storage, dict) else {"train": storage}
-        return {split: self._build_split(split, shards) for split, shards in by_split.items()}
+    def check_paths(self) -> None:
+        self._shards()
 
-    def _build_split(self, split: str, storage: Any) -> "WebdatasetStream":
+    def build_datasets(self) -> dict[str, "WebdatasetStream"]:
+        return {split: self._build_split(split, shards) for split, shards in self._shards().items()}
+
+    def _shards(self) -> dict[str, list[str]]:
+        """Split name -> its shards."""
         from minigpt4.datasets.datasets.shard_list import expand_shards
+
+        storage, key = self.build_info.storage, f"{self.where}.build_info.storage"
+        by_split = storage if isinstance(storage, dict) else {"train": storage}
+        return {split: expand_shards(shards, key) for split, shards in by_split.items()}
+
+    def _build_split(self, split: str, shards: list[str]) -> "WebdatasetStream":
         from minigpt4.datasets.datasets.webdataset_stream import WebdatasetStream
 
         return WebdatasetStream(
-            expand_shards(storage, f"{self.where}.build_info.storage"),
+            shards,
             self.vis_processor(split).to_batch,
             self.text_processor(split),
             self.dialogue,

@@ -1,6 +1,7 @@
 """One build method for every data set that is a folder of images and files of annotations."""
 
 import importlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import expanded
+from minigpt4.common.files import expanded, nearest_path
 from minigpt4.common.schema import plain_section
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.settings import MapStyleInfo
@@ -28,12 +29,13 @@ LAYOUT_KEYS = [key for layout in LAYOUTS for key in layout]
 
 @dataclass(frozen=True)
 class Split:
-    """Where a split's images and annotations are, and which YAML key says so."""
+    """Where a split's images and annotations are, and which YAML keys say so."""
 
     name: str
     key: str
     image_path: Path | None
     ann_paths: list[Path]
+    image_key: str
 
 
 class MapStyleBuilder(BaseDatasetBuilder):
@@ -71,6 +73,7 @@ class MapStyleBuilder(BaseDatasetBuilder):
         return getattr(importlib.import_module(module), name)
 
     def build_datasets(self) -> dict[str, "BaseDataset"]:
+        self.check_paths()
         shared = [*LAYOUT_KEYS, "instructions"]
         own = [one.name for one in fields(self.BUILD_INFO) if one.name not in shared]
         options = {name: getattr(self.build_info, name) for name in own} | self._instructions()
@@ -110,6 +113,18 @@ class MapStyleBuilder(BaseDatasetBuilder):
 
     def token_shape(self) -> "TokenShape | None":
         return self.features and self.features.shape
+
+    def check_paths(self) -> None:
+        for split in self._splits():
+            for file in split.ann_paths:
+                if not os.path.exists(file):
+                    raise _missing(split.key, "annotation file", file)
+            if split.image_path is not None and not os.path.isdir(split.image_path):
+                raise _missing(split.image_key, "picture folder", split.image_path)
+        if self.build_info.instructions is not None:
+            from minigpt4.weights.paths import existing_file
+
+            existing_file(self.build_info.instructions, f"{self.where}.build_info.instructions")
 
     def _instructions(self) -> dict[str, Any]:
         """The argument of the data set, where `build_info.instructions` names a file of them."""
@@ -157,7 +172,9 @@ class MapStyleBuilder(BaseDatasetBuilder):
             images, annotations = self.FOLDER_LAYOUT
             for name, value in _by_split(info[first]).items():
                 folder = _path(value, f"{where}.{first}")
-                yield Split(name, f"{where}.{first}", folder / images, [folder / annotations])
+                yield Split(
+                    name, f"{where}.{first}", folder / images, [folder / annotations], f"{where}.{first}"
+                )
             return
         if "vis_root" in used[0]:
             annotations, images = _by_split(info.get("ann_paths")), info.get("vis_root")
@@ -175,15 +192,19 @@ class MapStyleBuilder(BaseDatasetBuilder):
             if folder is not None or self.NEEDS_IMAGE_PATH:
                 folder = _path(folder, keys[1])
             files = value if isinstance(value, list) else [value]
-            yield Split(name, key, folder, [_path(file, key) for file in files or [None]])
+            yield Split(name, key, folder, [_path(file, key) for file in files or [None]], keys[1])
 
 
 def _by_split(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {"train": value}
 
 
+def _missing(key: str, kind: str, path: Path) -> DataError:
+    return DataError(f"{key}: the {kind} {path} does not exist{nearest_path(path)}")
+
+
 def _path(value: Any, key: str) -> Path:
-    from minigpt4.weights.resolver import require_value
+    from minigpt4.weights.paths import require_value
 
     return Path(expanded(require_value(value, key)))
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from minigpt4.common.errors import DataError
-from minigpt4.common.files import open_regular, replacing
+from minigpt4.common.files import nearest_path, open_regular, replacing
 from minigpt4.common.lock import Held, Lock
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,8 @@ def store(paths: Sequence[Path], entries: Entries, maker: type, options: Mapping
     try:
         digest, size = _digest(paths, maker, options)
     except FileNotFoundError as error:
-        raise DataError(f"the annotation file {error.filename} does not exist") from error
+        missing = error.filename
+        raise DataError(f"the annotation file {missing} does not exist{nearest_path(missing)}") from error
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     if size <= IN_MEMORY:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from minigpt4.common.errors import BadSample, CheckpointError, DataError
-from minigpt4.common.files import inside
+from minigpt4.common.files import inside, nearest_path
 from minigpt4.datasets.datasets.annotation_store import AnnotationStore, store
 from minigpt4.datasets.datasets.json_stream import stream_list
 from minigpt4.datasets.stream import UNUSABLE, Reading, SampleStream, Skipped
@@ -110,7 +110,8 @@ class BaseDataset(SampleStream):
         if not self.annotation:
             raise DataError(f"no entries in {', '.join(map(str, ann_paths))}")
         if not self.vis_root.is_dir():
-            raise DataError(f"the picture folder {self.vis_root} does not exist")
+            root = self.vis_root
+            raise DataError(f"the picture folder {root} does not exist{nearest_path(root)}")
 
     @classmethod
     def sources(cls, path: str | Path, **options: Any) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minigpt4.common.errors import DataError
-from minigpt4.common.files import open_regular
+from minigpt4.common.files import nearest_path, open_regular
 
 LISTS = ("annotations", "data")  # what published mappings call their list of entries
 CHUNK = 2**20  # characters read at once
@@ -64,7 +64,7 @@ def _reading(path: str | Path) -> Iterator["_Text"]:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             yield _Text(file)
     except FileNotFoundError as error:
-        raise DataError(f"the annotation file {path} does not exist") from error
+        raise DataError(f"the annotation file {path} does not exist{nearest_path(path)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

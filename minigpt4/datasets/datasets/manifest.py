@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import expanded, inside
+from minigpt4.common.files import expanded, inside, nearest_path
 from minigpt4.common.logger import write_json
 
 
@@ -54,7 +54,7 @@ def read_manifest(path: str, key: str) -> list[str]:
     """
     file = Path(expanded(path))
     if not file.is_file():
-        raise DataError(f"{key}: the manifest {path} does not exist")
+        raise DataError(f"{key}: the manifest {path} does not exist{nearest_path(file)}")
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
         good = [str(inside(file.parent, name)) for name, samples in shards.items() if samples > 0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.errors import DataError, reading
-from minigpt4.common.files import open_regular
+from minigpt4.common.files import nearest_path, open_regular
 
 MAX_BYTES = 200 * 2**20  # RefCOCO's have tens of MB
 
@@ -37,7 +37,7 @@ def read_plain_pickle(path: str | Path) -> Any:
                 )
             content = file.read()
     except FileNotFoundError as error:
-        raise DataError(f"the annotation file {path} does not exist") from error
+        raise DataError(f"the annotation file {path} does not exist{nearest_path(path)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     with reading(path, DataError, failed="{} is not a pickle of plain lists and dicts"):

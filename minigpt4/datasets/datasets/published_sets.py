@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.errors import BadSample, DataError, reading
-from minigpt4.common.files import open_regular
+from minigpt4.common.files import nearest_path, open_regular
 from minigpt4.datasets.datasets.base_dataset import BaseDataset
 from minigpt4.datasets.datasets.coco_dataset import ReferCOCODataset
 from minigpt4.processors.boxes import GRID
@@ -286,6 +286,6 @@ def read_json(path: str | Path) -> Any:
         with open_regular(path) as file:
             return json.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError as error:
-        raise DataError(f"the annotation file {path} does not exist") from error
+        raise DataError(f"the annotation file {path} does not exist{nearest_path(path)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error

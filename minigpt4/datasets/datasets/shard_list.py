@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from minigpt4.common.errors import ConfigError, DataError
-from minigpt4.common.files import expanded
+from minigpt4.common.files import expanded, nearest_path
 from minigpt4.datasets.datasets.manifest import read_manifest
-from minigpt4.weights.resolver import require_value
+from minigpt4.weights.paths import require_value
 
 # Suffixes of shards in a folder.
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -52,7 +52,8 @@ def expand_shards(storage: str | list[str], key: str) -> list[str]:
         if odd:
             raise DataError(f"{key}: {odd[0]} is a pipe or a device, not a file or a folder")
         looked = f" (looked for {shards[0]} and {len(shards) - 1} more)" if shards else ""
-        raise DataError(f"{key}: no shard matches {storage!r}{looked}")
+        wrong = nearest_path(shards[0]) if shards else ""
+        raise DataError(f"{key}: no shard matches {storage!r}{looked}{wrong}")
     return shards
 
 
