@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -144,7 +144,7 @@ class Work:
         normalised already give none.
         """
 
-        def again() -> Iterator[Batch]:
+        def again() -> Generator[Batch, None, None]:
             for name, split in evaluation.parts:
                 with self.batches(name, split, None) as batches:
                     yield from batches
